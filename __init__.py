@@ -1,0 +1,1 @@
+"""SpanElectra: ELECTRA pretrained on spans."""
