@@ -1,0 +1,254 @@
+"""Configuration of SpanElectra: the architecture of both networks, what they share, and the weights of the losses.
+
+Nothing here is about data. Files of the older kind carry two settings of the data side (mask ratio and sequence
+length); `split_data_settings` takes them out.
+"""
+
+import difflib
+from dataclasses import fields
+
+from huggingface_hub.dataclasses import strict
+from transformers import ElectraConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+EMBEDDING_SHARING = ("tied", "disentangled", "separate")
+
+# Older name -> name here. `disc_*` and `gen_*` are handled by prefix.
+ALIASES = {
+    "max_span_len": "max_span_length",
+    "use_SBGO": "use_sbgo",
+    "use_SBPO": "use_sbpo",
+    "max_seq_len": "max_position_embeddings",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "ffn_size": "intermediate_size",
+}
+ALIAS_PREFIXES = {"disc_": "", "discriminator_": "", "gen_": "generator_"}
+
+# Settings of the data side that older configuration files hold -> name of the script's argument.
+DATA_ALIASES = {
+    "mask_ratio": "mask_ratio",
+    "max_seq_len": "max_seq_length",
+    "max_seq_length": "max_seq_length",
+}
+# Ids that older files repeat although the tokenizer knows them; the script compares them with the tokenizer.
+TOKENIZER_ALIASES = ("cls_id", "sep_id", "pad_id", "mask_id", "unk_id")
+
+# Not fields, but written by the library or by earlier versions of it into any configuration.
+LIBRARY_KEYS = {
+    *("_attn_implementation_internal", "_experts_implementation_internal", "_commit_hash", "_name_or_path"),
+    *("_attn_implementation", "attn_implementation", "experts_implementation", "name_or_path", "torch_dtype"),
+    *("architectures", "auto_map", "custom_pipelines", "model_type", "num_labels", "output_attentions"),
+    *("position_embedding_type", "transformers_version", "transformers_weights", "per_layer_config"),
+    *("finetuning_task", "task_specific_params", "quantization_config", "base_model_tp_plan"),
+    *("tp_plan", "distributed_config", "_from_auto", "trust_remote_code", "gradient_checkpointing"),
+}
+
+
+def _current_name(key: str) -> str:
+    """The name that `key` has today: itself, unless it is an older one."""
+    for prefix, replacement in ALIAS_PREFIXES.items():
+        if key.startswith(prefix):
+            rest = key.removeprefix(prefix)
+            return replacement + ALIASES.get(rest, rest)
+    return ALIASES.get(key, key)
+
+
+def split_data_settings(settings: dict) -> tuple[dict, dict]:
+    """Split the JSON object of a configuration file in what describes the model and what describes the data.
+
+    Args:
+        settings: the file's content. Older names are allowed; the keys that are known stay as they are.
+
+    Returns:
+        The model's settings (for `SpanElectraConfig(**settings)`) and the data's, under the names of
+        `run_pretraining.py`'s arguments: `mask_ratio` and `max_seq_length`, those that the file holds.
+    """
+    data = {name: settings[key] for key, name in DATA_ALIASES.items() if key in settings}
+    model = {key: value for key, value in settings.items() if key not in DATA_ALIASES or key in ALIASES}
+    return model, data
+
+
+@strict
+class SpanElectraConfig(ElectraConfig):
+    r"""
+    Configuration of a SpanElectra model. The fields of [`ElectraConfig`] describe the discriminator, which is the
+    model people use; the fields below describe the generator and the objective.
+
+    Args:
+        generator_hidden_size (`int`, *optional*): width of the generator. Default: a quarter of the discriminator's,
+            as in ELECTRA-Small (Clark et al., 2020, table 6).
+        generator_intermediate_size (`int`, *optional*): width of its feed-forward layers. Default: the
+            discriminator's, scaled as the hidden size is.
+        generator_num_attention_heads (`int`, *optional*): default: heads as wide as the discriminator's.
+        generator_num_hidden_layers (`int`, *optional*): default: as deep as the discriminator.
+        embedding_sharing (`str`, defaults to `"tied"`): `"tied"`: both networks use one set of embeddings (ELECTRA);
+            `"disentangled"`: the discriminator uses the generator's word embeddings with the gradient stopped, plus a
+            residual of its own (He et al., 2021, DeBERTaV3, section 3.2); `"separate"`: two sets.
+            Whatever it is, the encoders of two networks of the same shape are one.
+        use_sbgo (`bool`, defaults to `True`): whether the generator also predicts masked tokens from the boundaries of
+            their span (span boundary generative objective).
+        use_sbpo (`bool`, defaults to `True`): whether the discriminator also predicts from the boundaries which
+            tokens of a span were replaced (span boundary predictive objective).
+        max_span_length (`int`, defaults to 20): number of positions within a span that the boundary heads tell
+            apart; tokens further from the left boundary share the last one.
+        boundary_position_size (`int`, defaults to 200): size of these position embeddings (Joshi et al., 2020,
+            SpanBERT, section 3.2).
+        mlm_weight, sbgo_weight, rtd_weight, sbpo_weight (`float`): weights of the four losses, each a mean.
+            1 : 50 for MLM : RTD is ELECTRA's; the boundary weights (1 and 5) are starting values, not yet tuned.
+        sampling_temperature (`float`, defaults to 1.0): divides the generator's logits before sampling.
+
+    Raises:
+        ValueError: a value out of its range, or a setting whose name is unknown.
+
+    ```python
+    >>> from span_electra import SpanElectraConfig
+
+    >>> config = SpanElectraConfig(hidden_size=256, num_attention_heads=4)
+    >>> config.generator_hidden_size, config.generator_num_attention_heads
+    (64, 1)
+    ```
+    """
+
+    model_type = "span_electra"
+
+    generator_hidden_size: int | None = None
+    generator_intermediate_size: int | None = None
+    generator_num_attention_heads: int | None = None
+    generator_num_hidden_layers: int | None = None
+    embedding_sharing: str = "tied"
+    use_sbgo: bool = True
+    use_sbpo: bool = True
+    max_span_length: int = 20
+    boundary_position_size: int = 200
+    mlm_weight: float | int = 1.0
+    sbgo_weight: float | int = 1.0
+    rtd_weight: float | int = 50.0
+    sbpo_weight: float | int = 5.0
+    sampling_temperature: float | int = 1.0
+
+    def __post_init__(self, **kwargs):
+        kwargs = self._apply_aliases(kwargs)
+        self._check_names(kwargs)
+        super().__post_init__(**kwargs)
+        self._check_values()
+        self._fill_generator()
+        self._check_heads("generator_hidden_size", "generator_num_attention_heads")
+
+    def _apply_aliases(self, kwargs: dict) -> dict:
+        """Set the fields that `kwargs` names by an older name; return what is left."""
+        known = {field.name for field in fields(self)}
+        rest = {}
+        for key, value in kwargs.items():
+            if _current_name(key) in known and key not in known:
+                setattr(self, _current_name(key), value)
+            elif key in DATA_ALIASES or key in TOKENIZER_ALIASES:
+                logger.info(
+                    f"`{key}` ({value}) is a setting of the data, not of the model: left out of the configuration."
+                )
+            else:
+                rest[key] = value
+        return rest
+
+    def _check_names(self, kwargs: dict) -> None:
+        known = {field.name for field in fields(self)}
+        generation = set(self._generation_parameters())
+        for key in kwargs:
+            if key in LIBRARY_KEYS or key in generation:
+                continue
+            close = difflib.get_close_matches(_current_name(key), known, n=1, cutoff=0.6)
+            hint = f" Did you mean `{close[0]}`?" if close else ""
+            raise ValueError(f"`{key}` is not a setting of SpanElectraConfig.{hint}")
+
+    @staticmethod
+    def _generation_parameters() -> list[str]:
+        from transformers import GenerationConfig
+
+        return list(GenerationConfig().to_dict())
+
+    def _check_values(self) -> None:
+        if self.embedding_sharing not in EMBEDDING_SHARING:
+            raise ValueError(
+                f"`embedding_sharing` is {self.embedding_sharing!r}; accepted are {', '.join(EMBEDDING_SHARING)}."
+            )
+        if getattr(self, "position_embedding_type", "absolute") != "absolute":
+            raise ValueError(
+                f"`position_embedding_type` is {self.position_embedding_type!r}; only 'absolute' is supported."
+            )
+        positive = ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+        positive += (
+            "intermediate_size",
+            "max_position_embeddings",
+            "max_span_length",
+            "boundary_position_size",
+        )
+        for name in (*positive, *(f"generator_{n}" for n in ENCODER_SHAPE)):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` is {value}; it must be at least 1.")
+        for name in ("mlm_weight", "sbgo_weight", "rtd_weight", "sbpo_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"`{name}` is {getattr(self, name)}; a loss weight must be finite and at least 0.")
+        if not 0 < self.sampling_temperature < float("inf"):
+            raise ValueError(
+                f"`sampling_temperature` is {self.sampling_temperature}; it must be above 0 (1.0 is ELECTRA's)."
+            )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; a dropout probability lies in [0, 1).")
+        self._check_heads("hidden_size", "num_attention_heads")
+
+    def _check_heads(self, width: str, heads: str) -> None:
+        if getattr(self, width) % getattr(self, heads):
+            raise ValueError(
+                f"`{width}` ({getattr(self, width)}) must be a multiple of `{heads}` ({getattr(self, heads)})."
+            )
+
+    def _fill_generator(self) -> None:
+        """Scale the discriminator's sizes to those of the generator that were left open."""
+        head_size = self.hidden_size // self.num_attention_heads
+        if self.generator_hidden_size is None:
+            heads = self.generator_num_attention_heads or max(1, self.num_attention_heads // 4)
+            self.generator_hidden_size = max(heads, self.hidden_size // 4 // heads * heads)
+        if self.generator_intermediate_size is None:
+            self.generator_intermediate_size = max(
+                1, self.intermediate_size * self.generator_hidden_size // self.hidden_size
+            )
+        if self.generator_num_attention_heads is None:
+            self.generator_num_attention_heads = max(1, self.generator_hidden_size // head_size)
+        if self.generator_num_hidden_layers is None:
+            self.generator_num_hidden_layers = self.num_hidden_layers
+
+    @property
+    def shares_encoder(self) -> bool:
+        """Whether generator and discriminator have the same shape and therefore one encoder."""
+        return all(getattr(self, name) == getattr(self, f"generator_{name}") for name in ENCODER_SHAPE)
+
+    def discriminator_config(self) -> ElectraConfig:
+        """The discriminator as a stock ELECTRA configuration, the labels of a fine-tuned head included."""
+        stock = {name: getattr(self, name) for name in STOCK_SETTINGS}
+        return ElectraConfig(**stock, attn_implementation=self._attn_implementation)
+
+    def generator_config(self) -> ElectraConfig:
+        """The generator as a stock ELECTRA configuration."""
+        config = self.discriminator_config()
+        for name in ENCODER_SHAPE:
+            setattr(config, name, getattr(self, f"generator_{name}"))
+        return config
+
+
+# What makes two encoders interchangeable, beside the sizes that both networks have in common.
+ENCODER_SHAPE = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
+
+# The fields that a stock ELECTRA configuration has too; which class was saved by which version is not among them.
+STOCK_SETTINGS = tuple(
+    field.name
+    for field in fields(ElectraConfig)
+    if field.init and field.name not in ("architectures", "transformers_version")
+)
+
+SpanElectraConfig.register_for_auto_class()
+
+__all__ = ["SpanElectraConfig", "split_data_settings"]

@@ -1,0 +1,620 @@
+"""SpanElectra: ELECTRA's two networks, trained on spans.
+
+Letters for axes: B batch, T tokens, E embedding, H hidden, V vocabulary, N masked tokens in the batch.
+
+The encoder, the discriminator's head and the task heads are Transformers' own. What stands here is the objective: four
+losses of which two (masked language modelling, MLM, and replaced token detection, RTD) are ELECTRA's (Clark et al.,
+2020) and two (span boundary objectives, SBGO for the generator and SBPO for the discriminator) ask the same of a
+span's two boundary tokens (Joshi et al., 2020, SpanBERT).
+
+This file travels with every checkpoint, so it imports nothing of the package but the configuration.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForPreTraining,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    ElectraForMaskedLM,
+    ElectraForMultipleChoice,
+    ElectraForPreTraining,
+    ElectraForQuestionAnswering,
+    ElectraForSequenceClassification,
+    ElectraForTokenClassification,
+    ElectraModel,
+    ElectraPreTrainedModel,
+)
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.electra.modeling_electra import ElectraDiscriminatorPredictions, ElectraEmbeddings
+from transformers.utils import ModelOutput, logging
+
+from .configuration_span_electra import ENCODER_SHAPE, STOCK_SETTINGS, SpanElectraConfig
+
+logger = logging.get_logger(__name__)
+
+WORD_EMBEDDINGS = "electra.embeddings.word_embeddings.weight"
+
+
+@dataclass
+class SpanElectraForPreTrainingOutput(ModelOutput):
+    """
+    What a joint pretraining step returns. Without `labels` only `logits` (and what was asked for beside) is set.
+
+    Args:
+        loss: the weighted sum of the losses below, a scalar.
+        mlm_loss, sbgo_loss: mean cross-entropy over the masked tokens, in nats.
+        rtd_loss: mean binary cross-entropy over all real tokens, in nats.
+        sbpo_loss: the same over the masked tokens, from their span's boundaries.
+        logits: the discriminator's score that a token was replaced, (batch, tokens).
+        corrupted_ids: the discriminator's input, (batch, tokens).
+        is_replaced: where it differs from the original text, bool, (batch, tokens).
+        generator_correct: the masked tokens that the generator's best guess gets right, bool, (batch, tokens).
+    """
+
+    loss: torch.Tensor | None = None
+    mlm_loss: torch.Tensor | None = None
+    sbgo_loss: torch.Tensor | None = None
+    rtd_loss: torch.Tensor | None = None
+    sbpo_loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    corrupted_ids: torch.Tensor | None = None
+    is_replaced: torch.Tensor | None = None
+    generator_correct: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+def span_boundaries(masked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices of the nearest unmasked tokens on both sides of every token.
+
+    Spans are told apart by nothing but the mask, so one cumulative maximum and one minimum find every boundary of the
+    batch. A span that reaches the edge of its row has one boundary, which then stands for both.
+
+    Args:
+        masked: which tokens are masked, bool, (batch, tokens).
+
+    Returns:
+        The left and the right boundary of each token as indices within its row, (batch, tokens) each. For an unmasked
+        token both are the token itself.
+    """
+    tokens = masked.shape[1]
+    index = torch.arange(tokens, device=masked.device).expand_as(masked)
+    left = index.masked_fill(masked, -1).cummax(dim=1).values  # (B, T)
+    right = index.masked_fill(masked, tokens).flip(1).cummin(dim=1).values.flip(1)  # (B, T)
+    has_left, has_right = left >= 0, right < tokens
+    left, right = torch.where(has_left, left, right), torch.where(has_right, right, left)
+    return left.clamp(0, tokens - 1), right.clamp(0, tokens - 1)  # a row of masked tokens alone has no boundary
+
+
+def masked_positions(masked: torch.Tensor, capacity: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the masked tokens are, in a batch laid out as one line.
+
+    Args:
+        masked: which tokens are masked, bool, (batch, tokens).
+        capacity: the number of positions to return. None returns as many as there are, which makes a GPU wait for its
+            host; with a number the shapes never change, and neither waits nor compiles again. It must not be smaller
+            than the number of masked tokens.
+
+    Returns:
+        Indices into `masked.flatten()`, (N,), and whether each of them is a masked token, bool, (N,): False for what
+        only fills the capacity.
+    """
+    flat = masked.flatten()
+    if capacity is None:
+        positions = flat.nonzero().squeeze(-1)
+        return positions, torch.ones_like(positions, dtype=torch.bool)
+    # A stable descending sort of booleans: masked tokens first, in their order.
+    positions = flat.to(torch.uint8).argsort(descending=True, stable=True)[:capacity]
+    return positions, flat[positions]
+
+
+def sample_tokens(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """Draw one token from each row's softmax (ELECTRA, section 2), with the Gumbel-max trick in float32.
+
+    Args:
+        logits: scores over the vocabulary, (N, vocabulary).
+        temperature: divides the logits; above 0.
+
+    Returns:
+        Token ids, (N,). No gradient flows back through them.
+    """
+    scores = logits.detach().float()
+    if temperature != 1.0:
+        scores = scores / temperature
+    # -log of an exponential variate is a Gumbel one; it needs one random number, and one logarithm, per score. The
+    # clamp keeps the one draw in 2^24 that float32 rounds to zero from winning whatever its score is.
+    noise = torch.empty_like(scores).exponential_().clamp_(min=1e-20).log_()
+    return (scores - noise).argmax(dim=-1)
+
+
+def replace_tokens(input_ids: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """`input_ids` (batch, tokens) with `tokens` (N,) at the flat `positions` (N,); the input is left as it is."""
+    return input_ids.flatten().scatter(0, positions, tokens).view_as(input_ids)
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The mean of `values` where `mask` (bool, same shape) is True, in float32; 0 where nothing is."""
+    return torch.where(mask, values.float(), 0.0).sum() / mask.sum().clamp(min=1)
+
+
+class SpanBoundaryHead(nn.Module):
+    """Represents a token by the two tokens at the edges of its span and its place in it (SpanBERT, section 3.2).
+
+    Two layers of (linear, GELU, layer norm) on [left boundary; right boundary; position embedding].
+    """
+
+    def __init__(self, config: SpanElectraConfig, hidden_size: int, output_size: int):
+        super().__init__()
+        self.position_embeddings = nn.Embedding(config.max_span_length, config.boundary_position_size)
+        input_size = 2 * hidden_size + config.boundary_position_size
+        self.dense_in = nn.Linear(input_size, hidden_size)
+        self.norm_in = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.dense_out = nn.Linear(hidden_size, output_size)
+        self.norm_out = nn.LayerNorm(output_size, eps=config.layer_norm_eps)
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            left, right: hidden states of the boundaries, (N, hidden).
+            offset: distance from the left boundary, from 1 up, (N,). Past the last position embedding it is the last.
+        """
+        place = (offset - 1).clamp(0, self.position_embeddings.num_embeddings - 1)
+        hidden = torch.cat([left, right, self.position_embeddings(place)], dim=-1)  # (N, 2H + P)
+        hidden = self.norm_in(F.gelu(self.dense_in(hidden)))
+        return self.norm_out(F.gelu(self.dense_out(hidden)))
+
+
+class SpanElectraPreTrainedModel(ElectraPreTrainedModel):
+    """What every SpanElectra model has in common: stock ELECTRA's key names, and checkpoints that load anywhere."""
+
+    config_class = SpanElectraConfig
+    config: SpanElectraConfig
+    # A pretraining checkpoint holds both networks and every head; each class takes what it needs.
+    _keys_to_ignore_on_load_unexpected = [
+        r"^generator\.",
+        r"^discriminator_predictions\.",
+        r"^sb[gp]o_",
+        "_residual$",
+    ]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
+        """Save weights, configuration and modelling code, so that every Auto class loads the folder anywhere."""
+        # The library's own registration writes only the class that is being saved.
+        self.config.auto_map = AUTO_MAP.copy()
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+
+class SpanElectraModel(SpanElectraPreTrainedModel, ElectraModel):
+    """The discriminator's encoder: what one pretrains for, and what `AutoModel` returns."""
+
+
+class SpanElectraForSequenceClassification(SpanElectraPreTrainedModel, ElectraForSequenceClassification):
+    """The discriminator with a classification or regression head."""
+
+
+class SpanElectraForTokenClassification(SpanElectraPreTrainedModel, ElectraForTokenClassification):
+    """The discriminator with a head that labels every token."""
+
+
+class SpanElectraForQuestionAnswering(SpanElectraPreTrainedModel, ElectraForQuestionAnswering):
+    """The discriminator with a head that scores every token as the answer's start and end."""
+
+
+class SpanElectraForMultipleChoice(SpanElectraPreTrainedModel, ElectraForMultipleChoice):
+    """The discriminator with a head that scores every choice."""
+
+
+class SharedEmbeddings(nn.Module):
+    """The part of the discriminator that a generator with tied embeddings is stored in."""
+
+    def __init__(self, config: SpanElectraConfig):
+        super().__init__()
+        self.embeddings = ElectraEmbeddings(config)
+
+
+def tied_weights(config: SpanElectraConfig) -> dict[str, str]:
+    """Which of the generator's parameters are the discriminator's, as the library declares it: {target: source}.
+
+    Encoders of one shape are one. ELECTRA ties all embeddings (token, position, type and their norm), and with them
+    the generator's output layer, which is tied to its input.
+    """
+    ties = {}
+    if config.shares_encoder:
+        ties[r"generator\.electra\.encoder\."] = r"electra\.encoder\."
+        if config.embedding_size != config.hidden_size:
+            ties[r"generator\.electra\.embeddings_project\."] = r"electra\.embeddings_project\."
+    if config.embedding_sharing == "tied":
+        ties[r"generator\.electra\.embeddings\..*(weight|bias)$"] = r"electra\.embeddings\..*(weight|bias)$"
+    return ties
+
+
+class SpanElectraForMaskedLM(SpanElectraPreTrainedModel):
+    """The generator of a pretraining checkpoint, for `fill-mask`. To fine-tune, use the discriminator instead."""
+
+    _keys_to_ignore_on_load_unexpected = [
+        r"^electra\.",
+        r"^discriminator_predictions\.",
+        r"^sb[gp]o_",
+        "_residual$",
+    ]
+
+    def __init__(self, config: SpanElectraConfig):
+        super().__init__(config)
+        self.generator = ElectraForMaskedLM(config.generator_config())
+        # What both networks share is stored once, under the discriminator's names: it has to be there to be found.
+        if config.shares_encoder:
+            self.electra = SpanElectraModel(config)
+        elif config.embedding_sharing == "tied":
+            self.electra = SharedEmbeddings(config)
+        self._tied_weights_keys = tied_weights(config)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.generator.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.generator.set_input_embeddings(value)
+        if self.config.embedding_sharing == "tied":
+            self.electra.embeddings.word_embeddings = value
+
+    def get_output_embeddings(self):
+        return self.generator.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings):
+        self.generator.set_output_embeddings(new_embeddings)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, ...] | MaskedLMOutput:
+        """
+        Args:
+            labels: original ids where tokens are masked, -100 elsewhere, (batch, tokens).
+            Everything else is as in [`ElectraForMaskedLM`].
+        """
+        kwargs.setdefault("return_dict", self.config.return_dict)
+        kwargs.setdefault("output_attentions", self.config.output_attentions)
+        kwargs.setdefault("output_hidden_states", self.config.output_hidden_states)
+        return self.generator(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            **kwargs,
+        )
+
+
+class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
+    """Generator and discriminator, trained together on the four objectives.
+
+    The input is a masked-LM batch (`DataCollatorForSpanMasking` makes it): spans are told apart by `labels` alone.
+    Without `labels` the model is the discriminator: it scores how likely each token of the input was replaced.
+
+    ```python
+    >>> output = model(**collator([{"input_ids": ids} for ids in rows]))
+    >>> output.loss.backward()
+    ```
+    """
+
+    _keys_to_ignore_on_load_unexpected = None
+    # The losses are means over this batch's tokens. Told otherwise, the Trainer would leave out its division by the
+    # number of accumulated batches.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: SpanElectraConfig):
+        super().__init__(config)
+        generator_config = config.generator_config()
+        self.electra = SpanElectraModel(config)
+        self.discriminator_predictions = ElectraDiscriminatorPredictions(config)
+        self.generator = ElectraForMaskedLM(generator_config)
+        if config.embedding_sharing == "disentangled":
+            # What the discriminator adds to the generator's table. `electra`'s own table holds the sum when saved.
+            self.embedding_residual = nn.Parameter(torch.zeros(config.vocab_size, config.embedding_size))
+        if config.use_sbgo:
+            self.sbgo_head = SpanBoundaryHead(config, generator_config.hidden_size, config.embedding_size)
+        if config.use_sbpo:
+            self.sbpo_head = SpanBoundaryHead(config, config.hidden_size, config.hidden_size)
+            self.sbpo_prediction = nn.Linear(config.hidden_size, 1)
+        # Upper bound of the share of tokens that are masked, for static shapes (see `masked_positions`). Training
+        # sets it; None counts the masked tokens of every batch.
+        self.masked_capacity: float | None = None
+        self._tied_weights_keys = tied_weights(config)
+        self.post_init()
+        if config.embedding_sharing == "disentangled":
+            self.electra.embeddings.word_embeddings.weight.requires_grad_(False)
+
+    def get_output_embeddings(self):
+        return self.generator.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings):
+        self.generator.set_output_embeddings(new_embeddings)
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Embedding:
+        """Resize the vocabulary of both networks; arguments as in [`PreTrainedModel`]."""
+        embeddings = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        if new_num_tokens is None:
+            return embeddings
+        self.generator.resize_token_embeddings(embeddings.num_embeddings)
+        if self.config.embedding_sharing == "disentangled":
+            grown = self.embedding_residual.new_zeros(embeddings.weight.shape)
+            kept = min(len(grown), len(self.embedding_residual))
+            grown[:kept] = self.embedding_residual.data[:kept]
+            self.embedding_residual = nn.Parameter(grown)
+            embeddings.weight.requires_grad_(False)
+        self.tie_weights()
+        return embeddings
+
+    def fold_embeddings(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """`state_dict` with the discriminator's word embeddings as one table, which any ELECTRA class can use."""
+        if self.config.embedding_sharing != "disentangled":
+            return state_dict
+        folded = state_dict[f"generator.{WORD_EMBEDDINGS}"] + state_dict["embedding_residual"]
+        return {**state_dict, WORD_EMBEDDINGS: folded}
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, state_dict: dict | None = None, **kwargs):
+        """As [`PreTrainedModel.save_pretrained`]; the folder loads with every SpanElectra and stock ELECTRA class."""
+        state_dict = self.fold_embeddings(self.state_dict() if state_dict is None else state_dict)
+        super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+
+    def discriminator_embeddings(self, input_ids: torch.Tensor) -> torch.Tensor | None:
+        """The discriminator's word embeddings of `input_ids`, (B, T, E), or None where it has a table of its own."""
+        if self.config.embedding_sharing != "disentangled":
+            return None
+        table = self.generator.get_input_embeddings().weight.detach()
+        return F.embedding(input_ids, table) + F.embedding(input_ids, self.embedding_residual)
+
+    def discriminate(self, input_ids: torch.Tensor | None, **inputs) -> tuple[torch.Tensor, BaseModelOutput]:
+        """Score every token as replaced: logits (B, T), and what the discriminator's encoder returned."""
+        if input_ids is not None and (embeddings := self.discriminator_embeddings(input_ids)) is not None:
+            input_ids, inputs["inputs_embeds"] = None, embeddings
+        encoded = self.electra(input_ids=input_ids, **inputs)
+        return self.discriminator_predictions(encoded.last_hidden_state), encoded
+
+    def score_vocabulary(
+        self, hidden: torch.Tensor, spans: "MaskedTokens"
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The generator's logits (N, V) for the masked tokens: from their own position and from their span's edges."""
+        represented = [self.generator.generator_predictions(spans.at_positions(hidden))]  # (N, E)
+        if self.config.use_sbgo:
+            represented.append(self.sbgo_head(*spans.at_boundaries(hidden), spans.offset))
+        # Both share the decoder, so it runs once over both.
+        logits = self.generator.generator_lm_head(torch.cat(represented))
+        return (*logits.chunk(2),) if self.config.use_sbgo else (logits, None)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> tuple[torch.Tensor, ...] | SpanElectraForPreTrainingOutput:
+        """
+        Args:
+            input_ids: with `labels`, a text whose spans are masked; without, any text, (batch, tokens).
+            attention_mask: 1 for real tokens, 0 for padding, (batch, tokens); by default all are real.
+            token_type_ids, position_ids: as in [`ElectraModel`].
+            inputs_embeds: instead of `input_ids`, only without `labels`, (batch, tokens, embedding).
+            labels: original ids where tokens are masked, -100 elsewhere, (batch, tokens).
+
+        Raises:
+            ValueError: `labels` without `input_ids`.
+        """
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        inputs = {
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+        }
+        recorded = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        recorded = {name: value for name, value in recorded.items() if value is not None}
+        if labels is None:
+            logits, encoded = self.discriminate(input_ids, inputs_embeds=inputs_embeds, **inputs, **recorded)
+            output = SpanElectraForPreTrainingOutput(logits=logits)
+        elif input_ids is None:
+            raise ValueError("`labels` came without `input_ids`: the joint step replaces tokens and needs their ids.")
+        else:
+            spans = MaskedTokens.of(labels, self.masked_capacity)
+            generated = self.generator.electra(input_ids=input_ids, **inputs).last_hidden_state  # (B, T, H)
+            mlm_logits, sbgo_logits = self.score_vocabulary(generated, spans)
+            sampled = sample_tokens(mlm_logits, self.config.sampling_temperature)  # (N,)
+            corrupted_ids = spans.write(sampled, input_ids)
+            is_replaced = (labels != -100) & (corrupted_ids != labels)
+            logits, encoded = self.discriminate(corrupted_ids, **inputs, **recorded)
+            output = SpanElectraForPreTrainingOutput(
+                mlm_loss=spans.cross_entropy(mlm_logits),
+                sbgo_loss=None if sbgo_logits is None else spans.cross_entropy(sbgo_logits),
+                rtd_loss=self.rtd_loss(logits, is_replaced, attention_mask),
+                sbpo_loss=self.sbpo_loss(encoded.last_hidden_state, is_replaced, spans),
+                logits=logits,
+                corrupted_ids=corrupted_ids,
+                is_replaced=is_replaced,
+                generator_correct=spans.write(
+                    mlm_logits.argmax(dim=-1) == spans.original, torch.zeros_like(is_replaced)
+                ),
+            )
+            output.loss = self.weighted_sum(output)
+        output.hidden_states, output.attentions = encoded.get("hidden_states"), encoded.get("attentions")
+        return output if return_dict else output.to_tuple()
+
+    def rtd_loss(
+        self, logits: torch.Tensor, is_replaced: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Replaced token detection over all real tokens (ELECTRA, section 2)."""
+        losses = F.binary_cross_entropy_with_logits(logits.float(), is_replaced.float(), reduction="none")  # (B, T)
+        return losses.mean() if attention_mask is None else masked_mean(losses, attention_mask.bool())
+
+    def sbpo_loss(self, hidden: torch.Tensor, is_replaced: torch.Tensor, spans: "MaskedTokens") -> torch.Tensor | None:
+        """The same question about the masked tokens, asked of the two tokens around their span."""
+        if not self.config.use_sbpo:
+            return None
+        represented = self.sbpo_head(*spans.at_boundaries(hidden), spans.offset)  # (N, H)
+        logits = self.sbpo_prediction(represented).squeeze(-1).float()
+        targets = is_replaced.flatten()[spans.positions].float()
+        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return masked_mean(losses, spans.is_masked)
+
+    def weighted_sum(self, output: SpanElectraForPreTrainingOutput) -> torch.Tensor:
+        """The loss to minimise."""
+        loss = self.config.mlm_weight * output.mlm_loss + self.config.rtd_weight * output.rtd_loss
+        if output.sbgo_loss is not None:
+            loss = loss + self.config.sbgo_weight * output.sbgo_loss
+        if output.sbpo_loss is not None:
+            loss = loss + self.config.sbpo_weight * output.sbpo_loss
+        return loss
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if module is self and self.config.embedding_sharing == "disentangled":
+            init.zeros_(self.embedding_residual)
+
+    @classmethod
+    def from_electra(
+        cls, discriminator: str | os.PathLike, generator: str | os.PathLike | None = None, **settings
+    ) -> "SpanElectraForPreTraining":
+        """Start from ELECTRA's weights.
+
+        Args:
+            discriminator: folder or Hub name of a stock ELECTRA discriminator.
+            generator: the same of its generator. Without one, the generator is new but for the word embeddings.
+            settings: fields of [`SpanElectraConfig`] that the two do not determine.
+
+        Raises:
+            ValueError: the two differ in vocabulary or embedding size.
+        """
+        source = ElectraForPreTraining.from_pretrained(discriminator)
+        shape = {name: getattr(source.config, name) for name in STOCK_SETTINGS}
+        half = None if generator is None else ElectraForMaskedLM.from_pretrained(generator)
+        if half is not None:
+            for name in ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size"):
+                ours, theirs = getattr(source.config, name), getattr(half.config, name)
+                if ours != theirs:
+                    raise ValueError(
+                        f"`{name}` is {ours} in the discriminator {str(discriminator)!r} and {theirs} in the "
+                        f"generator {str(generator)!r}; give two halves of one model."
+                    )
+            shape |= {f"generator_{name}": getattr(half.config, name) for name in ENCODER_SHAPE}
+        model = cls(SpanElectraConfig(**(shape | settings)))
+        model.load_halves(source, half)
+        return model
+
+    @torch.no_grad()
+    def load_halves(self, discriminator: ElectraForPreTraining, generator: ElectraForMaskedLM | None) -> None:
+        """Copy the weights of two stock models of fitting shapes into this one."""
+        table = discriminator.get_input_embeddings().weight
+        if generator is None:
+            self.generator.get_input_embeddings().weight.copy_(table)
+        else:
+            # First the generator: where the two share parameters, the discriminator's are the ones to keep.
+            self.generator.load_state_dict(generator.state_dict())
+        self.electra.load_state_dict(discriminator.electra.state_dict())
+        self.discriminator_predictions.load_state_dict(discriminator.discriminator_predictions.state_dict())
+        if self.config.embedding_sharing == "disentangled":
+            self.embedding_residual.copy_(table - self.generator.get_input_embeddings().weight)
+
+
+@dataclass
+class MaskedTokens:
+    """The masked tokens of a batch in one line: where each is, what stood there, and where its span's edges are."""
+
+    positions: torch.Tensor  # (N,), into the flattened batch, as are the next two
+    left: torch.Tensor
+    right: torch.Tensor
+    offset: torch.Tensor  # (N,), distance from the left boundary
+    original: torch.Tensor  # (N,)
+    is_masked: torch.Tensor  # (N,), False for what only fills the capacity
+
+    @classmethod
+    def of(cls, labels: torch.Tensor, capacity: float | None = None) -> "MaskedTokens":
+        """Read them off `labels` (batch, tokens); `capacity` is the largest share of tokens that may be masked."""
+        masked = labels != -100
+        tokens = labels.shape[1]
+        count = None if capacity is None else min(labels.numel(), math.ceil(capacity * labels.numel()))
+        positions, is_masked = masked_positions(masked, count)
+        left, right = (boundary.flatten()[positions] for boundary in span_boundaries(masked))
+        column = positions % tokens
+        row = positions - column
+        original = labels.flatten()[positions].clamp(min=0)
+        return cls(positions, row + left, row + right, column - left, original, is_masked)
+
+    def at_positions(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states (B, T, H) of the masked tokens themselves, (N, H)."""
+        return hidden.flatten(0, 1)[self.positions]
+
+    def at_boundaries(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states (B, T, H) of their left and right boundaries, (N, H) each."""
+        return hidden.flatten(0, 1)[self.left], hidden.flatten(0, 1)[self.right]
+
+    def write(self, values: torch.Tensor, into: torch.Tensor) -> torch.Tensor:
+        """A copy of `into` (B, T) that holds `values` (N,) at the masked tokens."""
+        kept = into.flatten()[self.positions]
+        return replace_tokens(into, self.positions, torch.where(self.is_masked, values, kept))
+
+    def cross_entropy(self, logits: torch.Tensor) -> torch.Tensor:
+        """Mean negative log-likelihood of the original tokens under `logits` (N, V), in nats."""
+        losses = F.cross_entropy(logits.float(), self.original, reduction="none")
+        return masked_mean(losses, self.is_masked)
+
+
+AUTO_CLASSES = {
+    AutoModel: SpanElectraModel,
+    AutoModelForPreTraining: SpanElectraForPreTraining,
+    AutoModelForMaskedLM: SpanElectraForMaskedLM,
+    AutoModelForSequenceClassification: SpanElectraForSequenceClassification,
+    AutoModelForTokenClassification: SpanElectraForTokenClassification,
+    AutoModelForQuestionAnswering: SpanElectraForQuestionAnswering,
+    AutoModelForMultipleChoice: SpanElectraForMultipleChoice,
+}
+AUTO_MAP = {"AutoConfig": "configuration_span_electra.SpanElectraConfig"} | {
+    auto.__name__: f"modeling_span_electra.{model.__name__}" for auto, model in AUTO_CLASSES.items()
+}
+
+
+def _register() -> None:
+    for auto, model in AUTO_CLASSES.items():
+        model.register_for_auto_class(auto.__name__)
+    # Loaded from a checkpoint's folder beside the installed package, this file must not take the package's place.
+    if SpanElectraConfig.model_type not in CONFIG_MAPPING:
+        AutoConfig.register(SpanElectraConfig.model_type, SpanElectraConfig)
+        for auto, model in AUTO_CLASSES.items():
+            auto.register(SpanElectraConfig, model)
+
+
+_register()
+
+__all__ = [
+    "SpanElectraForMaskedLM",
+    "SpanElectraForMultipleChoice",
+    "SpanElectraForPreTraining",
+    "SpanElectraForPreTrainingOutput",
+    "SpanElectraForQuestionAnswering",
+    "SpanElectraForSequenceClassification",
+    "SpanElectraForTokenClassification",
+    "SpanElectraModel",
+    "SpanElectraPreTrainedModel",
+]
