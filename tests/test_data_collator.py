@@ -1,0 +1,576 @@
+"""Span masking: its properties over many rows, its loop-written twin, its independence of workers, its errors."""
+
+import copy
+import doctest
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from span_electra import data_collator
+from span_electra.data_collator import (
+    DataCollatorForSpanMasking,
+    candidate_spans,
+    random_bits,
+    row_keys,
+    runs,
+    sample_span_mask,
+    span_length_tables,
+    span_lengths,
+    word_starts,
+    word_tables,
+)
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerFast
+
+SPECIAL = ["[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]"]
+TEXT = """We hold these truths to be self-evident, that all men are created equal; don't they say so? In 1776 the
+colonies wrote: "When in the course of human events", it's said (see §3, p. 42), they'd had enough. Prices rose 3.5%
+to €20 — naïve coöperation won't help; über-cautious folks paid   $1,000 anyway!\n\nПривет мир, как дела? क्या हाल है
+Go to https://example.org/a/b?c=d for the rest... 漢字はここにある。"""
+MASK64 = 2**64 - 1
+
+
+def fast(backend, **kwargs):
+    names = {f"{name.strip('[]').lower()}_token": name for name in SPECIAL}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **(names | kwargs))
+
+
+def wordpiece_tokenizer(pieces=400, continuing=0.35):
+    """A vocabulary of made-up pieces, a third of which continue a word; [CLS] ... [UNK] are ids 0 to 4."""
+    vocabulary = SPECIAL + [("##" if i % 100 < 100 * continuing else "") + f"w{i}" for i in range(pieces)]
+    model = models.WordPiece({piece: i for i, piece in enumerate(vocabulary)}, unk_token="[UNK]")
+    return fast(Tokenizer(model))
+
+
+@pytest.fixture(scope="module")
+def wordpiece():
+    return wordpiece_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def byte_level():
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=420, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator([TEXT] * 3, trainer)
+    return fast(backend)
+
+
+def make_rows(count, shortest=3, longest=128, vocabulary=405, seed=0, special_share=0.02):
+    """[CLS], random ordinary tokens with a few [SEP] and [UNK] among them, [SEP]."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for length in random.integers(shortest, longest + 1, count):
+        row = random.integers(len(SPECIAL), vocabulary, length)
+        row[random.random(length) < special_share] = random.choice([1, 4])
+        row[0], row[-1] = 0, 1
+        rows.append(row)
+    return rows
+
+
+def collate(collator, rows):
+    return collator([{"input_ids": row} for row in rows])
+
+
+def masked_rows(collator, rows):
+    """For each row whether each of its tokens is masked, without the padding."""
+    labels = collate(collator, rows)["labels"].numpy()
+    return [labels[i, : len(row)] != -100 for i, row in enumerate(rows)]
+
+
+def spans_of(mask):
+    return list(zip(*(edges.tolist() for edges in runs(mask)), strict=True))
+
+
+# --- the naive twin: the same random numbers, one row, one word, one span at a time, in Python's own integers -----
+
+
+def naive_mix(x):
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & MASK64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & MASK64
+    return x ^ (x >> 31)
+
+
+def naive_bits(key, purpose, counter):
+    return naive_mix((naive_mix((key + purpose) & MASK64) + counter * 0x9E3779B97F4A7C15) & MASK64)
+
+
+def naive_key(row, seed, epoch):
+    content = sum((token + 1) * (naive_mix(i + 1) | 1) for i, token in enumerate(row)) & MASK64
+    origin = naive_mix((naive_mix(seed) + epoch) & MASK64)
+    return naive_mix((naive_mix(content) + origin) & MASK64)
+
+
+def naive_words(row, opens, closes):
+    words = []
+    for i, token in enumerate(row):
+        if i and opens[token] & closes[row[i - 1]]:
+            words[-1].append(i)
+        else:
+            words.append([i])
+    return [part for word in words for part in ([word] if len(word) <= 10 else [[i] for i in word])]
+
+
+def naive_attempt(words, maskable, budget, key, tables):
+    lengths, parts_inside = tables
+    gap = int(parts_inside[naive_bits(key, 1, 0) >> 48])
+    free, counter = list(maskable), 1
+    while gap < len(words):
+        free[gap] = False
+        gap += int(lengths[naive_bits(key, 1, counter) >> 48]) + 1
+        counter += 1
+
+    candidates = []
+    for word in range(len(words)):
+        if free[word]:
+            if free[word - 1]:
+                candidates[-1].append(word)
+            else:
+                candidates.append([word])
+    candidates.sort(key=lambda span: naive_bits(key, 2, span[0]) >> 20)
+    masked, left = set(), budget
+    for span in candidates:
+        if left <= 0:
+            break
+        room = left
+        left -= sum(len(words[word]) for word in span)
+        for word in span:
+            room -= len(words[word])
+            if room < 0:
+                break
+            masked.add(word)
+    left = budget - sum(len(words[word]) for word in masked)
+
+    while left:
+        fitting = [
+            word
+            for word in range(len(words))
+            if maskable[word] and len(words[word]) <= left and not {word - 1, word, word + 1} & masked
+        ]
+        if not fitting:
+            break
+        best = max(fitting, key=lambda word: (len(words[word]) == left, naive_bits(key, 3, word) >> 1))
+        masked.add(best)
+        left -= len(words[best])
+    return masked, left
+
+
+def naive_collate_row(row, collator, epoch=0):
+    """Return the corrupted row and its labels."""
+    row = [int(token) for token in row]
+    key = naive_key(row, collator.seed, epoch)
+    words = naive_words(row, collator.opens, collator.closes)
+    ordinary = [bool(collator.ordinary[row[word[0]]]) for word in words]
+    maskable = [o and 0 < i < len(words) - 1 for i, o in enumerate(ordinary)]
+    count = sum(len(word) for word, o in zip(words, ordinary, strict=True) if o)
+    possible = sum(len(word) for word, m in zip(words, maskable, strict=True) if m)
+    budget = min(max(1, round(collator.mask_ratio * count)), possible)
+
+    masked, left = naive_attempt(words, maskable, budget, key, collator.length_tables)
+    for attempt in range(1, data_collator.ATTEMPTS):
+        if left:
+            new_key = naive_mix((key + attempt) & MASK64)
+            again, still_left = naive_attempt(words, maskable, budget, new_key, collator.length_tables)
+            if still_left < left:
+                masked, left = again, still_left
+
+    corrupted, labels, kind = list(row), [-100] * len(row), None
+    for i, word in enumerate(words):
+        if i in masked:
+            if i - 1 not in masked:
+                share = (naive_bits(key, 4, word[0]) >> 11) * 2.0**-53
+                shares = collator.mask_token_share, collator.mask_token_share + collator.random_token_share
+                kind = "mask" if share < shares[0] else "random" if share < shares[1] else "keep"
+            for token in word:
+                labels[token] = row[token]
+                if kind == "mask":
+                    corrupted[token] = collator.mask_token_id
+                if kind == "random":
+                    ids = collator.random_token_ids
+                    corrupted[token] = int(ids[(naive_bits(key, 5, token) >> 32) * len(ids) >> 32])
+    return corrupted, labels
+
+
+@pytest.mark.parametrize(("ratio", "max_words"), [(0.15, 10), (0.5, 10), (0.9, 3)])
+def test_batches_equal_the_loop_written_twin_bit_for_bit(wordpiece, ratio, max_words):
+    collator = DataCollatorForSpanMasking(wordpiece, mask_ratio=ratio, max_span_words=max_words, seed=5)
+    collator.set_epoch(3)
+    rows = make_rows(200, shortest=1, longest=60)
+    batch = collate(collator, rows)
+    for i, row in enumerate(rows):
+        corrupted, labels = naive_collate_row(row, collator, epoch=3)
+        assert batch["input_ids"][i, : len(row)].tolist() == corrupted
+        assert batch["labels"][i, : len(row)].tolist() == labels
+
+
+# --- properties ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ratio", [0.15, 0.3, 0.6])
+def test_budgets_are_exact_on_ordinary_rows(wordpiece, ratio):
+    rows = make_rows(4000, shortest=40)
+    collator = DataCollatorForSpanMasking(wordpiece, mask_ratio=ratio)
+    ordinary = np.array([collator.ordinary[row].sum() for row in rows])
+    counts = np.array([mask.sum() for mask in masked_rows(collator, rows)])
+    expected = np.rint(ratio * ordinary)
+    assert (counts <= expected).all()
+    assert (counts < expected).sum() <= (0 if ratio < 0.5 else 8)
+
+
+def best_by_search(sizes, maskable, budget, max_words):
+    """The largest number of tokens, at most the budget, in whole words of which no more than max_words adjoin."""
+    best, states = 0, {(0, 0)}  # (tokens, masked words just before)
+    for size, allowed in zip(sizes, maskable, strict=True):
+        states = {(t, 0) for t, _ in states} | {
+            (t + size, run + 1) for t, run in states if allowed and run < max_words and t + size <= budget
+        }
+        best = max(best, *(t for t, _ in states))
+    return best
+
+
+def test_short_rows_meet_their_budget_wherever_whole_words_can():
+    tables = span_length_tables(0.2, 10)
+    random = np.random.default_rng(1)
+    row_words = random.integers(3, 15, 5000)
+    first = np.cumsum(row_words) - row_words
+    sizes = random.choice([1, 2, 3, 4], row_words.sum(), p=[0.4, 0.3, 0.2, 0.1])
+    maskable = random.random(sizes.size) < 0.95
+    maskable[first] = maskable[first + row_words - 1] = False
+    budgets = np.maximum(1, np.rint(0.15 * np.add.reduceat(sizes, first))).astype(int)
+    masked = sample_span_mask(sizes, maskable, row_words, budgets, np.arange(5000, dtype=np.uint64), tables)
+    counts = np.add.reduceat(sizes * masked, first)
+    best = [
+        best_by_search(sizes[f : f + n], maskable[f : f + n], b, 10)
+        for f, n, b in zip(first, row_words, budgets, strict=True)
+    ]
+    assert (counts <= best).all()
+    assert (counts < best).sum() <= 2  # chance did not find it in all its attempts
+
+
+def test_masks_are_whole_words_between_visible_tokens_and_spare_special_tokens(wordpiece):
+    rows = make_rows(4000, shortest=1, special_share=0.05)
+    rows += [row[1:-1] for row in make_rows(2000, seed=1)]  # no special tokens at the ends
+    collator = DataCollatorForSpanMasking(wordpiece)
+    for row, mask in zip(rows, masked_rows(collator, rows), strict=True):
+        assert not mask[0] and not mask[-1]
+        assert not mask[row < len(SPECIAL)].any()
+        for word in naive_words(row, collator.opens, collator.closes):
+            assert mask[word].all() or not mask[word].any()
+
+
+def test_no_span_is_longer_than_ten_words(wordpiece):
+    collator = DataCollatorForSpanMasking(wordpiece, mask_ratio=0.5)
+    rows = make_rows(500, shortest=100)
+    for row, mask in zip(rows, masked_rows(collator, rows), strict=True):
+        starts = {word[0] for word in naive_words(row, collator.opens, collator.closes)}
+        assert all(len(starts & set(range(*span))) <= 10 for span in spans_of(mask))
+
+
+def test_single_words_are_masked_when_the_longest_span_is_one_word(wordpiece):
+    collator = DataCollatorForSpanMasking(wordpiece_tokenizer(continuing=0), max_span_words=1)
+    masks = masked_rows(collator, make_rows(300))
+    assert {end - start for mask in masks for start, end in spans_of(mask)} == {1}
+
+
+def test_labels_are_the_original_ids_and_visible_tokens_are_unchanged(wordpiece):
+    rows = make_rows(500)
+    batch = collate(DataCollatorForSpanMasking(wordpiece), rows)
+    assert set(batch) == {"input_ids", "attention_mask", "labels"}
+    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+    for i, row in enumerate(rows):
+        labels = batch["labels"][i].numpy()
+        mask = labels != -100
+        assert (labels[mask] == row[mask[: len(row)]]).all()
+        visible = ~mask[: len(row)]
+        assert (batch["input_ids"][i, : len(row)].numpy()[visible] == row[visible]).all()
+        assert batch["attention_mask"][i].tolist() == [1] * len(row) + [0] * (len(labels) - len(row))
+        assert (batch["input_ids"][i, len(row) :] == 2).all() and not mask[len(row) :].any()
+
+
+def test_drawn_lengths_follow_the_truncated_geometric_distribution():
+    tables = span_length_tables(0.2, 10)
+    keys = row_keys(np.arange(1000), np.ones(1000, dtype=int), seed=0, epoch=0)
+    drawn = span_lengths(random_bits(keys[:, None], 1, np.arange(100)), tables[0]).ravel()
+    probability = 0.2 * 0.8 ** np.arange(10.0)
+    probability /= probability.sum()
+    assert drawn.mean() == pytest.approx(3.8, abs=0.03)
+    assert stats.chisquare(np.bincount(drawn, minlength=11)[1:], probability * drawn.size).pvalue > 1e-3
+
+
+def test_final_spans_are_hardly_shorter_than_drawn_ones_on_long_rows():
+    collator = DataCollatorForSpanMasking(wordpiece_tokenizer(continuing=0))
+    masks = masked_rows(collator, make_rows(500, shortest=512, longest=512, special_share=0))
+    lengths = [end - start for mask in masks for start, end in spans_of(mask)]
+    assert 3.5 < np.mean(lengths) < 3.8  # the budget cuts one span in each row
+
+
+def test_all_words_are_masked_with_nearly_equal_probability():
+    collator = DataCollatorForSpanMasking(wordpiece_tokenizer(continuing=0))
+    rows = make_rows(10_000, shortest=66, longest=66, special_share=0)
+    share = np.mean(masked_rows(collator, rows), axis=0)[1:-1]
+    budget = round(0.15 * 64) / 64
+    assert share.mean() == pytest.approx(budget)
+    # Ten words at either end and the middle agree within five standard errors of a tenth of a row.
+    error = 5 * np.sqrt(budget * (1 - budget) / 10_000 / 10 * 3.8)
+    for part in (share[:10], share[:2], share[27:37], share[-10:], share[-2:]):
+        assert abs(part.mean() - budget) < error * np.sqrt(10 / part.size)
+
+
+def test_candidates_cover_every_word_with_equal_probability():
+    row_words = np.full(20_000, 30)
+    maskable = np.tile(np.r_[False, np.ones(28, bool), False], 20_000)
+    keys = row_keys(np.arange(20_000), np.ones(20_000, dtype=int), 0, 0)
+    starts, ends = candidate_spans(maskable, np.arange(20_000) * 30, row_words, keys, span_length_tables(0.2, 10))
+    covered = np.cumsum(np.bincount(starts, minlength=600_000) - np.bincount(ends, minlength=600_000))
+    share = covered.reshape(20_000, 30).mean(0)[1:-1]
+    mean = 3.797 / 4.797  # a span of 3.8 words, then a gap of one
+    assert np.abs(share - mean).max() < 5 * np.sqrt(mean * (1 - mean) / 20_000)
+
+
+def test_spans_are_replaced_as_a_whole_by_80_10_10(wordpiece):
+    rows = make_rows(4000, shortest=64)
+    collator = DataCollatorForSpanMasking(wordpiece)
+    batch = collate(collator, rows)
+    counts = {"mask": 0, "random": 0, "keep": 0}
+    drawn = []
+    for row, ids, labels in zip(rows, batch["input_ids"].numpy(), batch["labels"].numpy(), strict=True):
+        for start, end in spans_of(labels[: len(row)] != -100):
+            new, old = ids[start:end], row[start:end]
+            kind = "mask" if (new == 3).all() else "keep" if (new == old).all() else "random"
+            counts[kind] += 1
+            if kind == "random":
+                assert 3 not in new
+                drawn.extend(new)
+    total = sum(counts.values())
+    assert stats.binomtest(counts["mask"], total, 0.8).pvalue > 1e-3
+    assert stats.binomtest(counts["random"], total, 0.1).pvalue > 1e-3
+    assert min(drawn) >= len(SPECIAL) and max(drawn) == 404
+    frequency = np.bincount(drawn, minlength=405)[5:]
+    assert stats.chisquare(frequency).pvalue > 1e-3
+
+
+def test_shares_can_be_those_of_electra(wordpiece):
+    batch = collate(DataCollatorForSpanMasking(wordpiece, mask_token_share=1, random_token_share=0), make_rows(50))
+    assert (batch["input_ids"][batch["labels"] != -100] == 3).all()
+
+
+def test_added_tokens_are_never_drawn_and_added_special_tokens_never_masked():
+    tokenizer = wordpiece_tokenizer(pieces=10)
+    tokenizer.add_tokens(["covid"])
+    tokenizer.add_special_tokens({"bos_token": "<doc>"})
+    collator = DataCollatorForSpanMasking(tokenizer)
+    covid, doc = tokenizer.convert_tokens_to_ids(["covid", "<doc>"])
+    assert collator.ordinary[covid] and not collator.ordinary[doc]
+    assert collator.random_token_ids.tolist() == list(range(5, 15))
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+
+def words_of(tokenizer, text):
+    ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"])
+    opens, closes, _ = word_tables(tokenizer)
+    starts = word_starts(ids, np.array([0]), opens, closes)
+    return [tokenizer.decode(part) for part in np.split(ids, starts[1:])]
+
+
+def test_byte_level_words_are_the_pieces_of_the_gpt2_pre_tokenizer(byte_level):
+    text = "It's 1776: they'd say \"don't!\" (see p. 42);  naïve folks paid   $1,000.50"
+    expected = [text[slice(*span)] for _, span in pre_tokenizers.ByteLevel(False).pre_tokenize_str(text)]
+    assert words_of(byte_level, text) == expected
+
+
+def test_byte_level_words_keep_characters_of_many_bytes_and_vowel_signs_together(byte_level):
+    assert words_of(byte_level, "мир क्या") == ["мир", " क्या"]
+
+
+def test_wordpiece_words_follow_the_continuing_prefix():
+    pieces = [*SPECIAL, "un", "@@able", "able", ",", "."]
+    model = models.WordPiece(
+        {piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]", continuing_subword_prefix="@@"
+    )
+    backend = Tokenizer(model)
+    backend.normalizer = normalizers.BertNormalizer()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    opens, closes, _ = word_tables(fast(backend))
+    ids = np.array(fast(backend)("Unable, able..")["input_ids"])
+    assert ids.tolist() == [5, 6, 8, 7, 9, 9]
+    assert word_starts(ids, np.array([0]), opens, closes).tolist() == [0, 2, 3, 4, 5]
+
+
+def test_sentencepiece_words_start_at_the_marker():
+    pieces = [*SPECIAL, "▁he", "llo", "▁", "w"]
+    backend = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=4))
+    opens, closes, _ = word_tables(fast(backend))
+    assert word_starts(np.array([5, 6, 7, 8, 6, 5]), np.array([0]), opens, closes).tolist() == [0, 2, 5]
+
+
+def test_a_run_of_more_than_ten_tokens_counts_every_token_as_a_word(wordpiece):
+    opens, closes, _ = word_tables(wordpiece)
+    word, part = 5 + 50, 5  # w50 and ##w0
+    row = np.array([word, *[part] * 9, word, *[part] * 10, word, part])
+    starts = word_starts(row, np.array([0]), opens, closes)
+    assert starts.tolist() == [0, *range(10, 21), 21]
+
+
+def test_a_tokenizer_without_word_breaks_gets_a_warning():
+    tokenizer = fast(Tokenizer(models.BPE({piece: i for i, piece in enumerate([*SPECIAL, "a"])}, [])))
+    with pytest.warns(UserWarning, match="Cannot tell where words start in this BPE tokenizer"):
+        DataCollatorForSpanMasking(tokenizer)
+
+
+# --- the address of randomness ------------------------------------------------------------------------------------
+
+
+def test_masks_do_not_depend_on_the_batch_its_order_or_its_padding(wordpiece):
+    rows = make_rows(300)
+    unpadded = DataCollatorForSpanMasking(wordpiece)
+    for side in ("right", "left"):
+        tokenizer = wordpiece_tokenizer()
+        tokenizer.padding_side = side
+        collator = DataCollatorForSpanMasking(tokenizer, pad_to_multiple_of=64)
+        together = collate(collator, rows[::-1])
+        assert together["labels"].shape[1] == 128
+        for name in ("input_ids", "labels"):
+            for row, values, real in zip(rows[::-1], together[name], together["attention_mask"].bool(), strict=True):
+                alone = collate(unpadded, [row])
+                assert torch.equal(alone[name][0], values[real])
+
+
+def test_masks_differ_between_epochs_and_seeds_and_repeat_for_the_same_ones(wordpiece):
+    rows = make_rows(300, shortest=64)
+
+    def mask(seed, epoch):
+        collator = DataCollatorForSpanMasking(wordpiece, seed=seed)
+        collator.set_epoch(epoch)
+        return np.concatenate(masked_rows(collator, rows))
+
+    base = mask(0, 0)
+    assert (base == mask(0, 0)).all()
+    for other in (mask(0, 1), mask(1, 0), mask(1, 1), mask(-1, 0)):
+        overlap = (base & other).sum() / base.sum()
+        assert 0.12 < overlap < 0.18  # two independent masks share 15 % of their tokens
+
+
+def features(count=96):
+    return [{"input_ids": row, "text": "ignored"} for row in make_rows(count, longest=40)]
+
+
+def epoch_of(loader):
+    return [batch["labels"] for batch in loader]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 8 worker processes")
+@pytest.mark.parametrize("workers", [2, 8])
+def test_masks_are_the_same_with_any_number_of_workers(wordpiece, workers):
+    collator = DataCollatorForSpanMasking(wordpiece)
+    alone = epoch_of(DataLoader(features(), batch_size=6, collate_fn=collator))
+    shared = epoch_of(DataLoader(features(), batch_size=6, collate_fn=collator, num_workers=workers))
+    assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
+
+
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_persistent_workers_see_a_new_epoch(wordpiece, context):
+    collator = pickle.loads(pickle.dumps(DataCollatorForSpanMasking(wordpiece)))
+    loader = DataLoader(
+        features(),
+        batch_size=6,
+        collate_fn=collator,
+        num_workers=2,
+        persistent_workers=True,
+        multiprocessing_context=context,
+    )
+    for epoch in (0, 1, 2):
+        collator.set_epoch(epoch)
+        fresh = DataCollatorForSpanMasking(wordpiece)
+        fresh.set_epoch(epoch)
+        expected = epoch_of(DataLoader(features(), batch_size=6, collate_fn=fresh))
+        assert all(torch.equal(a, b) for a, b in zip(epoch_of(loader), expected, strict=True))
+
+
+def test_a_copy_has_an_epoch_of_its_own(wordpiece):
+    collator = DataCollatorForSpanMasking(wordpiece)
+    collator.set_epoch(4)
+    for twin in (copy.deepcopy(collator), pickle.loads(pickle.dumps(collator))):
+        assert twin._epoch == 4 and twin._epoch.is_shared()
+        twin.set_epoch(5)
+        assert collator._epoch == 4
+
+
+# --- rows in, tensors out -----------------------------------------------------------------------------------------
+
+
+def test_the_docstring_shows_what_really_comes_out():
+    assert doctest.testmod(data_collator).failed == 0
+    assert doctest.testmod(data_collator).attempted > 5
+
+
+def test_lists_arrays_and_tensors_give_the_same_batch(wordpiece):
+    rows = make_rows(20)
+    collator = DataCollatorForSpanMasking(wordpiece)
+    expected = collate(collator, rows)
+    for kind in (list, torch.tensor, lambda row: row.astype(np.int32), lambda row: row.astype(np.uint16)):
+        batch = collate(collator, [kind(row) for row in rows])
+        assert all(torch.equal(batch[name], expected[name]) for name in expected)
+
+
+def test_rows_without_a_maskable_word_come_back_as_they_are(wordpiece):
+    rows = [np.array(row) for row in ([0], [0, 1], [100], [0, 4, 1], [100, 5, 5])]
+    batch = collate(DataCollatorForSpanMasking(wordpiece), rows)
+    assert (batch["labels"] == -100).all()
+    assert batch["input_ids"][4].tolist() == [100, 5, 5]
+
+
+# --- errors -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mask_ratio": 0}, "mask_ratio=0 is not between 0 and 1 (both excluded); BERT's is 0.15."),
+        ({"mask_ratio": 15}, "mask_ratio=15 is not between 0 and 1 (both excluded)"),
+        ({"span_p": 0}, "span_p=0 is not in (0, 1]; SpanBERT's is 0.2"),
+        ({"max_span_words": 0}, "max_span_words=0 is less than 1; use 1 to mask single words."),
+        ({"mask_token_share": 0.95}, "mask_token_share=0.95 and random_token_share=0.1 must each be at least 0"),
+        ({"random_token_share": -1}, "together at most 1; BERT's are 0.8 and 0.1"),
+        ({"pad_to_multiple_of": 0}, "pad_to_multiple_of=0 is less than 1; leave it out or use 8."),
+    ],
+)
+def test_a_value_out_of_range_is_named(wordpiece, arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        DataCollatorForSpanMasking(wordpiece, **arguments)
+
+
+@pytest.mark.parametrize("role", ["mask", "pad"])
+def test_a_tokenizer_without_mask_or_pad_token_is_refused(wordpiece, role):
+    tokenizer = wordpiece_tokenizer()
+    setattr(tokenizer, f"{role}_token", None)
+    with pytest.raises(ValueError, match=f"has no {role} token.*add_special_tokens.*'{role}_token'"):
+        DataCollatorForSpanMasking(tokenizer)
+
+
+def test_a_slow_tokenizer_is_refused():
+    with pytest.raises(ValueError, match=r"object is not a fast tokenizer.*AutoTokenizer.from_pretrained"):
+        DataCollatorForSpanMasking(object())
+
+
+@pytest.mark.parametrize("wrong", [405, -1])
+def test_an_id_outside_the_vocabulary_is_named(wordpiece, wrong):
+    with pytest.raises(ValueError, match=rf"input id {wrong} is not in the tokenizer's vocabulary \(0 to 404\)"):
+        collate(DataCollatorForSpanMasking(wordpiece), [[0, 7, 1], [0, wrong, 1]])
+
+
+def test_empty_batches_and_rows_are_named(wordpiece):
+    collator = DataCollatorForSpanMasking(wordpiece)
+    with pytest.raises(ValueError, match="the batch has no rows"):
+        collator([])
+    with pytest.raises(ValueError, match=r"row 1 of the batch has no tokens.*filter the dataset"):
+        collate(collator, [[0, 7, 1], []])
