@@ -1,0 +1,434 @@
+"""Turn raw text into training rows: packed, in parallel, saved once and reused. No token is lost.
+
+python -m span_electra.tokenization.create_features --input corpus/ --tokenizer my_tokenizer --output_dir
+features
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import random
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from .output import atomic_folder, check_output_dir, run_command
+from .text import DOCUMENT_RULES, Corpus, InputError
+
+logger = logging.getLogger(__name__)
+
+METADATA = "features.json"
+FEATURE_FILES = (METADATA, "data-*-of-*.arrow", "dataset_info.json", "state.json")
+FORMAT = 1  # raise it when the same settings give other rows than before
+FEWEST_TOKENS = 10  # the longest span
+FEWEST_TOKENS_IN_ROW = 3  # a span of one token and its two boundaries
+NO_LIMIT = 10**6  # a tokenizer's `model_max_length` above this means that it has none
+FEATURES = datasets.Features({"input_ids": datasets.List(datasets.Value("int32"))})
+
+
+def create_features(
+    paths: Sequence[str | Path],
+    tokenizer: PreTrainedTokenizerBase | str | Path,
+    output_dir: str | Path,
+    *,
+    max_seq_length: int = 128,
+    documents: str = "blank_line",
+    short_seq_probability: float = 0.05,
+    seed: int = 0,
+    text_column: str = "text",
+    split: str = "train",
+    workers: int = 1,
+    overwrite: bool = False,
+) -> datasets.Dataset:
+    """Tokenize `paths` (see `Corpus`) and pack them into rows of `input_ids`, saved to `output_dir`.
+
+    A row is the tokenizer's own [CLS], consecutive tokens of one document, [SEP]. It is filled to
+    `max_seq_length`, except that with `short_seq_probability` its length is drawn uniformly, which keeps a
+    model that mostly sees full rows used to short input (as in BERT and ELECTRA), and that a document's last
+    row is as long as what is left. The rows do not depend on `workers`. Features that are there already and
+    were made from the same files with the same settings are loaded instead.
+
+    Raises:
+        InputError: for unusable text, tokenizer or settings, or a folder that already holds something else.
+    """
+    tokenizer = load_tokenizer(tokenizer)
+    corpus = Corpus(paths, documents, text_column, split)
+    settings = {
+        "max_seq_length": max_seq_length,
+        "documents": documents,
+        "short_seq_probability": short_seq_probability,
+        "seed": seed,
+        "text_column": text_column,
+        "split": split,
+    }
+    packer = _make_packer(tokenizer, max_seq_length, short_seq_probability, seed)
+    if workers < 1:
+        raise InputError(f"workers={workers} must be at least 1.")
+    output_dir = Path(output_dir)
+    made_from = {
+        "format": FORMAT,
+        "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
+        "settings": settings,
+        "sources": corpus.identity(),
+    }
+    if _is_made_from(output_dir, made_from):
+        logger.info("Reusing the features in %s: same text, tokenizer and settings.", output_dir)
+        return datasets.load_from_disk(output_dir)
+    check_output_dir(output_dir, "features of other text or settings", FEATURE_FILES, METADATA, overwrite)
+
+    start = time.perf_counter()
+    with atomic_folder(output_dir) as folder:
+        counts = _write_rows(corpus, packer, workers, _hash(made_from)[:16], folder)
+        _check_enough_text(counts, paths)
+        metadata = {**made_from, "tokenizer": str(tokenizer.name_or_path), "counts": counts}
+        (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+    _log_statistics(counts, max_seq_length, documents, time.perf_counter() - start, output_dir)
+    return datasets.load_from_disk(output_dir)
+
+
+def cached_features(
+    paths: Sequence[str | Path],
+    tokenizer: PreTrainedTokenizerBase | str | Path,
+    *,
+    cache_dir: str | Path | None = None,
+    **settings: Any,
+) -> datasets.Dataset:
+    """`create_features` in a folder of the cache that is named by the text, the tokenizer and the settings.
+
+    Args:
+        cache_dir: where to keep features; by default `span_electra` in the cache of `datasets`.
+        settings: the keyword arguments of `create_features`.
+    """
+    tokenizer = load_tokenizer(tokenizer)
+    reading = {name: settings[name] for name in ("documents", "text_column", "split") if name in settings}
+    identity = Corpus(paths, **reading).identity()
+    named_by = {name: value for name, value in settings.items() if name not in ("workers", "overwrite")}
+    key = _hash([FORMAT, tokenizer_fingerprint(tokenizer), identity, named_by])[:16]
+    cache_dir = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "span_electra")
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(
+        cache_dir / f"{key}.lock"
+    ):  # the processes of one run wait for the first instead of racing it
+        return create_features(paths, tokenizer, cache_dir / key, **settings)
+
+
+def load_features(folder: str | Path, tokenizer: PreTrainedTokenizerBase | str | Path) -> datasets.Dataset:
+    """The rows that `create_features` saved to `folder`.
+
+    Raises:
+        InputError: if the folder holds no features, or some that were made with another tokenizer.
+    """
+    folder = Path(folder)
+    metadata = _read_metadata(folder)
+    if metadata is None:
+        raise InputError(
+            f"{folder}: not a folder of features (it has no {METADATA}). Make one with "
+            "`python -m span_electra.tokenization.create_features`."
+        )
+    tokenizer = load_tokenizer(tokenizer)
+    if metadata["tokenizer_fingerprint"] != tokenizer_fingerprint(tokenizer):
+        raise InputError(
+            f"{folder}: these features were made with another tokenizer ({metadata['tokenizer']}) than "
+            f"{tokenizer.name_or_path}. Give that tokenizer, or make the features again with this one."
+        )
+    return datasets.load_from_disk(folder)
+
+
+def load_tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of that name, checked to have what span masking needs."""
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(tokenizer))
+        except (OSError, ValueError, KeyError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"{tokenizer}: no tokenizer can be loaded from there ({reason}) Give a folder that "
+                "train_tokenizer "
+                "wrote, or a name on the Hub."
+            ) from error
+    if not tokenizer.is_fast:
+        raise InputError(f"{tokenizer.name_or_path}: a slow tokenizer. One with a tokenizer.json is needed.")
+    names = ("cls_token", "sep_token", "pad_token", "mask_token")
+    missing = [name for name in names if getattr(tokenizer, name) is None]
+    if missing:
+        raise InputError(
+            f"{tokenizer.name_or_path}: the tokenizer has no {', no '.join(missing)}, which span masking "
+            "needs. Use "
+            "BERT's or ELECTRA's, or train one with `python -m span_electra.tokenization.train_tokenizer`."
+        )
+    return tokenizer
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Equal for two tokenizers that give the same ids, wherever they were loaded from."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state.pop("padding")
+    state.pop("truncation")
+    return _hash(state)
+
+
+@dataclass
+class Packer:
+    """Blocks of text in, rows of token ids out."""
+
+    backend: Tokenizer
+    prefix: list[int]  # [CLS]
+    suffix: list[int]  # [SEP]
+    max_seq_length: int
+    short_seq_probability: float
+    seed: int
+
+    def __call__(self, blocks: pa.Table, indices: list[int]) -> pa.Table:
+        text, document_lines = blocks["text"][0].as_py(), blocks["document_lines"][0].values.to_numpy()
+        # "[MASK]" in the text is seven characters, not an instruction. Set here: the setting is lost in
+        # pickling.
+        self.backend.encode_special_tokens = True
+        encodings = self.backend.encode_batch_fast(text.split("\n"), add_special_tokens=False)
+        line_tokens = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
+        tokens = np.fromiter(
+            chain.from_iterable(encoding.ids for encoding in encodings),
+            dtype=np.int32,
+            count=line_tokens.sum(),
+        )
+        line_ends = np.concatenate([[0], line_tokens.cumsum()])  # tokens before line i
+        document_ends = line_ends[np.cumsum(document_lines)]
+        capacity = self.max_seq_length - len(self.prefix) - len(self.suffix)
+        # Addressed by seed and block: the lengths do not depend on the process that happens to draw them.
+        generator = random.Random(f"{self.seed}-{indices[0]}")
+        row_ends = cut_rows(document_ends.tolist(), capacity, self.short_seq_probability, generator)
+        return pa.table({"input_ids": add_special_tokens(tokens, row_ends, self.prefix, self.suffix)})
+
+
+def cut_rows(
+    document_ends: list[int], capacity: int, short_probability: float, generator: random.Random
+) -> list[int]:
+    """Where each row ends when the tokens up to each of `document_ends` are cut into rows of at most
+    `capacity`.
+
+    >>> cut_rows([5, 6], capacity=3, short_probability=0.0, generator=random.Random(0))
+    [3, 5, 6]
+    """
+    row_ends, position = [], 0
+    for document_end in document_ends:
+        while position < document_end:
+            is_short = generator.random() < short_probability
+            length = generator.randint(1, capacity) if is_short else capacity
+            position = min(position + length, document_end)
+            row_ends.append(position)
+    return row_ends
+
+
+def add_special_tokens(
+    tokens: np.ndarray, row_ends: list[int], prefix: list[int], suffix: list[int]
+) -> pa.ListArray:
+    """Rows `prefix + tokens[start:end] + suffix` as one Arrow array, without a Python object per token or
+    row.
+
+    >>> add_special_tokens(np.arange(5, 10, dtype=np.int32), [3, 5], [0], [1]).to_pylist()
+    [[0, 5, 6, 7, 1], [0, 8, 9, 1]]
+    """
+    specials = len(prefix) + len(suffix)
+    rows = np.arange(len(row_ends))
+    content_lengths = np.diff(row_ends, prepend=0)
+    offsets = np.concatenate([[0], np.asarray(row_ends, dtype=np.int64) + specials * (rows + 1)])
+    values = np.empty(offsets[-1], dtype=np.int32)
+    values[np.arange(len(tokens)) + np.repeat(rows * specials + len(prefix), content_lengths)] = tokens
+    for position, token in enumerate(prefix):
+        values[offsets[:-1] + position] = token
+    for position, token in enumerate(suffix):
+        values[offsets[1:] - len(suffix) + position] = token
+    return pa.ListArray.from_arrays(pa.array(offsets, type=pa.int32()), pa.array(values))
+
+
+def _make_packer(
+    tokenizer: PreTrainedTokenizerBase, max_seq_length: int, short_probability: float, seed: int
+) -> Packer:
+    if not 0 <= short_probability <= 1:
+        raise InputError(f"short_seq_probability={short_probability} is not between 0 and 1.")
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # ours to change
+    backend.no_truncation()
+    backend.no_padding()
+    whole = backend.encode("a")  # the tokenizer's own template around some text
+    content = [position for position, is_special in enumerate(whole.special_tokens_mask) if not is_special]
+    prefix, suffix = (whole.ids[: content[0]], whole.ids[content[-1] + 1 :]) if content else ([], [])
+    if not prefix or not suffix:
+        raise InputError(
+            f"{tokenizer.name_or_path}: the tokenizer puts no special tokens around a text, but span "
+            "masking needs a "
+            "boundary on either side. Give it a post-processor that adds its cls_token and sep_token."
+        )
+    shortest = len(prefix) + len(suffix) + FEWEST_TOKENS_IN_ROW
+    if max_seq_length < shortest:
+        raise InputError(
+            f"max_seq_length={max_seq_length} is too short: at least {shortest} with the special tokens."
+        )
+    if tokenizer.model_max_length < min(max_seq_length, NO_LIMIT):
+        logger.warning(
+            "max_seq_length=%d is longer than the tokenizer's model_max_length=%d. "
+            "The model needs as many positions.",
+            max_seq_length,
+            tokenizer.model_max_length,
+        )
+    return Packer(backend, prefix, suffix, max_seq_length, short_probability, seed)
+
+
+def _write_rows(
+    corpus: Corpus, packer: Packer, workers: int, fingerprint: str, folder: Path
+) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(dir=folder) as work, _one_core_per_process():
+        blocks, counts = _write_blocks(corpus, Path(work, "blocks.arrow"))
+        workers = min(workers, len(blocks))
+        rows = blocks.with_format("arrow").map(
+            packer,
+            batched=True,
+            batch_size=1,
+            with_indices=True,
+            remove_columns=blocks.column_names,
+            features=FEATURES,
+            num_proc=workers if workers > 1 else None,
+            cache_file_name=str(Path(work, "rows.arrow")),
+            load_from_cache_file=False,
+            new_fingerprint=fingerprint,
+            desc="Creating features",
+        )
+        rows = rows.with_format(None)
+        if len(rows):
+            rows.save_to_disk(folder)
+        ids_with_specials = sum(len(chunk.flatten()) for chunk in rows.data.column("input_ids").chunks)
+    tokens = ids_with_specials - len(rows) * (len(packer.prefix) + len(packer.suffix))
+    mean_row_length = round(ids_with_specials / max(len(rows), 1), 2)
+    return {**counts, "tokens": tokens, "rows": len(rows), "mean_row_length": mean_row_length}
+
+
+def _write_blocks(corpus: Corpus, path: Path) -> tuple[datasets.Dataset, dict[str, Any]]:
+    """The text as a dataset with a row per block. All text is read and checked before any is tokenized."""
+    schema = pa.schema({"text": pa.large_string(), "document_lines": pa.list_(pa.int64())})
+    lines = documents = 0
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for block in corpus.blocks():
+            columns = {"text": [block.text], "document_lines": [block.document_lines]}
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+            lines += sum(block.document_lines)
+            documents += block.documents
+    return datasets.Dataset.from_file(str(path)), {"documents": documents, "lines": lines}
+
+
+@contextmanager
+def _one_core_per_process() -> Iterator[None]:
+    """Workers are processes. The tokenizer's own threads would fight them, and do not survive a fork."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _check_enough_text(counts: dict[str, Any], paths: Sequence[str | Path]) -> None:
+    if counts["tokens"] < FEWEST_TOKENS:
+        names = ", ".join(map(str, [paths] if isinstance(paths, str | Path) else paths))
+        raise InputError(
+            f"{names}: {counts['tokens']} tokens altogether, shorter than one span. At least "
+            f"{FEWEST_TOKENS} are "
+            "needed: give more text."
+        )
+
+
+def _log_statistics(
+    counts: dict[str, Any], max_seq_length: int, documents: str, seconds: float, output_dir: Path
+) -> None:
+    logger.info(
+        "%(documents)d documents, %(lines)d lines, %(tokens)d tokens in %(rows)d rows, "
+        "%(mean_row_length).1f long on "
+        "average",
+        counts,
+    )
+    logger.info("Saved to %s in %.1f s", output_dir, seconds)
+    if counts["mean_row_length"] < max_seq_length / 2 and documents != "file":
+        logger.warning(
+            "The rows are %.1f tokens long on average, of at most %d, because the documents are short. If "
+            "blank "
+            "lines separate paragraphs here, or one text is many rows, `--documents file` packs across them.",
+            counts["mean_row_length"],
+            max_seq_length,
+        )
+
+
+def _read_metadata(folder: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((folder / METADATA).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+
+
+def _is_made_from(folder: Path, made_from: dict[str, Any]) -> bool:
+    metadata = _read_metadata(folder)
+    return metadata is not None and all(metadata.get(key) == value for key, value in made_from.items())
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m span_electra.tokenization.create_features",
+        description="Turn raw text into training rows of token ids, once.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        help="files, folders, globs or `datasets` names (name or name:configuration)",
+    )
+    parser.add_argument("--tokenizer", required=True, help="a tokenizer's folder, or its name on the Hub")
+    parser.add_argument("--output_dir", required=True, help="a new or empty folder")
+    parser.add_argument(
+        "--max_seq_length", type=int, default=128, help="length of a full row, special tokens included"
+    )
+    parser.add_argument(
+        "--documents",
+        default="blank_line",
+        choices=DOCUMENT_RULES,
+        help="what ends a document, which no row crosses; in tables, blank_line means every row",
+    )
+    parser.add_argument(
+        "--short_seq_probability", type=float, default=0.05, help="share of rows that get a random length"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random lengths")
+    parser.add_argument(
+        "--text_column", default="text", help="the column of JSON, CSV, Parquet or `datasets`"
+    )
+    parser.add_argument("--split", default="train", help="the split of a `datasets` name")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--overwrite", action="store_true", help="replace other features in --output_dir")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = vars(parse_arguments(arguments))
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    create_features(options.pop("input"), options.pop("tokenizer"), options.pop("output_dir"), **options)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,80 @@
+"""Write a folder whole or not at all, and end a command with one line when the user's input was wrong."""
+
+import fnmatch
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .text import InputError
+
+
+def check_output_dir(
+    folder: Path, content: str, patterns: tuple[str, ...], marker: str, overwrite: bool
+) -> None:
+    """Refuse a folder that must not be replaced: `overwrite` only ever replaces what we wrote ourselves.
+
+    Args:
+        content: what we write there, for the message.
+        patterns: the names of the files that we write, as globs.
+        marker: a file without which a folder is not ours.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is a file. Give a new or empty folder as --output_dir.")
+    names = sorted(path.name for path in folder.iterdir())
+    if not names:
+        return
+    strangers = [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+    if strangers or marker not in names:
+        examples = ", ".join((strangers or names)[:3])
+        raise InputError(
+            f"{folder}: already holds something else ({examples}). Give a new or empty --output_dir."
+        )
+    if not overwrite:
+        raise InputError(
+            f"{folder}: already holds {content}. Give another --output_dir, or --overwrite to replace it."
+        )
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A temporary sibling of `folder` that takes its place if the block ends well, and is removed if not."""
+    folder = folder.resolve()
+    new_parents = [parent for parent in folder.parents if not parent.exists()]
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        _take_place(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for parent in new_parents:
+            if not any(parent.iterdir()):
+                parent.rmdir()
+        raise
+
+
+def _take_place(temporary: Path, folder: Path) -> None:
+    if not folder.exists() or not any(folder.iterdir()):
+        os.replace(temporary, folder)
+        return
+    previous = temporary.with_suffix(".old")
+    os.replace(folder, previous)
+    try:
+        os.replace(temporary, folder)
+    except OSError:
+        os.replace(previous, folder)
+        raise
+    shutil.rmtree(previous)
+
+
+def run_command(command: Callable[[], None]) -> None:
+    try:
+        command()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

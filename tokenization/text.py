@@ -1,0 +1,408 @@
+"""Read a corpus: text files, JSON lines, CSV, Parquet or a `datasets` name, in blocks of whole lines.
+
+A *document* is what packing never crosses. Everything is read in bounded pieces, so memory stays flat
+whatever the size of a file, and everything wrong with the text is found here, with the file and the line in
+the message.
+"""
+
+import csv
+import glob
+import gzip
+import json
+import logging
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+logger = logging.getLogger(__name__)
+
+DOCUMENT_RULES = ("blank_line", "file", "line")
+TEXT_SUFFIXES = ("", ".txt", ".text", ".raw", ".tokens")
+TABLE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+COMPRESSION_SUFFIXES = (".gz", ".zst")
+ACCEPTED = (
+    "text (.txt, .text, .raw, .tokens or no suffix), .jsonl, .json or .csv, each plain, .gz or .zst; .parquet"
+)
+
+BLOCK_SIZE = 1 << 20  # characters: the unit that is handed to a worker
+READ_SIZE = 1 << 20  # bytes
+COMPRESSED_READ_SIZE = 1 << 14  # bytes; small, because what comes out can be thousands of times larger
+LONGEST_LINE = 10 << 20  # bytes
+DATASET_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used. The message says what came, what is accepted and what to do."""
+
+
+class InputNotFoundError(InputError, FileNotFoundError):
+    """A path that does not exist."""
+
+
+class Block(NamedTuple):
+    """About `BLOCK_SIZE` characters of text. A longer document is cut, between lines."""
+
+    text: str  # lines, joined by "\n"
+    document_lines: list[int]  # how many of the lines each document (or part of one) has
+    documents: int  # how many documents with any text in them end in this block
+
+
+class Document(NamedTuple):
+    lines: list[str]
+    is_whole: bool  # False for all but the last part of a document that is longer than a block
+
+
+@dataclass
+class Corpus:
+    """The text in `paths`: files, folders (searched recursively, hidden files left out), globs, `datasets`.
+
+    Args:
+        documents: what ends a document in text files: a line of only white space (`blank_line`), the end
+            of the `file`, or the end of each `line`. In tables one row is one document unless this is `file`
+            or `line`.
+        text_column: the column of JSON lines, CSV, Parquet and `datasets` that holds the text.
+        split: the split of a `datasets` name, which is written `name` or `name:configuration`.
+
+    Raises:
+        InputError: when a path, or (while `blocks` reads) its content, is not text that can be used.
+    """
+
+    paths: Sequence[str | Path]
+    documents: str = "blank_line"
+    text_column: str = "text"
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        if self.documents not in DOCUMENT_RULES:
+            raise InputError(f"documents={self.documents!r} is not one of {', '.join(DOCUMENT_RULES)}.")
+        if isinstance(self.paths, str | Path):
+            self.paths = [self.paths]
+        if not self.paths:
+            raise InputError("no input: give at least one file, folder, glob or `datasets` name.")
+
+    @cached_property
+    def sources(self) -> list[Path | datasets.Dataset]:
+        """The files in reading order; a loaded `Dataset` in the place of its name."""
+        return [source for path in self.paths for source in self._resolve(str(path))]
+
+    def identity(self) -> list[dict[str, Any]]:
+        """What the text was read from, as JSON: equal if and only if the sources have not changed."""
+        return [_identity(source) for source in self.sources]
+
+    def blocks(self) -> Iterator[Block]:
+        """All the text, in order, in blocks that depend on nothing but the sources and `documents`."""
+        has_text = False
+        for block in _group(self._all_documents()):
+            has_text = has_text or block.documents > 0
+            yield block
+        if not has_text:
+            names = ", ".join(str(path) for path in self.paths)
+            raise InputError(f"{names}: empty, there is no text to read. Give files that hold text.")
+
+    def lines(self) -> Iterator[list[str]]:
+        """All the text as batches of lines."""
+        for block in self.blocks():
+            yield block.text.split("\n")
+
+    def _resolve(self, path: str) -> list[Path | datasets.Dataset]:
+        found = Path(path).expanduser()
+        if found.is_dir():
+            return [*_files_in(found)]
+        if found.is_file():
+            _file_format(found)
+            return [found]
+        if glob.has_magic(path):
+            files = [
+                Path(name) for name in sorted(glob.glob(str(found), recursive=True)) if Path(name).is_file()
+            ]
+            if not files:
+                raise InputNotFoundError(f"{path}: no file matches. Check the pattern.")
+            for file in files:
+                _file_format(file)
+            return [*files]
+        if _looks_like_path(path):
+            raise InputNotFoundError(
+                f"{path}: no such file or folder. Give a file, a folder, a glob or a `datasets` name."
+            )
+        return [self._load_dataset(path)]
+
+    def _load_dataset(self, name: str) -> datasets.Dataset:
+        dataset_name, _, configuration = name.partition(":")
+        try:
+            dataset = datasets.load_dataset(dataset_name, configuration or None, split=self.split)
+        except Exception as error:  # every kind of failure to reach or to read a dataset has its own class
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputNotFoundError(
+                f"{name}: neither a file, folder or glob here, nor a dataset that can be loaded (split "
+                f"{self.split!r}): "
+                f"{reason} Give local files, or a name like wikitext:wikitext-2-raw-v1 and its --split."
+            ) from error
+        _check_column(name, self.text_column, dataset.column_names)
+        return dataset
+
+    def _all_documents(self) -> Iterator[Document]:
+        for source in self.sources:
+            is_empty = True
+            for document in self._documents(source):
+                is_empty = False
+                yield document
+            if is_empty:
+                logger.warning("%s is empty.", source)
+
+    def _documents(self, source: Path | datasets.Dataset) -> Iterator[Document]:
+        if isinstance(source, Path) and _file_format(source) == "text":
+            lines = (text.split("\n") for _, text in _read_text(source))
+            return _split_documents(lines, self.documents)
+        rows = _read_rows(source, self.text_column)
+        row_lines = (row.replace("\r\n", "\n").split("\n") for row in rows)
+        if self.documents == "blank_line":
+            return (document for lines in row_lines for document in _split_documents([lines], "file"))
+        return _split_documents(row_lines, self.documents)
+
+
+def _identity(source: Path | datasets.Dataset) -> dict[str, Any]:
+    if isinstance(source, Path):
+        stat = source.stat()
+        return {"file": str(source.resolve()), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    return {
+        "dataset": source.info.dataset_name,
+        "split": str(source.split),
+        "fingerprint": source._fingerprint,
+    }
+
+
+def _looks_like_path(path: str) -> bool:
+    """Whether to answer "no such file" at once, without asking the Hub for a dataset of that name."""
+    name = Path(path)
+    has_suffix = name.suffix in (*TEXT_SUFFIXES[1:], *TABLE_SUFFIXES, *COMPRESSION_SUFFIXES)
+    is_in_folder = len(name.parts) > 1 and Path(name.parts[0]).is_dir()
+    return has_suffix or is_in_folder or not DATASET_NAME.fullmatch(path) or path.startswith(".")
+
+
+def _file_format(path: Path) -> str:
+    """text, .jsonl, .csv or .parquet, from the file's name."""
+    suffix = path.suffix.lower()
+    is_compressed = suffix in COMPRESSION_SUFFIXES
+    if is_compressed:
+        suffix = Path(path.stem).suffix.lower()
+    if suffix in TEXT_SUFFIXES:
+        return "text"
+    if suffix not in TABLE_SUFFIXES or (suffix == ".parquet" and is_compressed):
+        raise InputError(
+            f"{path}: unknown suffix {path.suffix}. Accepted: {ACCEPTED}. Rename or convert the file."
+        )
+    return ".jsonl" if suffix == ".json" else suffix
+
+
+def _files_in(folder: Path) -> list[Path]:
+    files, others = [], 0
+    for path in sorted(folder.rglob("*")):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts) or not path.is_file():
+            continue
+        try:
+            _file_format(path)
+            files.append(path)
+        except InputError:
+            others += 1
+    if not files:
+        raise InputError(
+            f"{folder}: a folder with no text files ({others} of other kinds). Accepted: {ACCEPTED}."
+        )
+    if others:
+        logger.info("%s: %d text files; %d files of other kinds left out.", folder, len(files), others)
+    return files
+
+
+def _raw_chunks(path: Path) -> Iterator[bytes]:
+    """The file's bytes, decompressed."""
+    try:
+        if path.suffix.lower() == ".zst":
+            yield from _zstd_chunks(path)
+            return
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
+            while data := stream.read(READ_SIZE):
+                yield data
+    except (zstandard.ZstdError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise InputError(
+            f"{path}: not a whole {path.suffix} file ({error}). Fetch or compress it again."
+        ) from error
+
+
+def _zstd_chunks(path: Path) -> Iterator[bytes]:
+    # zstandard's own stream reader takes a truncated file for a whole one. A window of 2 ** 31 is what
+    # `zstd --long=31` writes; the library's default refuses anything over 2 ** 27.
+    decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+    frame = None
+    with path.open("rb") as stream:
+        while data := stream.read(COMPRESSED_READ_SIZE):
+            while data:
+                frame = frame or decompressor.decompressobj()
+                if text := frame.decompress(data):
+                    yield text
+                data = frame.unused_data if frame.eof else b""
+                frame = None if frame.eof else frame
+    if frame:
+        raise EOFError("it ends in the middle")
+
+
+def _read_text(path: Path) -> Iterator[tuple[int, str]]:
+    """Whole lines of a UTF-8 file, about `READ_SIZE` at a time, and the number of the first line."""
+    line_number, pending = 1, b""
+    for data in _raw_chunks(path):
+        if line_number == 1 and not pending:
+            data = data.removeprefix(b"\xef\xbb\xbf")
+        if (position := data.find(b"\0")) >= 0:
+            line = line_number + data.count(b"\n", 0, position)
+            raise InputError(
+                f"{path}, line {line}: a NUL byte. This is binary (or UTF-16), not UTF-8 text: convert it."
+            )
+        first_end = data.find(b"\n")
+        if len(pending) + (len(data) if first_end < 0 else first_end) > LONGEST_LINE:
+            raise InputError(
+                f"{path}, line {line_number}: longer than {LONGEST_LINE >> 20} MiB. Lines up to that length "
+                "are "
+                "accepted: break the text into lines, one paragraph or sentence each."
+            )
+        lines, newline, rest = data.rpartition(b"\n")
+        if not newline:
+            pending += data
+            continue
+        whole = pending + lines
+        yield line_number, _decode(path, line_number, whole)
+        line_number += whole.count(b"\n") + 1
+        pending = rest
+    if pending:
+        yield line_number, _decode(path, line_number, pending)
+
+
+def _decode(path: Path, line_number: int, data: bytes) -> str:
+    try:
+        return data.decode("utf-8").replace("\r\n", "\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        line = line_number + data.count(b"\n", 0, error.start)
+        column = error.start - data.rfind(b"\n", 0, error.start)
+        raise InputError(
+            f"{path}, line {line}, byte {column}: 0x{data[error.start]:02x} is not UTF-8. Only UTF-8 text "
+            "is accepted: "
+            "convert the file, for example with `iconv -f latin1 -t utf-8`."
+        ) from error
+
+
+def _read_rows(source: Path | datasets.Dataset, column: str) -> Iterator[str]:
+    """The text column of a table, row by row."""
+    if isinstance(source, datasets.Dataset):
+        batches = source.select_columns([column]).with_format(None).iter(batch_size=1000)
+        rows = ((str(source.info.dataset_name), value) for batch in batches for value in batch[column])
+    else:
+        read = {".jsonl": _read_json_lines, ".csv": _read_csv, ".parquet": _read_parquet}[
+            _file_format(source)
+        ]
+        rows = read(source, column)
+    for where, value in rows:
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            raise InputError(f"{where}: column {column!r} holds {type(value).__name__}, not text.")
+        if len(value) > LONGEST_LINE and max(map(len, value.split("\n"))) > LONGEST_LINE:
+            raise InputError(
+                f"{where}: a line longer than {LONGEST_LINE >> 20} MiB. Break the text into lines."
+            )
+        yield value
+
+
+def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    for first, text in _read_text(path):
+        yield from enumerate(text.split("\n"), first)
+
+
+def _read_json_lines(path: Path, column: str) -> Iterator[tuple[str, Any]]:
+    for number, line in _numbered_lines(path):
+        if not line or line.isspace():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{where}: not JSON ({error.msg}). Accepted: one JSON object per line."
+            ) from error
+        if not isinstance(row, dict):
+            raise InputError(f"{where}: a JSON {type(row).__name__}. Accepted: one JSON object per line.")
+        _check_column(where, column, row)
+        yield where, row[column]
+
+
+def _read_csv(path: Path, column: str) -> Iterator[tuple[str, Any]]:
+    csv.field_size_limit(LONGEST_LINE)
+    reader = csv.DictReader(f"{line}\n" for _, line in _numbered_lines(path))
+    try:
+        _check_column(path, column, reader.fieldnames or ())
+        for row in reader:
+            yield f"{path}, line {reader.line_num}", row[column]
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not CSV ({error}).") from error
+
+
+def _read_parquet(path: Path, column: str) -> Iterator[tuple[str, Any]]:
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_column(path, column, file.schema_arrow.names)
+            for batch in file.iter_batches(batch_size=1000, columns=[column]):
+                yield from ((str(path), value) for value in batch.column(0).to_pylist())
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: not a Parquet file ({error}).") from error
+
+
+def _check_column(where: str | Path, column: str, columns: Iterable[str]) -> None:
+    if column not in columns:
+        names = ", ".join(columns) or "none"
+        raise InputError(
+            f"{where}: no column {column!r}. The columns are: {names}. Choose one with --text_column."
+        )
+
+
+def _split_documents(batches: Iterable[list[str]], rule: str) -> Iterator[Document]:
+    """Lines into documents. A blank line belongs to the document it ends; alone it is not a document."""
+    lines: list[str] = []
+    size, has_text = 0, False
+    for batch in batches:
+        for line in batch:
+            lines.append(line)
+            size += len(line) + 1
+            if not line or line.isspace():
+                is_end = has_text and rule == "blank_line"
+            else:
+                has_text = True
+                is_end = rule == "line"
+            if is_end or size >= BLOCK_SIZE:
+                yield Document(lines, is_end)
+                lines, size = [], 0
+                has_text = has_text and not is_end
+    if lines or has_text:
+        yield Document(lines, has_text)
+
+
+def _group(documents: Iterable[Document]) -> Iterator[Block]:
+    lines: list[str] = []
+    document_lines: list[int] = []
+    size = ended = 0
+    for document in documents:
+        document_size = sum(map(len, document.lines)) + len(document.lines)
+        if lines and size + document_size > BLOCK_SIZE:
+            yield Block("\n".join(lines), document_lines, ended)
+            lines, document_lines, size, ended = [], [], 0, 0
+        lines.extend(document.lines)
+        document_lines.append(len(document.lines))
+        size += document_size
+        ended += document.is_whole
+    if lines or ended:
+        yield Block("\n".join(lines), document_lines, ended)

@@ -1,0 +1,235 @@
+"""Train a tokenizer: byte-level BPE or WordPiece, with [CLS] [SEP] [PAD] [MASK] [UNK] as ids 0 to 4.
+
+python -m span_electra.tokenization.train_tokenizer --input corpus/ --output_dir my_tokenizer --vocab_size
+10000
+"""
+
+import argparse
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import PreTrainedTokenizerFast
+
+from .output import atomic_folder, check_output_dir, run_command
+from .text import Corpus, InputError
+
+logger = logging.getLogger(__name__)
+
+SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]")  # the order is the ids
+SMALLEST_VOCABULARY = {
+    "BPE": len(SPECIAL_TOKENS) + 256,  # every byte is a token
+    "BERT": len(SPECIAL_TOKENS) + 2 * 26,  # the letters, at the start of a word and inside one
+}
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+)
+
+
+def train_tokenizer(
+    paths: Sequence[str | Path],
+    output_dir: str | Path,
+    *,
+    tokenizer_type: str = "BPE",
+    vocab_size: int = 10_000,
+    min_frequency: int = 2,
+    lowercase: bool = False,
+    model_max_length: int = 512,
+    text_column: str = "text",
+    split: str = "train",
+    overwrite: bool = False,
+) -> PreTrainedTokenizerFast:
+    """Train a tokenizer on `paths` (see `Corpus`) and save it to `output_dir`. The same text gives the same
+    ids.
+
+    Args:
+        tokenizer_type: `BPE` (byte-level, nothing is unknown to it) or `BERT` (WordPiece).
+        lowercase: lower the text's case; `BERT` then strips accents too, as BERT's own tokenizer does.
+        model_max_length: the length that the tokenizer truncates to when it is asked to truncate.
+
+    Raises:
+        InputError: for unusable text, a vocabulary that is too small, or a folder that already holds
+        something.
+    """
+    if tokenizer_type not in SMALLEST_VOCABULARY:
+        raise InputError(f"tokenizer_type={tokenizer_type!r} is not one of {', '.join(SMALLEST_VOCABULARY)}.")
+    smallest = SMALLEST_VOCABULARY[tokenizer_type]
+    if vocab_size < smallest:
+        raise InputError(
+            f"vocab_size={vocab_size} is too small: a {tokenizer_type} tokenizer needs at least {smallest}."
+        )
+    if min_frequency < 1:
+        raise InputError(f"min_frequency={min_frequency} must be at least 1.")
+    output_dir = Path(output_dir)
+    check_output_dir(output_dir, "a tokenizer", TOKENIZER_FILES, "tokenizer.json", overwrite)
+
+    train = _train_bpe if tokenizer_type == "BPE" else _train_wordpiece
+    backend = train(Corpus(paths, text_column=text_column, split=split), vocab_size, min_frequency, lowercase)
+    if backend.get_vocab_size() < vocab_size:
+        logger.warning(
+            "The text yields only %d tokens, not vocab_size=%d: give more text or a lower --min_frequency, "
+            "or give "
+            "the model this vocabulary size.",
+            backend.get_vocab_size(),
+            vocab_size,
+        )
+    tokenizer = _as_pretrained(backend, model_max_length)
+    with atomic_folder(output_dir) as folder:
+        tokenizer.save_pretrained(folder)
+        _save_classic_vocabulary(backend, folder)
+    logger.info("Saved a %s tokenizer of %d tokens to %s", tokenizer_type, len(tokenizer), output_dir)
+    return PreTrainedTokenizerFast.from_pretrained(output_dir)
+
+
+def _train_bpe(corpus: Corpus, vocab_size: int, min_frequency: int, lowercase: bool) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    if lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=_special_tokens(),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(corpus.lines(), trainer)
+    tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), _template()])
+    return tokenizer
+
+
+def _train_wordpiece(corpus: Corpus, vocab_size: int, min_frequency: int, lowercase: bool) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    # The trainer numbers the characters inside words ("##a") in the order of a randomly seeded hash table,
+    # and breaks ties between merges by these numbers. Given as special tokens, characters have fixed numbers.
+    alphabet = _alphabet(corpus, tokenizer.normalizer, vocab_size)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=[*SPECIAL_TOKENS, *alphabet, *(f"##{character}" for character in alphabet)],
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+    )
+    tokenizer.train_from_iterator(corpus.lines(), trainer)
+    trained = Tokenizer(
+        models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]")
+    )  # here they are special no more
+    trained.add_special_tokens(_special_tokens())
+    trained.normalizer = tokenizer.normalizer
+    trained.pre_tokenizer = tokenizer.pre_tokenizer
+    trained.decoder = decoders.WordPiece()
+    trained.post_processor = _template()
+    return trained
+
+
+def _alphabet(corpus: Corpus, normalizer: normalizers.Normalizer, vocab_size: int) -> list[str]:
+    """The most frequent characters: with their two forms a tenth of the vocabulary, or 60 of them."""
+    raw: Counter[str] = Counter()
+    for block in corpus.blocks():
+        raw.update(block.text)
+    counts: Counter[str] = Counter()
+    for character, count in raw.items():
+        for normalized in normalizer.normalize_str(character):
+            if not normalized.isspace():
+                counts[normalized] += count
+    limit = min(1000, max(60, vocab_size // 20), (vocab_size - len(SPECIAL_TOKENS)) // 2)
+    return sorted(sorted(counts, key=lambda character: (-counts[character], character))[:limit])
+
+
+def _special_tokens() -> list[AddedToken]:
+    # [MASK] takes the space before it along, so that "the [MASK]" asks for a token that begins a word.
+    return [
+        AddedToken(token, special=True, lstrip=token == "[MASK]", normalized=False)
+        for token in SPECIAL_TOKENS
+    ]
+
+
+def _template() -> processors.TemplateProcessing:
+    return processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, SPECIAL_TOKENS.index(token)) for token in ("[CLS]", "[SEP]")],
+    )
+
+
+def _as_pretrained(backend: Tokenizer, model_max_length: int) -> PreTrainedTokenizerFast:
+    names = {f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=model_max_length,
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **names,
+    )
+
+
+def _save_classic_vocabulary(backend: Tokenizer, folder: Path) -> None:
+    """`vocab.json` and `merges.txt`, or `vocab.txt`: for programs that read the vocabulary themselves."""
+    backend.model.save(str(folder))
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m span_electra.tokenization.train_tokenizer",
+        description="Train a tokenizer and save it for AutoTokenizer.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        help="files, folders, globs or `datasets` names (name or name:configuration)",
+    )
+    parser.add_argument("--output_dir", type=Path, required=True, help="a new or empty folder")
+    parser.add_argument(
+        "--model_name", help="save to this folder inside --output_dir instead of --output_dir itself"
+    )
+    parser.add_argument(
+        "--tokenizer_type",
+        default="BPE",
+        choices=[*SMALLEST_VOCABULARY],
+        help="byte-level BPE, or WordPiece as BERT's",
+    )
+    parser.add_argument("--vocab_size", type=int, default=10_000, help="with the five special tokens")
+    parser.add_argument("--min_frequency", type=int, default=2, help="rarer pairs of tokens are not merged")
+    parser.add_argument("--lowercase", action="store_true", help="lower the case (BERT: strip accents, too)")
+    parser.add_argument(
+        "--model_max_length", type=int, default=512, help="length to which the tokenizer truncates"
+    )
+    parser.add_argument(
+        "--text_column", default="text", help="the column of JSON, CSV, Parquet or `datasets`"
+    )
+    parser.add_argument("--split", default="train", help="the split of a `datasets` name")
+    parser.add_argument("--overwrite", action="store_true", help="replace a tokenizer in --output_dir")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = vars(parse_arguments(arguments))
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    model_name = options.pop("model_name")
+    output_dir = options.pop("output_dir")
+    train_tokenizer(options.pop("input"), output_dir / model_name if model_name else output_dir, **options)
+
+
+if __name__ == "__main__":
+    run_command(main)
