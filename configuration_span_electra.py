@@ -156,7 +156,8 @@ class SpanElectraConfig(ElectraConfig):
         known = {field.name for field in fields(self)}
         generation = set(self._generation_parameters())
         for key in kwargs:
-            if key in LIBRARY_KEYS or key in generation:
+            # What a saved configuration holds beside our fields was put there by other code, and is kept.
+            if key in LIBRARY_KEYS or key in generation or self.transformers_version is not None:
                 continue
             close = difflib.get_close_matches(_current_name(key), known, n=1, cutoff=0.6)
             hint = f" Did you mean `{close[0]}`?" if close else ""

@@ -244,6 +244,7 @@ def tied_weights(config: SpanElectraConfig) -> dict[str, str]:
 class SpanElectraForMaskedLM(SpanElectraPreTrainedModel):
     """The generator of a pretraining checkpoint, for `fill-mask`. To fine-tune, use the discriminator instead."""
 
+    base_model_prefix = ""  # `electra` below is the discriminator's, or a part of it: not what this model is built on
     _keys_to_ignore_on_load_unexpected = [
         r"^electra\.",
         r"^discriminator_predictions\.",
