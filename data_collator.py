@@ -258,8 +258,6 @@ def byte_level_classes(token: bytes) -> tuple[int, int]:
     """The classes of a token's edges under which words are the pieces that GPT-2's pre-tokenizer cuts."""
     text = token.decode("utf-8", errors="replace")
     opens, closes = character_class(text[0]), character_class(text[-1])
-    if 0x80 <= token[0] < 0xC0:
-        opens = JOINS  # the rest of a character that began in the token before
     if text[-1] == " ":
         closes = JOINS  # a lone space belongs to the word after it
     if text in ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d"):
@@ -271,8 +269,8 @@ def character_class(character: str) -> int:
     category = unicodedata.category(character)[0]
     if character.isspace() or category == "Z":
         return BREAKS
-    # Marks are the vowel signs of many scripts: GPT-2 tears words apart at them, we do not. Parts of characters
-    # that a token cannot decode alone (U+FFFD) are mostly letters.
+    # Marks are the vowel signs of many scripts: GPT-2 tears words apart at them, we do not. A part of a
+    # character that a token cannot decode (U+FFFD) meets the other parts, and is mostly of a letter.
     return LETTER if category in "LM" or character == "\ufffd" else DIGIT if category == "N" else OTHER
 
 
