@@ -383,7 +383,8 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
         if self.config.embedding_sharing != "disentangled":
             return None
         table = self.generator.get_input_embeddings().weight.detach()
-        return F.embedding(input_ids, table) + F.embedding(input_ids, self.embedding_residual)
+        residual = F.embedding(input_ids, self.embedding_residual, padding_idx=self.config.pad_token_id)
+        return F.embedding(input_ids, table) + residual
 
     def discriminate(self, input_ids: torch.Tensor | None, **inputs) -> tuple[torch.Tensor, BaseModelOutput]:
         """Score every token as replaced: logits (B, T), and what the discriminator's encoder returned."""

@@ -1,0 +1,89 @@
+"""What a configuration accepts, fills in and refuses."""
+
+import json
+
+import pytest
+from span_electra import SpanElectraConfig
+from span_electra.configuration_span_electra import split_data_settings
+
+TUTORIAL = {
+    "embedding_size": 512,
+    "max_span_len": 20,
+    "mask_ratio": 0.2,
+    "vocab_size": 10000,
+    "max_seq_len": 512,
+    "gen_hidden_size": 128,
+    "disc_hidden_size": 512,
+    "use_SBPO": True,
+    "use_SBGO": False,
+    "pad_token_id": 2,
+    "mask_id": 3,
+}
+
+
+def test_the_generator_is_a_quarter_of_the_discriminator():
+    config = SpanElectraConfig()
+    assert config.generator_hidden_size == 64
+    assert config.generator_intermediate_size == 256
+    assert config.generator_num_attention_heads == 1
+    assert config.generator_num_hidden_layers == 12
+
+
+def test_sizes_left_open_follow_the_width_that_was_given():
+    config = SpanElectraConfig(
+        hidden_size=768, num_attention_heads=12, intermediate_size=3072, generator_hidden_size=256
+    )
+    assert (config.generator_intermediate_size, config.generator_num_attention_heads) == (1024, 4)
+
+
+def test_older_names_are_aliases():
+    config = SpanElectraConfig(**TUTORIAL)
+    assert (config.hidden_size, config.generator_hidden_size) == (512, 128)
+    assert (config.max_span_length, config.max_position_embeddings) == (20, 512)
+    assert (config.use_sbpo, config.use_sbgo) == (True, False)
+    assert not hasattr(config, "mask_ratio")
+
+
+def test_what_is_a_matter_of_data_is_split_off():
+    model, data = split_data_settings(TUTORIAL)
+    assert data == {"mask_ratio": 0.2, "max_seq_length": 512}
+    assert "mask_ratio" not in model and model["max_seq_len"] == 512
+
+
+def test_a_saved_configuration_is_read_back_whole(tmp_path):
+    config = SpanElectraConfig(**TUTORIAL, embedding_sharing="disentangled", sbpo_weight=2.5)
+    config.save_pretrained(tmp_path)
+    assert SpanElectraConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+
+
+def test_what_other_code_adds_to_a_saved_configuration_is_kept(tmp_path):
+    SpanElectraConfig().save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(saved | {"added_by_a_tool": 1}))
+    assert SpanElectraConfig.from_pretrained(tmp_path).added_by_a_tool == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hiden_size": 32}, "`hiden_size` is not a setting of SpanElectraConfig. Did you mean `hidden_size`?"),
+        ({"gen_hiden_size": 32}, "`gen_hiden_size` is not a setting .* `generator_hidden_size`?"),
+        (
+            {"embedding_sharing": "shared"},
+            "`embedding_sharing` is 'shared'; accepted are tied, disentangled",
+        ),
+        ({"hidden_size": 250}, r"`hidden_size` \(250\) must be a multiple of `num_attention_heads` \(4\)"),
+        ({"generator_hidden_size": 65, "generator_num_attention_heads": 2}, r"`generator_hidden_size` \(65\) must be"),
+        ({"hidden_size": "wide"}, "hidden_size"),
+        ({"num_hidden_layers": 0}, "`num_hidden_layers` is 0; it must be at least 1"),
+        ({"generator_num_hidden_layers": 0}, "`generator_num_hidden_layers` is 0; it must be at least 1"),
+        ({"max_span_len": 0}, "`max_span_length` is 0; it must be at least 1"),
+        ({"rtd_weight": -1.0}, "`rtd_weight` is -1.0; a loss weight must be finite and at least 0"),
+        ({"sampling_temperature": 0.0}, "`sampling_temperature` is 0.0; it must be above 0"),
+        ({"hidden_dropout_prob": 1.0}, r"`hidden_dropout_prob` is 1.0; a dropout probability lies in \[0, 1\)"),
+        ({"position_embedding_type": "relative_key"}, "only 'absolute' is supported"),
+    ],
+)
+def test_a_wrong_value_is_named(settings, message):
+    with pytest.raises(Exception, match=message):
+        SpanElectraConfig(**settings)

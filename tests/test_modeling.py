@@ -1,0 +1,458 @@
+"""The objective, against stock ELECTRA and against versions of it written with loops that can be checked by eye."""
+
+import math
+
+import pytest
+import torch
+from span_electra import SpanElectraConfig, SpanElectraForPreTraining, SpanElectraForSequenceClassification
+from span_electra.modeling_span_electra import (
+    WORD_EMBEDDINGS,
+    SpanBoundaryHead,
+    masked_positions,
+    replace_tokens,
+    sample_tokens,
+    span_boundaries,
+)
+from torch.nn import functional as F
+from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining, ElectraModel
+
+MASK = 3
+
+
+def tiny_config(**settings) -> SpanElectraConfig:
+    sizes = {
+        "vocab_size": 99,
+        "embedding_size": 16,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 37,
+        "max_position_embeddings": 64,
+        "boundary_position_size": 12,
+    }
+    return SpanElectraConfig(**(sizes | settings))
+
+
+def random_model(**settings) -> SpanElectraForPreTraining:
+    """A model in which no weight is zero, and no two of them are equal by their initialisation."""
+    torch.manual_seed(0)
+    model = SpanElectraForPreTraining(tiny_config(**settings)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def batch(spans=((0, 3, 6), (0, 9, 10), (1, 2, 4), (2, 17, 19)), rows: int = 3, tokens: int = 20):
+    """A batch with padding at the second row's end, and spans (row, start, end)."""
+    generator = torch.Generator().manual_seed(5)
+    original = torch.randint(5, 99, (rows, tokens), generator=generator)
+    original[:, 0], original[:, -1] = 0, 1
+    attention_mask = torch.ones_like(original)
+    attention_mask[1, 12:] = 0
+    original[1, 12:], original[1, 11] = 2, 1
+    labels = torch.full_like(original, -100)
+    for row, start, end in spans:
+        labels[row, start:end] = original[row, start:end]
+    input_ids = torch.where(labels == -100, original, MASK)
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+def seeded(model, inputs):
+    torch.manual_seed(11)
+    return model(**inputs)
+
+
+# Pure functions
+
+
+def test_boundaries_are_the_nearest_visible_tokens():
+    masked = torch.tensor([[0, 1, 1, 0, 1, 0], [0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0]], dtype=torch.bool)
+    left, right = span_boundaries(masked)
+    assert left.tolist() == [[0, 0, 0, 3, 3, 5], [0, 1, 1, 1, 1, 5], [0, 1, 2, 3, 4, 5]]
+    assert right.tolist() == [[0, 3, 3, 3, 5, 5], [0, 1, 5, 5, 5, 5], [0, 1, 2, 3, 4, 5]]
+
+
+def test_a_span_at_the_edge_of_its_row_has_its_one_boundary_twice():
+    left, right = span_boundaries(torch.tensor([[1, 1, 0, 0, 1]], dtype=torch.bool))
+    assert left.tolist() == [[2, 2, 2, 3, 3]]
+    assert right.tolist() == [[2, 2, 2, 3, 3]]
+
+
+def test_a_capacity_fixes_the_number_of_positions_and_marks_the_filling():
+    masked = torch.tensor([[0, 1, 0], [1, 0, 1]], dtype=torch.bool)
+    positions, is_masked = masked_positions(masked)
+    assert positions.tolist() == [1, 3, 5] and is_masked.all()
+    positions, is_masked = masked_positions(masked, capacity=5)
+    assert positions[:3].tolist() == [1, 3, 5]
+    assert is_masked.tolist() == [True, True, True, False, False]
+    assert len(set(positions.tolist())) == 5
+
+
+def test_samples_follow_the_softmax():
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05])).expand(40_000, 4) + 3.0
+    torch.manual_seed(0)
+    counts = torch.bincount(sample_tokens(logits), minlength=4)
+    expected = 40_000 * torch.tensor([0.5, 0.3, 0.15, 0.05])
+    assert ((counts - expected) ** 2 / expected).sum() < 16.3  # chi-square, 3 degrees of freedom, p = 0.001
+    cold = torch.bincount(sample_tokens(logits, temperature=0.01), minlength=4)
+    assert cold[0] == 40_000
+
+
+def test_samples_of_half_precision_logits_are_drawn_in_float32():
+    torch.manual_seed(0)
+    half = sample_tokens(torch.randn(64, 999).bfloat16())
+    torch.manual_seed(0)
+    assert torch.equal(half, sample_tokens(torch.randn(64, 999).bfloat16().float()))
+
+
+def test_replacing_leaves_the_input_as_it_is():
+    ids = torch.tensor([[1, 2], [3, 4]])
+    assert replace_tokens(ids, torch.tensor([1, 2]), torch.tensor([8, 9])).tolist() == [[1, 8], [9, 4]]
+    assert ids.tolist() == [[1, 2], [3, 4]]
+
+
+def test_places_past_the_last_position_embedding_use_the_last():
+    head = SpanBoundaryHead(tiny_config(max_span_length=4), 32, 16)
+    edge = torch.randn(3, 32)
+    fourth, fifth, ninth = head(edge[:1].expand(3, 32), edge[1:2].expand(3, 32), torch.tensor([4, 5, 9]))
+    assert torch.equal(fourth, fifth) and torch.equal(fourth, ninth)
+
+
+# Parity with stock ELECTRA
+
+
+def stock_halves(model):
+    """Stock generator and discriminator with the model's weights; each has its own copy."""
+    generator = ElectraForMaskedLM(model.config.generator_config()).eval()
+    generator.load_state_dict(model.generator.state_dict())
+    discriminator = ElectraForPreTraining(model.config.discriminator_config()).eval()
+    weights = model.fold_embeddings(model.state_dict())
+    discriminator.load_state_dict({key: weights[key] for key in discriminator.state_dict()})
+    return generator, discriminator
+
+
+@pytest.mark.parametrize("sharing", ["tied", "disentangled", "separate"])
+def test_loss_and_gradients_equal_a_composition_of_stock_electra(sharing):
+    model = random_model(use_sbgo=False, use_sbpo=False, embedding_sharing=sharing)
+    inputs = batch(spans=((0, 3, 4), (0, 9, 10), (1, 2, 3), (2, 17, 18)))  # single tokens
+    output = seeded(model, inputs)
+    output.loss.backward()
+
+    generator, discriminator = stock_halves(model)
+    mlm = generator(**inputs)
+    corrupted = torch.where(inputs["labels"] == -100, inputs["input_ids"], output.corrupted_ids)
+    original = torch.where(inputs["labels"] == -100, inputs["input_ids"], inputs["labels"])
+    rtd = discriminator(corrupted, attention_mask=inputs["attention_mask"], labels=(corrupted != original).long())
+    (mlm.loss + 50 * rtd.loss).backward()
+
+    assert torch.allclose(output.mlm_loss, mlm.loss, rtol=1e-6)
+    assert torch.allclose(output.rtd_loss, rtd.loss, rtol=1e-6)
+    assert torch.allclose(output.loss, mlm.loss + 50 * rtd.loss, rtol=1e-6)
+    ours = dict(model.named_parameters(remove_duplicate=False))
+    for prefix, stock in (("generator.", generator), ("", discriminator)):
+        for name, parameter in stock.named_parameters():
+            expected = parameter.grad
+            if sharing == "tied" and ".embeddings." in name:
+                expected = generator.get_parameter(name).grad + discriminator.get_parameter(name).grad
+            ours_name = prefix + name
+            if sharing == "disentangled" and ours_name == WORD_EMBEDDINGS:
+                ours_name = "embedding_residual"
+            assert torch.allclose(ours[ours_name].grad, expected, rtol=1e-4, atol=1e-5), ours_name
+
+
+def test_without_labels_the_model_is_the_stock_discriminator():
+    model = random_model()
+    inputs = batch()
+    del inputs["labels"]
+    _, discriminator = stock_halves(model)
+    assert torch.equal(model(**inputs).logits, discriminator(**inputs).logits)
+
+
+def test_hidden_states_equal_stock_electra_for_every_attention_back_end():
+    model = random_model()
+    _, discriminator = stock_halves(model)
+    inputs = batch()
+    del inputs["labels"]
+    expected = discriminator.electra(**inputs).last_hidden_state
+    for back_end in ("eager", "sdpa"):
+        model.set_attn_implementation(back_end)
+        assert model.generator.config._attn_implementation == back_end
+        hidden = model.electra(**inputs).last_hidden_state
+        real = inputs["attention_mask"].bool()
+        assert torch.allclose(hidden[real], expected[real], atol=1e-6), back_end
+
+
+# Each loss against a loop
+
+
+def boundaries_of(labels, row, token):
+    left = right = token
+    while labels[row, left] != -100:
+        left -= 1
+    while labels[row, right] != -100:
+        right += 1
+    return left, right
+
+
+def masked_tokens(labels):
+    return [(b, t) for b in range(labels.shape[0]) for t in range(labels.shape[1]) if labels[b, t] != -100]
+
+
+def represent(head, hidden, labels, row, token):
+    left, right = boundaries_of(labels, row, token)
+    place = min(token - left - 1, head.position_embeddings.num_embeddings - 1)
+    edges = torch.cat([hidden[row, left], hidden[row, right], head.position_embeddings.weight[place]])
+    middle = head.norm_in(F.gelu(head.dense_in(edges)))
+    return head.norm_out(F.gelu(head.dense_out(middle)))
+
+
+@pytest.fixture(params=["tied", "disentangled", "separate"])
+def step(request):
+    model = random_model(embedding_sharing=request.param, max_span_length=2)
+    inputs = batch()
+    return model, inputs, seeded(model, inputs)
+
+
+def test_mlm_is_the_mean_over_masked_tokens(step):
+    model, inputs, output = step
+    logits = model.generator(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+    labels = inputs["labels"]
+    losses = [-logits[b, t].log_softmax(-1)[labels[b, t]] for b, t in masked_tokens(labels)]
+    assert len(losses) == 8
+    assert output.mlm_loss.item() == pytest.approx(sum(losses).item() / 8, rel=1e-5)
+
+
+def test_sbgo_is_the_mean_over_masked_tokens_from_the_visible_boundaries(step):
+    model, inputs, output = step
+    labels = inputs["labels"]
+    hidden = model.generator.electra(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
+    losses = []
+    for b, t in masked_tokens(labels):
+        logits = model.generator.generator_lm_head(represent(model.sbgo_head, hidden, labels, b, t))
+        losses.append(-logits.log_softmax(-1)[labels[b, t]])
+    assert output.sbgo_loss.item() == pytest.approx(sum(losses).item() / 8, rel=1e-5)
+
+
+def test_rtd_is_the_mean_over_all_real_tokens(step):
+    _, inputs, output = step
+    losses = []
+    for b in range(3):
+        for t in range(20):
+            if inputs["attention_mask"][b, t]:
+                label = inputs["labels"][b, t]
+                replaced = label != -100 and output.corrupted_ids[b, t] != label
+                assert output.is_replaced[b, t] == replaced
+                probability = output.logits[b, t].sigmoid()
+                losses.append(-torch.log(probability if replaced else 1 - probability))
+    assert len(losses) == 52
+    assert output.rtd_loss.item() == pytest.approx(sum(losses).item() / 52, rel=1e-5)
+
+
+def test_sbpo_is_the_mean_over_masked_tokens_from_the_visible_boundaries(step):
+    model, inputs, output = step
+    labels = inputs["labels"]
+    _, encoded = model.discriminate(output.corrupted_ids, attention_mask=inputs["attention_mask"])
+    losses = []
+    for b, t in masked_tokens(labels):
+        logit = model.sbpo_prediction(represent(model.sbpo_head, encoded.last_hidden_state, labels, b, t))
+        sign = 1.0 if output.corrupted_ids[b, t] != labels[b, t] else -1.0
+        losses.append(-F.logsigmoid(sign * logit))
+    assert output.sbpo_loss.item() == pytest.approx(sum(losses).item() / 8, rel=1e-5)
+
+
+def test_the_loss_is_the_weighted_sum():
+    weights = {"mlm_weight": 2.0, "sbgo_weight": 3.0, "rtd_weight": 5.0, "sbpo_weight": 7.0}
+    output = seeded(random_model(**weights), batch())
+    expected = 2 * output.mlm_loss + 3 * output.sbgo_loss + 5 * output.rtd_loss + 7 * output.sbpo_loss
+    assert torch.allclose(output.loss, expected)
+
+
+def test_a_fixed_capacity_changes_no_loss_and_no_gradient():
+    model = random_model()
+    inputs = batch()
+    inputs["labels"] = inputs["labels"].clone()
+    with pytest.MonkeyPatch.context() as patch:
+        # The two draw different numbers of random numbers: the best guess stands in for the sample.
+        patch.setattr("span_electra.modeling_span_electra.sample_tokens", lambda logits, _: logits.argmax(-1))
+        results = []
+        for capacity in (None, 0.3):
+            model.masked_capacity = capacity
+            model.zero_grad()
+            output = model(**inputs)
+            output.loss.backward()
+            results.append((output, {n: p.grad.clone() for n, p in model.named_parameters()}))
+    (exact, exact_grad), (padded, padded_grad) = results
+    for name in ("mlm_loss", "sbgo_loss", "rtd_loss", "sbpo_loss"):
+        assert torch.allclose(exact[name], padded[name], rtol=1e-6), name
+    assert torch.equal(exact.corrupted_ids, padded.corrupted_ids)
+    assert torch.equal(exact.generator_correct, padded.generator_correct)
+    for name, gradient in exact_grad.items():
+        assert torch.allclose(gradient, padded_grad[name], rtol=1e-4, atol=1e-6), name
+
+
+def test_generator_correct_marks_the_masked_tokens_that_the_best_guess_hits(step):
+    model, inputs, output = step
+    best = model.generator(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.argmax(-1)
+    assert torch.equal(output.generator_correct, best == inputs["labels"])
+
+
+def test_a_batch_without_masked_tokens_has_finite_losses():
+    inputs = batch(spans=())
+    output = seeded(random_model(), inputs)
+    assert output.mlm_loss == 0 and output.sbgo_loss == 0 and output.sbpo_loss == 0
+    assert torch.isfinite(output.loss)
+
+
+def test_the_untrained_generator_is_as_unsure_as_a_uniform_one():
+    torch.manual_seed(0)
+    model = SpanElectraForPreTraining(tiny_config(vocab_size=5000, embedding_size=128, hidden_size=128)).eval()
+    output = seeded(model, batch())
+    assert output.mlm_loss.item() == pytest.approx(math.log(5000), rel=0.02)
+    assert output.sbgo_loss.item() == pytest.approx(math.log(5000), rel=0.02)
+    assert output.rtd_loss.item() == pytest.approx(math.log(2), rel=0.1)
+
+
+# What flows where
+
+
+@pytest.mark.parametrize("sharing", ["disentangled", "separate"])
+def test_nothing_flows_back_through_sampling(sharing):
+    model = random_model(embedding_sharing=sharing)
+    output = seeded(model, batch())
+    (output.rtd_loss + output.sbpo_loss).backward()
+    assert all(parameter.grad is None for parameter in model.generator.parameters())
+    assert all(parameter.grad is None for parameter in model.sbgo_head.parameters())
+
+
+def test_disentangled_embeddings_learn_the_residual_from_the_discriminator():
+    model = random_model(embedding_sharing="disentangled")
+    output = seeded(model, batch())
+    output.rtd_loss.backward()
+    assert model.generator.get_input_embeddings().weight.grad is None
+    assert model.embedding_residual.grad.abs().sum() > 0
+    model.zero_grad()
+    seeded(model, batch()).mlm_loss.backward()
+    assert model.embedding_residual.grad is None
+    assert model.generator.get_input_embeddings().weight.grad.abs().sum() > 0
+
+
+def test_every_parameter_learns():
+    for sharing in ("tied", "disentangled", "separate"):
+        model = random_model(embedding_sharing=sharing)
+        seeded(model, batch()).loss.backward()
+        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        assert all(model.get_parameter(name).grad is not None for name in trained)
+        frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        assert frozen == ({WORD_EMBEDDINGS} if sharing == "disentangled" else set())
+
+
+def test_tied_networks_share_all_embeddings_and_nothing_else():
+    model = random_model()
+    names = [
+        name for name, _ in model.named_parameters(remove_duplicate=False) if name.startswith("generator.electra.")
+    ]
+    shared = {
+        name
+        for name in names
+        if name.removeprefix("generator.") in dict(model.named_parameters(remove_duplicate=False))
+        and model.get_parameter(name) is model.get_parameter(name.removeprefix("generator."))
+    }
+    assert shared == {name for name in names if ".embeddings." in name}
+    assert model.generator.generator_lm_head.weight is model.electra.embeddings.word_embeddings.weight
+
+
+@pytest.mark.parametrize("sharing", ["tied", "disentangled", "separate"])
+def test_encoders_of_one_shape_are_one(sharing):
+    model = random_model(generator_hidden_size=32, embedding_sharing=sharing)
+    assert model.config.shares_encoder
+    for name, parameter in model.electra.encoder.named_parameters():
+        assert model.generator.electra.encoder.get_parameter(name) is parameter
+    assert model.generator.electra.embeddings_project.weight is model.electra.embeddings_project.weight
+    table = model.generator.get_input_embeddings().weight
+    assert (table is model.electra.get_input_embeddings().weight) == (sharing == "tied")
+
+
+def test_resizing_the_vocabulary_keeps_both_networks_together():
+    for sharing in ("tied", "disentangled", "separate"):
+        model = random_model(embedding_sharing=sharing)
+        model.resize_token_embeddings(120)
+        assert model.config.vocab_size == 120
+        output = seeded(model, batch())
+        assert torch.isfinite(output.loss)
+        assert model.generator.generator_lm_head.weight.shape == (120, 16)
+        output.loss.backward()
+
+
+# Ways to run it
+
+
+# Transformers 5.23 renames the method; 5.10 has only this name.
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")
+def test_gradient_checkpointing_changes_no_gradient():
+    gradients = []
+    for checkpointing in (False, True):
+        model = random_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        seeded(model, batch()).loss.backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], atol=1e-5), name
+
+
+def test_bf16_autocast_trains_with_float32_losses():
+    model = random_model().train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = seeded(model, batch())
+    assert output.loss.dtype == torch.float32
+    output.loss.backward()
+    exact = seeded(random_model(), batch())
+    assert output.mlm_loss.item() == pytest.approx(exact.mlm_loss.item(), rel=0.1)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_labels_need_ids():
+    with pytest.raises(ValueError, match="`labels` came without `input_ids`"):
+        random_model()(inputs_embeds=torch.zeros(1, 4, 16), labels=torch.zeros(1, 4, dtype=torch.long))
+
+
+# Starting from ELECTRA
+
+
+def test_published_halves_start_a_model(tmp_path):
+    torch.manual_seed(3)
+    sizes = {"vocab_size": 99, "embedding_size": 16, "num_hidden_layers": 2, "max_position_embeddings": 64}
+    discriminator = ElectraForPreTraining(
+        ElectraConfig(hidden_size=32, num_attention_heads=2, intermediate_size=37, **sizes)
+    ).eval()
+    generator = ElectraForMaskedLM(
+        ElectraConfig(hidden_size=16, num_attention_heads=2, intermediate_size=20, **sizes)
+    ).eval()
+    generator.electra.embeddings.load_state_dict(discriminator.electra.embeddings.state_dict())
+    discriminator.save_pretrained(tmp_path / "discriminator")
+    generator.save_pretrained(tmp_path / "generator")
+    inputs = batch()
+    ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
+    for sharing in ("tied", "disentangled", "separate"):
+        model = SpanElectraForPreTraining.from_electra(
+            tmp_path / "discriminator", tmp_path / "generator", embedding_sharing=sharing
+        ).eval()
+        assert torch.equal(model(ids, attention_mask).logits, discriminator(ids, attention_mask).logits)
+        assert torch.equal(model.generator(ids, attention_mask).logits, generator(ids, attention_mask).logits)
+        alone = SpanElectraForPreTraining.from_electra(tmp_path / "discriminator", embedding_sharing=sharing).eval()
+        assert torch.equal(alone(ids, attention_mask).logits, discriminator(ids, attention_mask).logits)
+        assert torch.equal(alone.generator.get_input_embeddings().weight, discriminator.get_input_embeddings().weight)
+
+
+def test_halves_of_different_models_are_refused(tmp_path):
+    ElectraForPreTraining(ElectraConfig(vocab_size=99, num_hidden_layers=1)).save_pretrained(tmp_path / "d")
+    ElectraForMaskedLM(ElectraConfig(vocab_size=98, num_hidden_layers=1)).save_pretrained(tmp_path / "g")
+    with pytest.raises(ValueError, match=r"`vocab_size` is 99 in the discriminator .* and 98 in the generator"):
+        SpanElectraForPreTraining.from_electra(tmp_path / "d", tmp_path / "g")
+
+
+def test_task_heads_are_stock_electra_with_our_configuration():
+    model = SpanElectraForSequenceClassification(tiny_config(num_labels=3))
+    assert isinstance(model.electra, ElectraModel)
+    assert model(**{k: v for k, v in batch().items() if k != "labels"}).logits.shape == (3, 3)
