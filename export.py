@@ -1,0 +1,70 @@
+"""Write the two halves of a checkpoint as stock ELECTRA folders, for places where no custom code may run.
+
+    python -m span_electra.export my_model --output_dir my_model_stock
+
+`my_model_stock/discriminator` is the encoder to fine-tune; `my_model_stock/generator` fills masks.
+"""
+
+import argparse
+from pathlib import Path
+
+from span_electra.configuration_span_electra import SpanElectraConfig
+from span_electra.modeling_span_electra import SpanElectraForPreTraining
+from span_electra.tokenization.output import atomic_folder, check_output_dir, run_command
+from span_electra.tokenization.text import InputError
+from transformers import AutoTokenizer, ElectraForPreTraining
+
+WRITTEN = ("discriminator", "generator")
+
+
+def export(checkpoint: str | Path, output_dir: str | Path, overwrite: bool = False) -> None:
+    """Write `output_dir/discriminator` and `output_dir/generator`, each with the checkpoint's tokenizer.
+
+    Args:
+        checkpoint: folder or Hub name of a SpanElectra pretraining checkpoint.
+        output_dir: a new or empty folder.
+        overwrite: replace an earlier export there.
+
+    Raises:
+        InputError: no such checkpoint, or `output_dir` holds something else.
+    """
+    output_dir = Path(output_dir)
+    check_output_dir(output_dir, "an export", WRITTEN, "discriminator", overwrite)
+    model = load_checkpoint(checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    discriminator = ElectraForPreTraining(model.config.discriminator_config())
+    weights = model.fold_embeddings(model.state_dict())
+    discriminator.load_state_dict({name: weights[name] for name in discriminator.state_dict()})
+    with atomic_folder(output_dir) as folder:
+        for name, half in zip(WRITTEN, (discriminator, model.generator), strict=True):
+            half.save_pretrained(folder / name)
+            tokenizer.save_pretrained(folder / name)
+
+
+def load_checkpoint(checkpoint: str | Path) -> SpanElectraForPreTraining:
+    try:
+        settings, _ = SpanElectraConfig.get_config_dict(checkpoint)
+        saved_as = settings.get("architectures") or [settings.get("model_type")]
+        if SpanElectraForPreTraining.__name__ in saved_as:
+            return SpanElectraForPreTraining.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{checkpoint}: cannot be loaded ({str(error).strip().splitlines()[0]})") from error
+    raise InputError(
+        f"{checkpoint}: was saved as {saved_as[0]}, which has no generator; give a checkpoint that "
+        f"run_pretraining.py wrote ({SpanElectraForPreTraining.__name__})."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m span_electra.export", description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", help="a pretraining checkpoint: folder or Hub name")
+    parser.add_argument("--output_dir", required=True, help="a new or empty folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export there")
+    arguments = parser.parse_args()
+    run_command(lambda: export(arguments.checkpoint, arguments.output_dir, arguments.overwrite))
+    for name in WRITTEN:
+        print(Path(arguments.output_dir) / name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Where a pretraining checkpoint loads: with our classes, with stock ELECTRA's, and without this package at all."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import span_electra
+import torch
+from span_electra import SpanElectraConfig, SpanElectraForMaskedLM, SpanElectraForPreTraining, SpanElectraModel
+from span_electra.export import export
+from span_electra.tokenization.text import InputError
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoTokenizer,
+    ElectraForPreTraining,
+    ElectraForSequenceClassification,
+    ElectraModel,
+    PreTrainedTokenizerFast,
+    pipeline,
+)
+
+WORDS = ["[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]", *"abcdefghijklmnopqrstuvwxyz"]
+SHARING = ("tied", "disentangled", "separate")
+
+
+@pytest.fixture(scope="module", params=[*SHARING, "one encoder"])
+def checkpoint(request, tmp_path_factory) -> tuple[SpanElectraForPreTraining, Path]:
+    """A model whose weights all differ from their initialisation, and the folder it was saved to."""
+    config = SpanElectraConfig(
+        vocab_size=len(WORDS),
+        embedding_size=16,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=37,
+        max_position_embeddings=64,
+        boundary_position_size=12,
+        pad_token_id=2,
+        embedding_sharing=request.param if request.param in SHARING else "tied",
+        generator_hidden_size=None if request.param in SHARING else 32,
+    )
+    torch.manual_seed(0)
+    model = SpanElectraForPreTraining(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return model, folder
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 0), ("[SEP]", 1)])
+    names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, mask_token="[MASK]", unk_token="[UNK]", **names)
+
+
+IDS = torch.tensor([[0, 7, 8, 9, 10, 3, 12, 1], [0, 20, 21, 3, 23, 24, 25, 1]])
+
+
+def test_a_reloaded_model_is_the_same(checkpoint):
+    model, folder = checkpoint
+    loaded, report = SpanElectraForPreTraining.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    weights = loaded.state_dict()
+    for name, weight in model.fold_embeddings(model.state_dict()).items():
+        assert torch.equal(weights[name], weight), name
+    assert torch.equal(loaded.eval()(IDS).logits, model(IDS).logits)
+
+
+def test_each_auto_class_takes_its_half(checkpoint):
+    model, folder = checkpoint
+    assert type(AutoModel.from_pretrained(folder)) is SpanElectraModel
+    assert type(AutoModelForPreTraining.from_pretrained(folder)) is SpanElectraForPreTraining
+    generator, report = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
+    assert type(generator) is SpanElectraForMaskedLM
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert torch.equal(generator.eval()(IDS).logits, model.generator(IDS).logits)
+
+
+def test_the_generator_survives_a_round_of_its_own(checkpoint, tmp_path):
+    model, folder = checkpoint
+    AutoModelForMaskedLM.from_pretrained(folder).save_pretrained(tmp_path)
+    again = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    assert torch.equal(again(IDS).logits, model.generator(IDS).logits)
+
+
+def test_stock_electra_loads_it_as_it_is(checkpoint):
+    model, folder = checkpoint
+    discriminator = ElectraForPreTraining.from_pretrained(folder).eval()
+    assert torch.allclose(discriminator(IDS).logits, model(IDS).logits, atol=1e-6)
+    hidden = model.discriminate(IDS)[1].last_hidden_state
+    assert torch.allclose(ElectraModel.from_pretrained(folder).eval()(IDS).last_hidden_state, hidden, atol=1e-6)
+    classifier, report = ElectraForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    assert all(name.startswith("classifier.") for name in report["missing_keys"])
+    assert torch.allclose(classifier.eval().electra(IDS).last_hidden_state, hidden, atol=1e-6)
+
+
+def test_the_folder_names_a_class_for_every_auto_class(checkpoint):
+    _, folder = checkpoint
+    tasks = ("SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice")
+    names = {"AutoConfig", "AutoModel", *(f"AutoModelFor{t}" for t in ("PreTraining", "MaskedLM", *tasks))}
+    assert set(json.loads((folder / "config.json").read_text())["auto_map"]) == names
+    assert {"modeling_span_electra.py", "configuration_span_electra.py"} <= {path.name for path in folder.iterdir()}
+
+
+def test_it_loads_where_the_package_cannot_be_imported(checkpoint, tmp_path):
+    model, folder = checkpoint
+    torch.save({"logits": model(IDS).logits, "generator": model.generator(IDS).logits}, tmp_path / "expected.pt")
+    program = f"""
+        import sys
+        class NoSuchPackage:
+            def find_spec(self, name, *rest):
+                if name.split(".")[0] == "span_electra":
+                    raise ModuleNotFoundError(name)
+        sys.meta_path.insert(0, NoSuchPackage())
+        import torch, transformers
+        expected = torch.load({str(tmp_path / "expected.pt")!r}, weights_only=True)
+        ids = torch.tensor({IDS.tolist()})
+        def load(auto):
+            return getattr(transformers, auto).from_pretrained({str(folder)!r}, trust_remote_code=True).eval()
+        for task in ("SequenceClassification", "TokenClassification", "QuestionAnswering"):
+            load("AutoModelFor" + task)(ids)
+        load("AutoModelForMultipleChoice")(ids[None])
+        load("AutoModel")(ids)
+        assert torch.allclose(load("AutoModelForPreTraining")(ids).logits, expected["logits"], atol=1e-6)
+        assert torch.allclose(load("AutoModelForMaskedLM")(ids).logits, expected["generator"], atol=1e-6)
+        assert "span_electra" not in sys.modules
+        # A model that was loaded so is saved whole too.
+        load("AutoModelForPreTraining").save_pretrained("again")
+        again = transformers.AutoModelForPreTraining.from_pretrained("again", trust_remote_code=True).eval()
+        assert torch.allclose(again(ids).logits, expected["logits"], atol=1e-6)
+        print("loaded", len(transformers.AutoConfig.from_pretrained("again", trust_remote_code=True).auto_map))
+    """
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"}
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith("loaded 8\n")
+
+
+def test_exported_halves_need_no_custom_code(checkpoint, tmp_path):
+    model, folder = checkpoint
+    export(folder, tmp_path / "stock")
+    assert not list((tmp_path / "stock").rglob("*.py"))
+    discriminator = ElectraForPreTraining.from_pretrained(tmp_path / "stock" / "discriminator").eval()
+    assert torch.allclose(discriminator(IDS).logits, model(IDS).logits, atol=1e-6)
+    encoder = AutoModel.from_pretrained(tmp_path / "stock" / "discriminator")
+    assert type(encoder) is ElectraModel
+    generator = AutoModelForMaskedLM.from_pretrained(tmp_path / "stock" / "generator").eval()
+    assert torch.equal(generator(IDS).logits, model.generator(IDS).logits)
+    assert AutoTokenizer.from_pretrained(tmp_path / "stock" / "generator").mask_token == "[MASK]"
+
+
+def test_fill_mask_uses_the_generator(checkpoint, tmp_path):
+    model, folder = checkpoint
+    export(folder, tmp_path / "stock")
+    answers = [
+        pipeline("fill-mask", model=str(source), device="cpu")("a b [MASK] d")
+        for source in (folder, tmp_path / "stock" / "generator")
+    ]
+    assert [a["token_str"] for a in answers[0]] == [a["token_str"] for a in answers[1]]
+    ids = tokenizer()("a b [MASK] d", return_tensors="pt")["input_ids"]
+    assert answers[0][0]["token"] == model.generator(ids).logits[0, 3].argmax().item()
+
+
+def test_a_task_model_is_no_export(tmp_path):
+    SpanElectraModel(SpanElectraConfig(vocab_size=9, num_hidden_layers=1)).save_pretrained(tmp_path / "encoder")
+    with pytest.raises(InputError, match="was saved as SpanElectraModel, which has no generator"):
+        export(tmp_path / "encoder", tmp_path / "stock")
+    with pytest.raises(InputError, match="nowhere: cannot be loaded"):
+        export(tmp_path / "nowhere", tmp_path / "stock")
+    assert not (tmp_path / "stock").exists()
+
+
+def test_an_export_replaces_nothing_else(checkpoint, tmp_path):
+    (tmp_path / "diary.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"already holds something else \(diary.txt\)"):
+        export(checkpoint[1], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
+
+
+def test_there_is_one_copy_of_every_class():
+    # A second import of the root under its folder's name would register other classes of the same names.
+    copies = [
+        module
+        for module in list(sys.modules.values())
+        if getattr(module, "__file__", None) == str(Path(span_electra.__file__).parent / "modeling_span_electra.py")
+    ]
+    assert [module.__name__ for module in copies] == ["span_electra.modeling_span_electra"]
