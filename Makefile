@@ -1,0 +1,63 @@
+# `make demo` trains a model on text that needs no download; `make test` runs every test. Each sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+# Transformers' own test files, which only its source distribution has.
+CONTRACT := $(VENV)/transformers-tests
+RUN := runs/demo
+
+.PHONY: help demo test check contract format lint types clean
+help:
+	@echo "make demo     set up, then tokenizer, features, pretraining and a first use, on 12 MB of speeches"
+	@echo "make test     set up, then every test"
+	@echo "make check    format, lint, types and the fast tests"
+	@echo "make contract transformers' own tests for models, on every class"
+	@echo "make format   rewrite the files as the formatter wants them"
+	@echo "make clean    remove the environment and what the demo wrote"
+
+# On Linux a plain `pip install torch` brings several GB of CUDA packages. This one is installed first, and setup.py's range
+# is content with it: name another (TORCH="torch --index-url ...") for a build without CUDA, or TORCH= for pip's choice.
+TORCH ?= torch==2.13.0
+
+$(READY): setup.py pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(if $(TORCH),$(BIN)/pip install --quiet $(TORCH))
+	$(BIN)/pip install --quiet --editable ".[demo,test,check]"
+	touch $@
+
+$(CONTRACT): $(READY)
+	version=$$($(BIN)/python -c "import importlib.metadata as m; print(m.version('transformers'))") && \
+	rm -rf $(VENV)/sdist && mkdir -p $(VENV)/sdist && \
+	$(BIN)/pip download --quiet --no-deps --no-binary transformers --dest $(VENV)/sdist transformers==$$version && \
+	tar -xzf $(VENV)/sdist/transformers-$$version.tar.gz -C $(VENV)/sdist && \
+	rm -rf $@ && mv $(VENV)/sdist/transformers-$$version/tests $@ && touch $@
+
+demo: $(READY)
+	@test ! -e $(RUN) || { echo "$(RUN) is there already: 'rm -r $(RUN)' to train again"; exit 1; }
+	$(BIN)/python demo.py --output_dir $(RUN)
+
+test: $(READY) $(CONTRACT)
+	TRANSFORMERS_TESTS=$(abspath $(CONTRACT)) $(BIN)/python -m pytest tests
+
+contract: $(CONTRACT)
+	TRANSFORMERS_TESTS=$(abspath $(CONTRACT)) $(BIN)/python -m pytest tests/contract
+
+check: $(READY) lint types
+	$(BIN)/python -m pytest tests -m "not slow"
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+# The root folder has any name; the checker has to see it under the package's.
+types: $(READY)
+	mkdir -p $(VENV)/types && ln -sfn $(CURDIR) $(VENV)/types/span_electra
+	MYPYPATH=$(VENV)/types $(BIN)/mypy --package span_electra
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) runs *.egg-info build dist
