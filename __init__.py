@@ -1,6 +1,7 @@
 """SpanElectra: ELECTRA pretrained on spans."""
 
 from .configuration_span_electra import SpanElectraConfig
+from .data_collator import DataCollatorForSpanMasking
 from .modeling_span_electra import (
     SpanElectraForMaskedLM,
     SpanElectraForMultipleChoice,
@@ -12,6 +13,7 @@ from .modeling_span_electra import (
 )
 
 __all__ = [
+    "DataCollatorForSpanMasking",
     "SpanElectraConfig",
     "SpanElectraForMaskedLM",
     "SpanElectraForMultipleChoice",

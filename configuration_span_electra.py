@@ -230,7 +230,7 @@ class SpanElectraConfig(ElectraConfig):
     def discriminator_config(self) -> ElectraConfig:
         """The discriminator as a stock ELECTRA configuration, the labels of a fine-tuned head included."""
         stock = {name: getattr(self, name) for name in STOCK_SETTINGS}
-        return ElectraConfig(**stock, attn_implementation=self._attn_implementation)
+        return ElectraConfig(**stock | {"attn_implementation": self._attn_implementation})
 
     def generator_config(self) -> ElectraConfig:
         """The generator as a stock ELECTRA configuration."""

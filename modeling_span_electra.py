@@ -196,6 +196,12 @@ class SpanElectraPreTrainedModel(ElectraPreTrainedModel):
         self.config.auto_map = AUTO_MAP.copy()
         super().save_pretrained(save_directory, *args, **kwargs)
 
+    def set_attn_implementation(self, *args, **kwargs):
+        """As [`PreTrainedModel.set_attn_implementation`], for both networks."""
+        super().set_attn_implementation(*args, **kwargs)
+        if hasattr(self, "generator"):  # passed by, before Transformers 5.23, for its configuration is derived
+            self.generator.set_attn_implementation(*args, **kwargs)
+
 
 class SpanElectraModel(SpanElectraPreTrainedModel, ElectraModel):
     """The discriminator's encoder: what one pretrains for, and what `AutoModel` returns."""
@@ -209,7 +215,7 @@ class SpanElectraForTokenClassification(SpanElectraPreTrainedModel, ElectraForTo
     """The discriminator with a head that labels every token."""
 
 
-class SpanElectraForQuestionAnswering(SpanElectraPreTrainedModel, ElectraForQuestionAnswering):
+class SpanElectraForQuestionAnswering(SpanElectraPreTrainedModel, ElectraForQuestionAnswering):  # type: ignore[misc]
     """The discriminator with a head that scores every token as the answer's start and end."""
 
 
@@ -256,6 +262,7 @@ class SpanElectraForMaskedLM(SpanElectraPreTrainedModel):
         super().__init__(config)
         self.generator = ElectraForMaskedLM(config.generator_config())
         # What both networks share is stored once, under the discriminator's names: it has to be there to be found.
+        self.electra: nn.Module
         if config.shares_encoder:
             self.electra = SpanElectraModel(config)
         elif config.embedding_sharing == "tied":

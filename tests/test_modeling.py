@@ -456,3 +456,16 @@ def test_task_heads_are_stock_electra_with_our_configuration():
     model = SpanElectraForSequenceClassification(tiny_config(num_labels=3))
     assert isinstance(model.electra, ElectraModel)
     assert model(**{k: v for k, v in batch().items() if k != "labels"}).logits.shape == (3, 3)
+
+
+def test_the_whole_step_compiles_without_a_graph_break():
+    model = random_model().train()
+    model.masked_capacity = 0.3
+    inputs = batch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("span_electra.modeling_span_electra.sample_tokens", lambda logits, _: logits.argmax(-1))
+        model.eval()
+        expected = model(**inputs)
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(**inputs)
+    assert torch.allclose(compiled.loss, expected.loss, rtol=1e-5)
+    assert torch.equal(compiled.corrupted_ids, expected.corrupted_ids)

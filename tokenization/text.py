@@ -299,6 +299,7 @@ def _decode(path: Path, line_number: int, data: bytes) -> str:
 
 def _read_rows(source: Path | datasets.Dataset, column: str) -> Iterator[str]:
     """The text column of a table, row by row."""
+    rows: Iterator[tuple[str, Any]]
     if isinstance(source, datasets.Dataset):
         batches = source.select_columns([column]).with_format(None).iter(batch_size=1000)
         rows = ((str(source.info.dataset_name), value) for batch in batches for value in batch[column])

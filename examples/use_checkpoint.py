@@ -1,0 +1,45 @@
+"""Load a pretraining checkpoint with the Auto classes, and use all that is in it.
+
+python examples/use_checkpoint.py my_model
+"""
+
+import argparse
+
+import torch
+from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer, pipeline
+
+SENTENCE = "The Congress of the United States shall pass this law."
+REPLACED = SENTENCE.replace("law", "the")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", help="folder or Hub name")
+    checkpoint = parser.parse_args().checkpoint
+
+    # The modelling code lies in the folder, so this works on a machine without the package too.
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    encoder = AutoModel.from_pretrained(checkpoint, trust_remote_code=True)
+    discriminator = AutoModelForPreTraining.from_pretrained(checkpoint, trust_remote_code=True)
+    fill_mask = pipeline("fill-mask", model=checkpoint, trust_remote_code=True)
+
+    masked = SENTENCE.replace("States", tokenizer.mask_token)
+    print(f"generator:      {masked}")
+    for guess in fill_mask(masked, top_k=3):
+        print(f"                {guess['token_str'].strip():<14} {guess['score']:.3f}")
+
+    inputs = tokenizer(REPLACED, return_tensors="pt")
+    with torch.no_grad():
+        scores = discriminator.eval()(**inputs).logits[0].sigmoid()
+        hidden = encoder.eval()(**inputs).last_hidden_state
+    tokens = [tokenizer.decode([token]).strip() for token in inputs["input_ids"][0]]
+    print(f"discriminator:  {REPLACED}   (the last word was `law`)")
+    for score, token in sorted(zip(scores.tolist(), tokens, strict=True), reverse=True)[:3]:
+        print(f"                {token:<14} replaced with probability {score:.3f}")
+    print(
+        f"{type(encoder).__name__} loaded with AutoModel: hidden states {tuple(hidden.shape)} for {len(tokens)} tokens"
+    )
+
+
+if __name__ == "__main__":
+    main()
