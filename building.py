@@ -1,0 +1,158 @@
+"""What a run is built from, checked before anything is written: tokenizer, model, rows."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import datasets
+from span_electra.arguments import DataArguments, ModelArguments, first_line, read_settings
+from span_electra.configuration_span_electra import SpanElectraConfig, split_data_settings
+from span_electra.modeling_span_electra import SpanElectraForPreTraining
+from span_electra.tokenization.create_features import METADATA, cached_features, load_features, load_tokenizer
+from span_electra.tokenization.text import Corpus, InputError
+from transformers import PreTrainedTokenizerBase
+
+MASK_RATIO, MAX_SEQ_LENGTH = 0.15, 128  # ELECTRA-Small's
+SPLIT_SEED = 0  # not the run's: runs with different seeds are evaluated on the same rows
+# Ids that a configuration file may repeat -> the token's role in the tokenizer.
+TOKEN_IDS = {f"{role}_id": role for role in ("cls", "sep", "pad", "mask", "unk")} | {"pad_token_id": "pad"}
+
+
+def build_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
+    name = arguments.tokenizer or arguments.model_name_or_path
+    if name is None:
+        raise InputError(
+            "--tokenizer is missing: give a folder or a Hub name, or train one on your text first, with "
+            "python -m span_electra.tokenization.train_tokenizer."
+        )
+    return load_tokenizer(name)
+
+
+def build_model(
+    arguments: ModelArguments, data: DataArguments, tokenizer: PreTrainedTokenizerBase
+) -> SpanElectraForPreTraining:
+    """The model to train. What its configuration file says about the data goes to `data`, unless that is given."""
+    if arguments.config is not None:
+        model = SpanElectraForPreTraining(read_config(arguments.config, data, tokenizer))
+    else:
+        model = load_model(arguments)
+    if (tokens := max(tokenizer.get_vocab().values()) + 1) > model.config.vocab_size:
+        raise InputError(
+            f"The tokenizer {tokenizer.name_or_path} has {tokens} tokens, the model has room for "
+            f"{model.config.vocab_size}: raise vocab_size in the configuration (or leave it out there), or use "
+            "the model's own tokenizer."
+        )
+    model.config.pad_token_id = tokenizer.pad_token_id
+    if arguments.attn_implementation is not None:
+        model.set_attn_implementation(arguments.attn_implementation)
+    return model
+
+
+def read_config(name: str, data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> SpanElectraConfig:
+    """The configuration in the JSON file `name`, or in the one of that name that the package ships."""
+    path = Path(name)
+    if not path.is_file():
+        shipped = {file.name.removesuffix(".json"): file for file in files("span_electra.configs").iterdir()}
+        shipped = {name: file for name, file in shipped.items() if file.name.endswith(".json")}
+        if name not in shipped:
+            raise InputError(f"--config {name}: no such file, and not one of {', '.join(sorted(shipped))}.")
+        path = shipped[name]
+    settings, data_settings = split_data_settings(read_settings(path))
+    for key, value in data_settings.items():
+        if getattr(data, key) is None:
+            setattr(data, key, value)
+    for key, role in TOKEN_IDS.items():
+        actual = getattr(tokenizer, f"{role}_token_id")
+        if settings.get(key, actual) != actual:
+            raise InputError(
+                f"{name}: {key} is {settings[key]}, but the tokenizer's {role} token is {actual}. Ids come from the "
+                "tokenizer: leave the line out, or use the tokenizer that the file was written for."
+            )
+    settings.setdefault("vocab_size", max(tokenizer.get_vocab().values()) + 1)
+    settings["pad_token_id"] = tokenizer.pad_token_id
+    try:
+        return SpanElectraConfig(**settings)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: {' '.join(str(error).split())}") from error
+
+
+def load_model(arguments: ModelArguments) -> SpanElectraForPreTraining:
+    """A SpanElectra checkpoint, or the two halves of an ELECTRA."""
+    name, generator = arguments.model_name_or_path, arguments.generator_name_or_path
+    try:
+        kind = SpanElectraConfig.get_config_dict(name)[0].get("model_type")
+        if kind == "electra":
+            return SpanElectraForPreTraining.from_electra(name, generator)
+        if kind == SpanElectraConfig.model_type and generator is None:
+            return SpanElectraForPreTraining.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--model_name_or_path {name}: cannot be loaded ({first_line(error)})") from error
+    if kind == SpanElectraConfig.model_type:
+        raise InputError(
+            f"--generator_name_or_path {generator}: {name} is a SpanElectra and has a generator; leave it out."
+        )
+    raise InputError(f"--model_name_or_path {name}: a model of type {kind}; accepted are span_electra and electra.")
+
+
+def resolve_length(data: DataArguments, config: SpanElectraConfig) -> None:
+    """Settle the mask ratio and the length of a row, which prepared features know best."""
+    data.mask_ratio = MASK_RATIO if data.mask_ratio is None else data.mask_ratio
+    if not 0 < data.mask_ratio < 1:
+        raise InputError(f"The configuration's mask_ratio is {data.mask_ratio}; it must lie between 0 and 1.")
+    for path in (*data.train_file, *data.validation_file):
+        if is_features(path):
+            prepared = json.loads((Path(path) / METADATA).read_text(encoding="utf-8"))["settings"]["max_seq_length"]
+            if data.max_seq_length is None:
+                data.max_seq_length = prepared
+            if prepared > data.max_seq_length:
+                raise InputError(
+                    f"{path}: its rows have up to {prepared} tokens, more than --max_seq_length "
+                    f"{data.max_seq_length}; make the features again with that length, or raise it."
+                )
+    if data.max_seq_length is None:
+        data.max_seq_length = min(MAX_SEQ_LENGTH, config.max_position_embeddings)
+    if data.max_seq_length > config.max_position_embeddings:
+        raise InputError(
+            f"Rows of {data.max_seq_length} tokens do not fit the model's {config.max_position_embeddings} positions: "
+            "lower --max_seq_length, or raise max_position_embeddings in the configuration."
+        )
+
+
+def is_features(path: str) -> bool:
+    return (Path(path) / METADATA).is_file()
+
+
+def build_rows(
+    data: DataArguments, tokenizer: PreTrainedTokenizerBase
+) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+    """The rows for training and for evaluation (None: no evaluation). All text is found before any is tokenized."""
+    for paths in filter(None, (data.train_file, data.validation_file)):
+        if any(map(is_features, paths)) and len(paths) > 1:
+            raise InputError(f"{paths[0]}, {paths[1]}: a folder of features stands alone; give one, or only text.")
+        if not is_features(paths[0]):
+            Corpus(paths, data.documents, data.text_column).identity()
+    train_rows, eval_rows = load_rows(data.train_file, data, tokenizer), None
+    if data.validation_file:
+        eval_rows = load_rows(data.validation_file, data, tokenizer)
+    elif data.validation_split_percentage and len(train_rows) > 1:
+        share = max(data.validation_split_percentage / 100, 1 / len(train_rows))
+        train_rows, eval_rows = train_rows.train_test_split(share, seed=SPLIT_SEED).values()
+    if data.max_train_samples is not None:
+        train_rows = train_rows.select(range(min(data.max_train_samples, len(train_rows))))
+    if data.max_eval_samples is not None and eval_rows is not None:
+        eval_rows = eval_rows.select(range(min(data.max_eval_samples, len(eval_rows))))
+    return train_rows, eval_rows
+
+
+def load_rows(paths: list[str], data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> datasets.Dataset:
+    if is_features(paths[0]):
+        return load_features(paths[0], tokenizer)
+    return cached_features(
+        paths,
+        tokenizer,
+        cache_dir=data.features_cache_dir,
+        max_seq_length=data.max_seq_length,
+        documents=data.documents,
+        text_column=data.text_column,
+        workers=data.preprocessing_num_workers,
+    )

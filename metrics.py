@@ -1,0 +1,116 @@
+"""What shows whether both networks learn, counted on the device batch by batch.
+
+Axes: B rows, T tokens of a batch.
+"""
+
+import torch
+
+LOSSES = ("mlm_loss", "sbgo_loss", "rtd_loss", "sbpo_loss")
+# Two logits in one bin count as a tie in the AUC; the edge at 0 is exact, so precision and recall are, too.
+BINS, LARGEST_LOGIT = 4096, 16.0
+ALL, SPAN = 0, 1  # which tokens a histogram counts: every real one, or the masked ones
+ORIGINAL, REPLACED = 0, 1
+
+
+class PretrainingMetrics:
+    """
+    Accumulates the metrics of pretraining over batches without a synchronisation with the device.
+
+    Every loss is the mean of the batches' means, as training sees it. All other figures are exact counts over
+    tokens, but for the AUC, which is computed from a histogram of the logits (ties count half).
+
+    Args:
+        vocab_size: Size of the model's vocabulary.
+        device: Where the batches are.
+    """
+
+    def __init__(self, vocab_size: int, device: torch.device | str = "cpu"):
+        self.loss_sums = torch.zeros(len(LOSSES), device=device)
+        self.loss_counts = torch.zeros(len(LOSSES), dtype=torch.int64, device=device)
+        # Logits of the discriminator by (tokens counted, truth, bin of the logit).
+        self.logits = torch.zeros(2, 2, BINS, dtype=torch.int64, device=device)
+        self.originals = torch.zeros(vocab_size, dtype=torch.int64, device=device)  # how often each is masked
+        self.generator_correct = torch.zeros((), dtype=torch.int64, device=device)
+
+    def reset(self) -> None:
+        for state in vars(self).values():
+            state.zero_()
+
+    @torch.no_grad()
+    def update(self, outputs, labels: torch.Tensor, attention_mask: torch.Tensor) -> None:
+        """Add one batch.
+
+        Args:
+            outputs: A `SpanElectraForPreTrainingOutput`.
+            labels: The original id of masked tokens, -100 elsewhere; shape (rows, tokens).
+            attention_mask: 1 for real tokens, 0 for padding; same shape.
+        """
+        for i, name in enumerate(LOSSES):
+            if getattr(outputs, name) is not None:
+                self.loss_sums[i] += getattr(outputs, name).detach()
+                self.loss_counts[i] += 1
+
+        masked = (labels != -100).long().flatten()  # (B * T)
+        # No boolean indexing: the number of its results would have to be known, which is a synchronisation.
+        bins = logit_bins(outputs.logits).flatten() + BINS * outputs.is_replaced.long().flatten()
+        self.logits[ALL].view(-1).scatter_add_(0, bins, attention_mask.long().flatten())
+        self.logits[SPAN].view(-1).scatter_add_(0, bins, masked)
+        self.originals.scatter_add_(0, labels.clamp(min=0).flatten(), masked)
+        self.generator_correct += (outputs.generator_correct.flatten() & masked.bool()).sum()
+
+    def compute(self, reduce=None) -> dict[str, float]:
+        """Return all metrics, those of objectives that are off left out, in one transfer from the device.
+
+        Args:
+            reduce: Sums a tensor over all processes; `accelerator.reduce`, say.
+        """
+        states = vars(self)
+        if reduce is not None:
+            states = {name: reduce(state.clone()) for name, state in states.items()}
+        values = dict(zip(LOSSES, states["loss_sums"] / states["loss_counts"], strict=True))
+        masked = states["originals"].sum()
+        values["generator_accuracy"] = states["generator_correct"] / masked
+        values["generator_accuracy_baseline"] = states["originals"].max() / masked  # always the most frequent
+        replaced, real = states["logits"][ALL, REPLACED].sum(), states["logits"][ALL].sum()
+        values["replaced_share"] = replaced / real
+        values["span_replaced_share"] = states["logits"][SPAN, REPLACED].sum() / masked
+        for prefix, tokens in (("discriminator", ALL), ("span_discriminator", SPAN)):
+            scores = classification_scores(states["logits"][tokens])
+            values |= {f"{prefix}_{name}": value for name, value in scores.items()}
+        stacked = torch.stack([value.float() for value in (*values.values(), *states["loss_counts"])]).tolist()
+        off = {name for name, count in zip(LOSSES, stacked[len(values) :], strict=True) if not count}
+        return {name: value for name, value in zip(values, stacked, strict=False) if name not in off}
+
+
+def logit_bins(logits: torch.Tensor) -> torch.Tensor:
+    """The bin of every logit: the same width for all, those beyond the ends in the outermost, 0 in the lower half."""
+    scaled = logits.float() * (BINS / 2 / LARGEST_LOGIT)
+    # NaN has no bin; what becomes of it does not matter, as the loss is not finite either.
+    return (scaled.nan_to_num().ceil() + (BINS // 2 - 1)).clamp(0, BINS - 1).long()
+
+
+def classification_scores(histogram: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Scores of a binary classifier that answers "replaced" where its logit is above 0.
+
+    Args:
+        histogram: Counts of logits, shape (2 for original and replaced, bins).
+
+    Returns:
+        Tensors without dimensions. Where there is no token to count, a score is not a number, but precision is 0
+        where no token is called replaced.
+    """
+    predicted = histogram.unflatten(-1, (2, BINS // 2)).sum(-1)  # (truth, prediction)
+    true_positives = predicted[REPLACED, REPLACED]
+    originals, replaced = histogram.sum(-1)
+    total = originals + replaced
+    called_replaced = predicted[:, REPLACED].sum()
+    # The share of pairs of an original and a replaced token in which the replaced one has the larger logit.
+    originals_below = histogram[ORIGINAL].cumsum(0) - histogram[ORIGINAL] / 2
+    return {
+        "precision": true_positives / called_replaced.clamp(min=1),
+        "recall": true_positives / replaced,
+        "f1": 2 * true_positives / (called_replaced + replaced),
+        "accuracy": (predicted[ORIGINAL, ORIGINAL] + true_positives) / total,
+        "accuracy_baseline": torch.maximum(originals, replaced) / total,  # always the more frequent answer
+        "auc": (originals_below / originals * (histogram[REPLACED] / replaced)).sum(),
+    }

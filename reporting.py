@@ -1,0 +1,194 @@
+"""What a run leaves for people: what is trained, a JSON of the history, curves, a model card, a last table."""
+
+import json
+import logging
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from span_electra.metrics import LOSSES
+
+logger = logging.getLogger("span_electra")
+
+HISTORY, CURVES, CARD = "history.json", "curves.png", "README.md"
+BASELINES = {
+    "generator_accuracy": "generator_accuracy_baseline",
+    "discriminator_accuracy": "discriminator_accuracy_baseline",
+    "discriminator_auc": 0.5,
+    "span_discriminator_accuracy": "span_discriminator_accuracy_baseline",
+    "span_discriminator_auc": 0.5,
+}
+SUMMARY = (
+    *("loss", *LOSSES, "generator_accuracy", "replaced_share", "span_replaced_share"),
+    *("discriminator_auc", "discriminator_precision", "discriminator_recall", "discriminator_f1"),
+    *("discriminator_accuracy", "span_discriminator_auc", "span_discriminator_recall", "span_discriminator_accuracy"),
+)
+# The options that make one run differ from another, in the order in which the card names them.
+CARD_OPTIONS = (
+    *("config", "model_name_or_path", "generator_name_or_path", "max_seq_length", "mask_ratio", "documents"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "warmup_steps", "weight_decay"),
+    *("max_steps", "num_train_epochs", "lr_scheduler_type", "seed", "bf16", "fp16"),
+)
+
+
+def describe(trainer, max_seq_length: int) -> None:
+    """Log what is about to be trained."""
+    model, args = trainer.model, trainer.args
+    total = sum(parameter.numel() for parameter in model.parameters())
+    halves = {"discriminator": model.electra, "generator": model.generator}
+    for name, half in halves.items():
+        logger.info(f"{name}: {sum(parameter.numel() for parameter in half.parameters()):,} parameters")
+    sharing = "one encoder" if model.config.shares_encoder else "an encoder each"
+    logger.info(f"together {total:,} parameters: {sharing}, {model.config.embedding_sharing} embeddings")
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size * max(1, args.n_gpu)
+    logger.info(f"up to {rows * max_seq_length:,} tokens in a step ({rows} rows of {max_seq_length})")
+    evaluated = "none" if trainer.eval_dataset is None else f"{len(trainer.eval_dataset):,}"
+    logger.info(f"{len(trainer.train_dataset):,} rows to train on, {evaluated} to evaluate on")
+
+
+def write_report(output_dir: str, settings: dict, history: list[dict]) -> str:
+    """Write history, curves and model card to `output_dir`; return a table of the last metrics for the terminal.
+
+    Args:
+        output_dir: The run's folder.
+        settings: All options by name.
+        history: The Trainer's `state.log_history`.
+    """
+    folder, metrics = Path(output_dir), last_metrics(history)
+    content = {"arguments": settings, "history": history}
+    (folder / HISTORY).write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+    plot_curves(history, folder / CURVES)
+    (folder / CARD).write_text(model_card(settings, metrics, history), encoding="utf-8")
+    rows = "\n".join(f"{name:<30}{value:>12}  {baseline}" for name, value, baseline in metric_rows(metrics))
+    return f"{rows}\nsaved to {output_dir}: the model, {HISTORY}, {CURVES} and a model card"
+
+
+def last_metrics(history: list[dict]) -> dict[str, float]:
+    """The last evaluation's metrics without their prefix, or without an evaluation training's last ones."""
+    evaluations = [entry for entry in history if "eval_loss" in entry]
+    if evaluations:
+        return {name.removeprefix("eval_"): value for name, value in evaluations[-1].items()}
+    return next((entry for entry in reversed(history) if "loss" in entry), {})
+
+
+def metric_rows(metrics: dict[str, float]) -> list[tuple[str, str, str]]:
+    """Name, value and baseline of the metrics that a reader looks for first."""
+    rows = []
+    for name in SUMMARY:
+        if name in metrics:
+            baseline = BASELINES.get(name)
+            baseline = metrics[baseline] if isinstance(baseline, str) else baseline
+            note = "" if baseline is None else f"baseline {baseline:.4f}"
+            rows.append((name, f"{metrics[name]:.4f}", note))
+    return rows
+
+
+# --- curves ------------------------------------------------------------------------------------------------------
+
+
+def plot_curves(history: list[dict], path: Path) -> None:
+    """Draw losses, generator and discriminator over the steps: training as lines, evaluation as dots."""
+    with matplotlib.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
+        figure = Figure(figsize=(12, 3.6), layout="constrained")
+        FigureCanvasAgg(figure)  # no window system, and nothing global: works in any process and any thread
+        losses, generator, discriminator = figure.subplots(1, 3)
+        for name in LOSSES:
+            draw(losses, history, name)
+        losses.set(title="losses (nats)", yscale="log")
+        draw(generator, history, "generator_accuracy")
+        draw(generator, history, "generator_accuracy_baseline", baseline=True)
+        generator.set(title="generator: accuracy on masked tokens", ylim=(0, None))
+        for name in ("discriminator_auc", "discriminator_recall", "span_discriminator_auc"):
+            draw(discriminator, history, name)
+        discriminator.axhline(0.5, color="gray", linestyle=":", label="AUC of guessing")
+        discriminator.set(title="discriminator: replaced tokens", ylim=(0, 1))
+        for axes in (losses, generator, discriminator):
+            axes.set_xlabel("step")
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend()
+        figure.savefig(path, dpi=120)
+
+
+def draw(axes: Axes, history: list[dict], name: str, baseline: bool = False) -> None:
+    """Draw the metric `name` if the history has it."""
+    color = "gray" if baseline else None
+    points = [(entry["step"], entry[name]) for entry in history if name in entry]
+    if points:
+        (line,) = axes.plot(*zip(*points, strict=True), color=color, linestyle=":" if baseline else "-", label=name)
+        color = line.get_color()
+    points = [(entry["step"], entry[f"eval_{name}"]) for entry in history if f"eval_{name}" in entry]
+    if points and not baseline:
+        axes.plot(*zip(*points, strict=True), "o", color=color, markersize=3, label=None if color else name)
+
+
+# --- model card --------------------------------------------------------------------------------------------------
+
+
+def model_card(settings: dict, metrics: dict[str, float], history: list[dict]) -> str:
+    """The README.md that goes with the weights to the Hub."""
+    options = {name: settings[name] for name in CARD_OPTIONS if settings.get(name) not in (None, "", -1)}
+    data = ", ".join(Path(path).name or path for path in settings["train_file"])
+    steps = max((entry["step"] for entry in history), default=0)
+    metric_table = "\n".join(f"| {name} | {value} | {note} |" for name, value, note in metric_rows(metrics))
+    option_table = "\n".join(f"| `{name}` | {value} |" for name, value in options.items())
+    return CARD_TEMPLATE.format(
+        data=data,
+        steps=f"{steps:,}",
+        metrics=metric_table,
+        options=option_table,
+        curves=CURVES,
+        history=HISTORY,
+    )
+
+
+CARD_TEMPLATE = """---
+library_name: transformers
+pipeline_tag: fill-mask
+tags:
+- span-electra
+- electra
+---
+
+# SpanElectra
+
+A text encoder, pretrained the ELECTRA way on spans: a generator fills masked spans, a discriminator finds the tokens
+that it replaced. Trained for {steps} steps on {data}.
+
+The folder holds both halves. The **discriminator** is the encoder to fine-tune: `electra.*` in the weights, and what
+`AutoModel` and every task class load. The **generator** predicts masked tokens: `generator.*` in the weights, and what
+`AutoModelForMaskedLM` loads.
+
+## Use
+
+```python
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, ElectraModel, pipeline
+
+path = "."  # this folder, or its name on the Hub
+tokenizer = AutoTokenizer.from_pretrained(path)
+encoder = AutoModel.from_pretrained(path, trust_remote_code=True)
+classifier = AutoModelForSequenceClassification.from_pretrained(path, num_labels=2, trust_remote_code=True)
+encoder = ElectraModel.from_pretrained(path)  # stock ELECTRA reads the discriminator, with no code from here
+fill_mask = pipeline("fill-mask", path, trust_remote_code=True)
+```
+
+## Evaluation
+
+Over all real tokens, and (`span_`) over the masked ones only; losses in nats. A baseline always gives the most
+frequent answer.
+
+| metric | value | |
+|---|---|---|
+{metrics}
+
+![Losses, generator and discriminator over the steps]({curves})
+
+## Training
+
+| option | value |
+|---|---|
+{options}
+
+All options and the whole history: `{history}`.
+"""

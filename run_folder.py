@@ -1,0 +1,74 @@
+"""The folder of a run: whether it may be used, which checkpoint to go on from, and what an earlier run left there."""
+
+import json
+import shutil
+from pathlib import Path
+
+from span_electra.tokenization.text import InputError
+
+ARGUMENTS = "arguments.json"  # written first: by it a folder is known to be a run's
+TRAINER_STATE_NAME = "trainer_state.json"  # the last file that the Trainer writes to a checkpoint
+# All that a run writes, as globs; --overwrite_output_dir removes nothing else.
+WRITTEN = ("checkpoint-*", "runs", "*.safetensors", "config.json", "history.json", "curves.png", "README.md")
+
+
+def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Path | None:
+    """Refuse a folder that holds something else, and return the checkpoint to go on from, if one is asked for.
+
+    Args:
+        output_dir: Where the run is to write.
+        resume: A checkpoint's folder, "true" for the newest in `output_dir`, None or "false" to start anew.
+        overwrite: Whether an earlier run in `output_dir` may be replaced.
+
+    Raises:
+        InputError: if the folder cannot be used as asked, or there is no such checkpoint.
+    """
+    folder = Path(output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output_dir {folder}: is a file; give a new or empty folder.")
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if names and ARGUMENTS not in names:
+        raise InputError(
+            f"--output_dir {folder}: already holds something that is not a run of this script "
+            f"({', '.join(names[:3])}); give a new or empty folder."
+        )
+    resume = None if resume is None or resume.lower() == "false" else resume
+    if names and resume is None and not overwrite:
+        raise InputError(
+            f"--output_dir {folder}: already holds a run; go on with it by --resume_from_checkpoint true, replace it "
+            "by --overwrite_output_dir, or give another folder."
+        )
+    if resume is not None and overwrite:
+        raise InputError("--resume_from_checkpoint and --overwrite_output_dir exclude each other; give one.")
+    return None if resume is None else find_checkpoint(folder, resume)
+
+
+def find_checkpoint(folder: Path, resume: str) -> Path:
+    """The checkpoint that `resume` names: a path, or "true" for the newest in `folder`."""
+    if resume.lower() != "true":
+        if not is_checkpoint(Path(resume)):
+            raise InputError(
+                f"--resume_from_checkpoint {resume}: not a checkpoint (no {TRAINER_STATE_NAME} in it); give a "
+                "checkpoint-N folder of a run, or true for the newest in --output_dir."
+            )
+        return Path(resume)
+    checkpoints = [path for path in folder.glob("checkpoint-*") if is_checkpoint(path)]
+    if not checkpoints:
+        raise InputError(
+            f"--resume_from_checkpoint true: there is no checkpoint in {folder}; leave it out to start anew."
+        )
+    return max(checkpoints, key=lambda path: int(path.name.split("-")[1]))
+
+
+def is_checkpoint(folder: Path) -> bool:
+    return (folder / TRAINER_STATE_NAME).is_file()
+
+
+def start_run(output_dir: str, settings: dict, resumes: bool) -> None:
+    """Mark the folder as a run's. What an earlier run left there goes, unless this one resumes it."""
+    folder = Path(output_dir)
+    if not resumes:
+        for path in [path for pattern in WRITTEN for path in folder.glob(pattern)]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ARGUMENTS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

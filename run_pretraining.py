@@ -1,0 +1,89 @@
+"""Pretrain SpanElectra on text, on one device or many.
+
+    accelerate launch run_pretraining.py configs/recipes/small.yaml --train_file corpus/ --output_dir my_model
+
+Every option may stand on the command line, in the recipe, or in both: the command line wins. `--help` lists them.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from span_electra.arguments import DataArguments, PretrainingArguments, parse_arguments
+from span_electra.building import build_model, build_rows, build_tokenizer, resolve_length
+from span_electra.data_collator import DataCollatorForSpanMasking
+from span_electra.reporting import describe, write_report
+from span_electra.run_folder import check_run_folder, start_run
+from span_electra.tokenization.text import InputError
+from span_electra.trainer import NonFiniteLossError, SpanElectraTrainer
+from transformers import set_seed
+
+logger = logging.getLogger("span_electra")
+
+EVALUATION_SEED = 0  # not the run's: runs with different seeds are evaluated on the same masks
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parse, build, train, evaluate, save."""
+    model_arguments, data_arguments, training_arguments = parse_arguments(arguments)
+    checkpoint = check_run_folder(
+        training_arguments.output_dir,
+        training_arguments.resume_from_checkpoint,
+        training_arguments.overwrite_output_dir,
+    )
+    logging.basicConfig(format="%(message)s")
+    logger.setLevel(logging.INFO if training_arguments.process_index == 0 else logging.WARNING)
+    set_seed(training_arguments.seed)
+
+    tokenizer = build_tokenizer(model_arguments)
+    model = build_model(model_arguments, data_arguments, tokenizer)
+    resolve_length(data_arguments, model.config)
+    with training_arguments.main_process_first(desc="tokenization"):
+        train_rows, eval_rows = build_rows(data_arguments, tokenizer)
+    settings = {**asdict(model_arguments), **asdict(data_arguments), **training_arguments.to_dict()}
+    with training_arguments.main_process_first(desc="the run's folder"):
+        if training_arguments.should_save:
+            start_run(training_arguments.output_dir, settings, resumes=checkpoint is not None)
+
+    trainer = build_trainer(model, tokenizer, train_rows, eval_rows, data_arguments, training_arguments)
+    describe(trainer, data_arguments.max_seq_length)
+    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    if eval_rows is not None:
+        trainer.evaluate()
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        print(write_report(training_arguments.output_dir, settings, trainer.state.log_history))
+
+
+def build_trainer(model, tokenizer, train_rows, eval_rows, data: DataArguments, arguments: PretrainingArguments):
+    if eval_rows is None:
+        arguments.eval_strategy = "no"
+    masking = {"mask_ratio": data.mask_ratio, "seed": arguments.seed}
+    if arguments.device.type == "cuda":
+        # Shapes that never change: nothing is compiled twice, and the device need not wait to learn a count.
+        masking["pad_to_multiple_of"] = data.max_seq_length
+        model.masked_capacity = data.mask_ratio + 1 / data.max_seq_length
+    return SpanElectraTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
+        processing_class=tokenizer,
+        data_collator=DataCollatorForSpanMasking(tokenizer, **masking),
+        eval_data_collator=DataCollatorForSpanMasking(tokenizer, **masking | {"seed": EVALUATION_SEED}),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    try:
+        run(sys.argv[1:] if arguments is None else arguments)
+    except (InputError, NonFiniteLossError) as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+"""The script: what it refuses, in which words and without touching anything, and the journey of a run."""
+
+import json
+import re
+from importlib.resources import files
+
+import pytest
+import torch
+from span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining
+from span_electra.arguments import PretrainingArguments, parse_arguments
+from span_electra.building import build_model, read_config
+from span_electra.run_pretraining import main
+from span_electra.tokenization.create_features import create_features
+from span_electra.tokenization.train_tokenizer import train_tokenizer
+from transformers import AutoModel, AutoTokenizer, ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
+
+torch.set_num_threads(1)  # more cost time on models as small as these
+SIZES = {"embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+SIZES |= {"intermediate_size": 64, "max_position_embeddings": 64}
+WORDS = [f"word{i**2}" for i in range(21)]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with text, two tokenizers, features and configurations; nothing in it may change."""
+    home = tmp_path_factory.mktemp("home")
+    lines = [" ".join(WORDS[i % 7 : 5 + i % 13 + i % 11]) for i in range(600)]
+    (home / "text.txt").write_text("\n".join(lines), encoding="utf-8")
+    (home / "empty.txt").write_text("")
+    train_tokenizer([home / "text.txt"], home / "tokenizer", vocab_size=280)
+    train_tokenizer([home / "text.txt"], home / "other_tokenizer", vocab_size=270)
+    create_features([home / "text.txt"], str(home / "tokenizer"), home / "features", max_seq_length=32)
+    write = {"tiny": SIZES, "narrow": SIZES | {"vocab_size": 100}, "wrong_id": SIZES | {"mask_id": 4}}
+    write |= {
+        "misspelt": SIZES | {"hiden_size": 32},
+        "old": SIZES | {"mask_ratio": 0.3, "max_seq_len": 48, "pad_id": 2},
+    }
+    write |= {"bad_ratio": SIZES | {"mask_ratio": 1.5}}
+    for name, settings in write.items():
+        (home / f"{name}.json").write_text(json.dumps(settings))
+    (home / "broken.json").write_text("{")
+    (home / "used").mkdir()
+    (home / "used" / "thesis.txt").write_text("my only copy")
+    (home / "run").mkdir()
+    (home / "run" / "arguments.json").write_text("{}")
+    (home / "no_mask").mkdir()
+    tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer")
+    tokenizer.mask_token = None
+    tokenizer.save_pretrained(home / "no_mask")
+    return home
+
+
+def arguments(home, folder, **changes):
+    options = {"config": home / "tiny.json", "tokenizer": home / "tokenizer", "train_file": home / "text.txt"}
+    options |= {"output_dir": folder, "features_cache_dir": folder.parent / "cache", "max_steps": 4}
+    options |= {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 8, "max_seq_length": 32}
+    options |= {"report_to": "none", "use_cpu": True, "disable_tqdm": True, "logging_steps": 1, "save_steps": 2}
+    options |= {"documents": "file", "eval_steps": 2, "validation_split_percentage": 10}
+    options = {name: value for name, value in (options | changes).items() if value is not None}
+    return [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+
+
+def snapshot(folder):
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.rglob("*"))}
+
+
+REFUSED = {
+    "no such text": ({"train_file": "{home}/missing.txt"}, r"missing\.txt"),
+    "empty text": ({"train_file": "{home}/empty.txt"}, r"empty\.txt.*empty"),
+    "no text given": ({"train_file": None}, r"--train_file is missing"),
+    "no output": ({"output_dir": None}, r"--output_dir is missing"),
+    "no tokenizer": ({"tokenizer": None}, r"--tokenizer is missing.*train_tokenizer"),
+    "no such tokenizer": ({"tokenizer": "{home}/missing"}, r"missing: no tokenizer can be loaded"),
+    "no mask token": ({"tokenizer": "{home}/no_mask"}, r"no_mask: the tokenizer has no mask_token"),
+    "large vocabulary": ({"config": "{home}/narrow.json"}, r"has 280 tokens, .* room for 100: raise vocab_size"),
+    "too long": ({"max_seq_length": 65}, r"Rows of 65 tokens do not fit the model's 64 positions"),
+    "too short": ({"max_seq_length": 4}, r"max_seq_length=4 is too short"),
+    "mask ratio": ({"mask_ratio": 1.0}, r"--mask_ratio is 1\.0; it must lie between 0 and 1"),
+    "mask ratio in the file": ({"config": "{home}/bad_ratio.json"}, r"mask_ratio is 1\.5; it must lie between"),
+    "used folder": ({"output_dir": "{home}/used"}, r"already holds something that is not a run .*thesis\.txt"),
+    "used, overwrite": (
+        {"output_dir": "{home}/used", "overwrite_output_dir": True},
+        r"already holds something that is not a run",
+    ),
+    "a file as folder": ({"output_dir": "{home}/text.txt"}, r"text\.txt: is a file"),
+    "earlier run": ({"output_dir": "{home}/run"}, r"already holds a run; .* --resume_from_checkpoint true"),
+    "other tokenizer": (
+        {"train_file": "{home}/features", "tokenizer": "{home}/other_tokenizer"},
+        r"made with another tokenizer",
+    ),
+    "longer features": ({"train_file": "{home}/features", "max_seq_length": 16}, r"up to 32 tokens, more than .* 16"),
+    "no checkpoint": ({"resume_from_checkpoint": "{home}/tokenizer"}, r"tokenizer: not a checkpoint"),
+    "no checkpoint yet": (
+        {"output_dir": "{home}/run", "resume_from_checkpoint": "true"},
+        r"true: there is no checkpoint in .*run",
+    ),
+    "no steps": ({"max_steps": 0}, r"--max_steps is 0; it must be at least 1"),
+    "no epochs": ({"max_steps": None, "num_train_epochs": -1}, r"--num_train_epochs is -1\.0; it must be above 0"),
+    "no rows": ({"max_train_samples": 0}, r"--max_train_samples is 0; it must be at least 1"),
+    "no learning": ({"learning_rate": 0}, r"--learning_rate is 0\.0; it must be above 0"),
+    "negative warm-up": ({"warmup_steps": -5}, r"warmup_steps = -5"),
+    "other id": ({"config": "{home}/wrong_id.json"}, r"mask_id is 4, but the tokenizer's mask token is 3"),
+    "misspelt setting": ({"config": "{home}/misspelt.json"}, r"`hiden_size` .* Did you mean `hidden_size`"),
+    "broken file": ({"config": "{home}/broken.json"}, r"broken\.json: not valid JSON"),
+    "no such config": ({"config": "huge"}, r"--config huge: no such file, and not one of base, small, tiny, tutorial"),
+    "no such model": ({"config": None, "model_name_or_path": "{home}/missing"}, r"missing: cannot be loaded"),
+    "no model": ({"config": None}, r"neither of --config and --model_name_or_path given"),
+    "two models": ({"model_name_or_path": "x"}, r"both of --config and --model_name_or_path given"),
+    "lone generator": ({"generator_name_or_path": "x"}, r"needs --model_name_or_path"),
+    "unknown option": ({"mask_ration": 0.2}, r"--mask_ration is not an option: did you mean --mask_ratio\?"),
+    "abbreviated option": ({"max_train": 5}, r"--max_train is not an option"),
+    "document rule": ({"documents": "chapter"}, r"documents='chapter' is not one of"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_refused_in_one_line_and_nothing_is_touched(home, tmp_path, capsys, case):
+    changes, text = REFUSED[case]
+    changes = {k: v.format(home=home) if isinstance(v, str) else v for k, v in changes.items()}
+    before = snapshot(home)
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments(home, tmp_path / "out", **changes))
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert exit_info.value.code == 2
+    assert message.startswith("error: ")
+    assert_matches(text, message)
+    assert snapshot(home) == before
+    assert not (tmp_path / "out").exists()
+
+
+def assert_matches(pattern, text):
+    assert re.search(pattern, text), f"{pattern!r} is not in {text!r}"
+
+
+@pytest.fixture(scope="module")
+def finished(home, tmp_path_factory):
+    output_dir = tmp_path_factory.mktemp("finished") / "out"
+    main(arguments(home, output_dir))
+    return output_dir
+
+
+def test_a_run_leaves_a_whole_model_and_its_report(finished):
+    names = {path.name for path in finished.iterdir()}
+    whole = {"config.json", "model.safetensors", "tokenizer.json", "modeling_span_electra.py"}
+    assert names >= whole | {
+        "history.json",
+        "curves.png",
+        "README.md",
+        "arguments.json",
+        "checkpoint-2",
+        "checkpoint-4",
+    }
+    assert {path.name for path in (finished / "checkpoint-2").iterdir()} >= whole | {"trainer_state.json"}
+    assert len(AutoTokenizer.from_pretrained(finished)) == 280
+    assert AutoModel.from_pretrained(finished).config.vocab_size == 280
+    assert SpanElectraForMaskedLM.from_pretrained(finished).config.pad_token_id == 2
+    history = json.loads((finished / "history.json").read_text())["history"]
+    assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3, 4]
+    assert [entry["step"] for entry in history if "eval_discriminator_auc" in entry] == [2, 4, 4]
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights_and_history(home, finished, tmp_path):
+    output_dir = tmp_path / "out"
+    main(arguments(home, output_dir))
+    for name in ("model.safetensors", "history.json"):
+        (output_dir / name).unlink()
+    (output_dir / "checkpoint-4" / "trainer_state.json").unlink()  # a checkpoint that is not whole
+    main(arguments(home, output_dir, resume_from_checkpoint="true"))
+    expected = SpanElectraForPreTraining.from_pretrained(finished).state_dict()
+    actual = SpanElectraForPreTraining.from_pretrained(output_dir).state_dict()
+    assert all(torch.equal(actual[name], value) for name, value in expected.items())
+    losses = [
+        [entry["loss"] for entry in json.loads((folder / "history.json").read_text())["history"] if "loss" in entry]
+        for folder in (finished, output_dir)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_overwriting_replaces_the_earlier_run_and_nothing_else(home, tmp_path):
+    output_dir = tmp_path / "out"
+    main(arguments(home, output_dir))
+    (output_dir / "notes.txt").write_text("mine")
+    main(arguments(home, output_dir, max_steps=1, overwrite_output_dir=True))
+    assert (output_dir / "notes.txt").read_text() == "mine"
+    assert [path.name for path in output_dir.glob("checkpoint-*")] == ["checkpoint-1"]
+
+
+def test_training_goes_on_from_a_checkpoint_with_prepared_features_and_its_tokenizer(home, finished, tmp_path):
+    changes = {
+        "config": None,
+        "tokenizer": None,
+        "model_name_or_path": finished,
+        "max_seq_length": None,
+        "max_steps": 1,
+    }
+    files = {"train_file": home / "features", "validation_file": home / "features"}
+    main(arguments(home, tmp_path / "out", **changes, **files, max_train_samples=8, max_eval_samples=3))
+    settings = json.loads((tmp_path / "out" / "arguments.json").read_text())
+    assert settings["max_seq_length"] == 32 and settings["mask_ratio"] == 0.15
+
+
+# --- arguments and models ----------------------------------------------------------------------------------------
+
+
+def parsed(home, tmp_path, **changes):
+    return parse_arguments(arguments(home, tmp_path / "out", **changes))
+
+
+def test_the_defaults_are_electras(tmp_path):
+    args = PretrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    actual = (args.adam_beta1, args.adam_beta2, args.adam_epsilon, args.weight_decay, args.max_grad_norm)
+    assert actual == (0.9, 0.999, 1e-6, 0.01, 1.0)
+    assert args.lr_scheduler_type == "linear" and args.learning_rate == 5e-4
+
+
+@pytest.mark.parametrize(
+    "warmup_steps, total, expected", [(0.1, 500, 50), (0.1, 10**6, 10_000), (300, 500, 300), (20_000, 10**6, 20_000)]
+)
+def test_warmup_is_a_tenth_of_a_short_run_and_10000_steps_of_a_long_one(tmp_path, warmup_steps, total, expected):
+    args = PretrainingArguments(output_dir=str(tmp_path), use_cpu=True, warmup_steps=warmup_steps)
+    assert args.get_warmup_steps(total) == expected
+
+
+def test_options_win_over_the_recipe(tmp_path):
+    recipe = "config: tiny\ntrain_file: a.txt\noutput_dir: out\nlearning_rate: 5e-4\nmask_ratio: 0.2\nbf16: false\n"
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    model, data, training = parse_arguments([str(tmp_path / "recipe.yaml"), "--mask_ratio", "0.3", "--use_cpu"])
+    assert (model.config, data.train_file, data.mask_ratio) == ("tiny", ["a.txt"], 0.3)
+    assert training.learning_rate == 5e-4 and training.output_dir == "out"
+
+
+@pytest.mark.parametrize(
+    "content, text",
+    [("learnin_rate: 1", "learnin_rate is not an option: did you mean learning_rate"), ("- a", "holds a list")],
+)
+def test_a_recipe_is_checked(tmp_path, capsys, content, text):
+    (tmp_path / "recipe.yaml").write_text(content)
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "recipe.yaml")])
+    assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "base", "tutorial"])
+def test_shipped_configurations_are_read_by_name(home, tmp_path, name):
+    tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer")
+    _, data, _ = parsed(home, tmp_path, config=name, max_seq_length=None)
+    config = read_config(name, data, tokenizer)
+    assert config.vocab_size == (10_000 if name == "tutorial" else 280)
+    assert (data.mask_ratio, data.max_seq_length) == ((0.2, 512) if name == "tutorial" else (None, None))
+    assert config.generator_hidden_size == {"tiny": 64, "small": 64, "base": 256, "tutorial": 128}[name]
+    assert config.generator_num_hidden_layers == config.num_hidden_layers
+
+
+@pytest.mark.parametrize("name", ["small", "base", "demo"])
+def test_shipped_recipes_hold_only_options_that_exist(name, tmp_path):
+    recipe = files("span_electra.configs") / "recipes" / f"{name}.yaml"
+    rest = ["--train_file", "a.txt", "--output_dir", str(tmp_path / "out"), "--use_cpu"]
+    model, data, training = parse_arguments([str(recipe), *rest])
+    assert model.config == {"demo": "tiny"}.get(name, name)
+    assert training.max_steps > 0 and data.max_seq_length in (128, 512)
+
+
+def test_what_an_older_file_says_about_data_gives_way_to_options(home, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer")
+    model, data, _ = parsed(home, tmp_path, config=home / "old.json", max_seq_length=None, mask_ratio=0.1)
+    built = build_model(model, data, tokenizer)
+    assert (data.mask_ratio, data.max_seq_length) == (0.1, 48)
+    assert built.config.max_position_embeddings == 48
+
+
+def test_a_run_starts_from_stock_electra(home, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer")
+    torch.manual_seed(0)
+    stock = ElectraConfig(**SIZES, vocab_size=280, pad_token_id=2)
+    discriminator = ElectraForPreTraining(stock)
+    discriminator.save_pretrained(tmp_path / "discriminator")
+    ElectraForMaskedLM(ElectraConfig(**SIZES | {"hidden_size": 16}, vocab_size=280)).save_pretrained(
+        tmp_path / "generator"
+    )
+    halves = {"model_name_or_path": tmp_path / "discriminator", "generator_name_or_path": tmp_path / "generator"}
+    model, data, _ = parsed(home, tmp_path, config=None, **halves)
+    built = build_model(model, data, tokenizer)
+    assert built.config.generator_hidden_size == 16
+    key = "electra.encoder.layer.0.output.dense.weight"
+    assert torch.equal(built.state_dict()[key], discriminator.state_dict()[key])
+
+
+def test_another_kind_of_model_is_refused(home, tmp_path):
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
+    model, data, _ = parsed(home, tmp_path, config=None, model_name_or_path=tmp_path / "bert")
+    with pytest.raises(ValueError, match="a model of type bert; accepted are span_electra and electra"):
+        build_model(model, data, AutoTokenizer.from_pretrained(home / "tokenizer"))

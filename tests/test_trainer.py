@@ -1,0 +1,269 @@
+"""The Trainer: masks by epoch, evaluation that repeats itself, accumulation, alarms, and what decay spares."""
+
+import logging
+import math
+import re
+
+import datasets
+import pytest
+import torch
+from span_electra import SpanElectraConfig, SpanElectraForPreTraining
+from span_electra.arguments import PretrainingArguments
+from span_electra.data_collator import DataCollatorForSpanMasking
+from span_electra.trainer import LearningMonitor, NonFiniteLossError, SpanElectraTrainer, learning_problems
+from tokenizers import Tokenizer, models, processors
+from transformers import PreTrainedTokenizerFast, TrainerCallback, TrainerState
+
+SPECIAL = ["[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]"]
+# The forked workers of a DataLoader are warned of by Python 3.12 and later, as this process has threads.
+torch.set_num_threads(1)  # more cost time on models as small as these
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    vocabulary = {token: i for i, token in enumerate(SPECIAL + [f"w{i}" for i in range(94)])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)]
+    )
+    names = {f"{token.strip('[]').lower()}_token": token for token in SPECIAL}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+def rows(count, length=20):
+    generator = torch.Generator().manual_seed(0)
+    content = torch.randint(5, 99, (count, length), generator=generator)
+    content[:, 0], content[:, -1] = 0, 1
+    return datasets.Dataset.from_dict({"input_ids": content.tolist()})
+
+
+def tiny_model(**settings):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 99, "embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 32, "pad_token_id": 2}
+    sizes |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    return SpanElectraForPreTraining(SpanElectraConfig(**sizes | settings))
+
+
+class RecordingTrainer(SpanElectraTrainer):
+    """Keeps the batches that training saw, with the epoch each belongs to, and the last step's gradients."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.batches = []
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        self.batches.append((int(self.state.epoch or 0), {name: value.clone() for name, value in inputs.items()}))
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        return super()._get_grad_norm(model, grad_norm=grad_norm)
+
+
+def make_trainer(tokenizer, output_dir, model=None, count=24, **arguments):
+    defaults = {"per_device_train_batch_size": 4, "max_steps": 6, "logging_steps": 2, "use_cpu": True}
+    defaults |= {"report_to": "none", "disable_tqdm": True, "save_strategy": "no", "eval_strategy": "no", "seed": 0}
+    return RecordingTrainer(
+        model=model or tiny_model(),
+        args=PretrainingArguments(output_dir=str(output_dir), **defaults | arguments),
+        train_dataset=rows(count),
+        eval_dataset=rows(10),
+        processing_class=tokenizer,
+        data_collator=DataCollatorForSpanMasking(tokenizer, seed=0),
+        eval_data_collator=DataCollatorForSpanMasking(tokenizer, seed=0),
+    )
+
+
+def masked_in_epoch(tokenizer, batch, epoch):
+    """What the collator makes of the rows of `batch` in that epoch."""
+    original = torch.where(batch["labels"] != -100, batch["labels"], batch["input_ids"])
+    collator = DataCollatorForSpanMasking(tokenizer, seed=0)
+    collator.set_epoch(epoch)
+    return collator([{"input_ids": row} for row in original.tolist()])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_epoch_has_masks_of_its_own_with_and_without_workers(tokenizer, tmp_path, workers):
+    trainer = make_trainer(
+        tokenizer,
+        tmp_path,
+        count=8,
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,
+        eval_strategy="steps",
+        eval_steps=1,
+    )
+    trainer.train()
+    assert [epoch for epoch, _ in trainer.batches] == [0, 0, 1, 1, 2, 2]
+    for epoch, batch in trainer.batches:
+        expected = masked_in_epoch(tokenizer, batch, epoch)
+        assert all(torch.equal(batch[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("step", [2, 3, 5])  # an epoch has 3 steps: inside the first, at its end, inside the second
+def test_a_resumed_run_sees_the_same_batches_and_ends_with_the_same_weights(tokenizer, tmp_path, step):
+    settings = {"count": 12, "save_strategy": "steps", "save_steps": step, "logging_steps": step}
+    whole = make_trainer(tokenizer, tmp_path, **settings)
+    whole.train()
+    resumed = make_trainer(tokenizer, tmp_path, model=tiny_model(), **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+    assert len(resumed.batches) == 6 - step
+    for (epoch, batch), (same_epoch, same_batch) in zip(whole.batches[step:], resumed.batches, strict=True):
+        assert epoch == same_epoch and torch.equal(batch["input_ids"], same_batch["input_ids"])
+    for name, parameter in whole.model.named_parameters():
+        assert torch.equal(parameter, resumed.model.get_parameter(name)), name
+    losses = [[entry["loss"] for entry in t.state.log_history if "loss" in entry] for t in (whole, resumed)]
+    assert losses[0] == losses[1]
+
+
+def test_evaluation_repeats_itself_and_leaves_the_randomness_of_training_alone(tokenizer, tmp_path):
+    trainer = make_trainer(tokenizer, tmp_path)
+    before = torch.get_rng_state()
+    first = trainer.evaluate()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    trainer.data_collator.set_epoch(5)
+    second = trainer.evaluate()
+    timing = {name for name in first if "runtime" in name or "per_second" in name or "time" in name}
+    assert {k: v for k, v in first.items() if k not in timing} == {k: v for k, v in second.items() if k not in timing}
+    assert 0 < first["eval_discriminator_auc"] < 1 and first["eval_mlm_loss"] == pytest.approx(math.log(99), rel=0.05)
+
+
+def test_one_batch_of_8_has_the_gradient_of_4_batches_of_2(tokenizer, tmp_path):
+    gradients = []
+    for batch_size, accumulated in ((8, 1), (2, 4)):
+        # A temperature near 0 makes sampling the same for any batch; the rows are of one length and masked alike.
+        no_chance = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "sampling_temperature": 1e-6}
+        trainer = make_trainer(
+            tokenizer,
+            tmp_path,
+            model=tiny_model(**no_chance),
+            count=8,
+            max_steps=1,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulated,
+            max_grad_norm=1e9,
+        )
+        trainer.train()
+        gradients.append(trainer.gradients)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_training_logs_hold_the_metrics_since_the_last_log(tokenizer, tmp_path):
+    trainer = make_trainer(tokenizer, tmp_path)
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["step"] for entry in logs] == [2, 4, 6]
+    for entry in logs:
+        weighted = sum(
+            getattr(trainer.model.config, f"{name}_weight") * entry[f"{name}_loss"]
+            for name in ("mlm", "sbgo", "rtd", "sbpo")
+        )
+        assert weighted == pytest.approx(entry["loss"], rel=1e-4)
+        assert 0 < entry["replaced_share"] < 0.2 and 0 <= entry["generator_accuracy"] <= 1
+    assert trainer.train_metrics.originals.sum() == 0
+
+
+class Poison(TrainerCallback):
+    """Makes the model's loss not a number from a step on."""
+
+    def __init__(self, model, step):
+        self.model, self.step, self.before = model, step, None
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.before = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+            forward = self.model.forward
+
+            def poisoned(**inputs):
+                output = forward(**inputs)
+                output.loss = output.loss * float("nan")
+                return output
+
+            self.model.forward = poisoned
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch"])
+@pytest.mark.parametrize("max_grad_norm", [1.0, 0.0])
+def test_a_loss_that_is_not_finite_reaches_neither_weights_nor_checkpoints(tokenizer, tmp_path, optim, max_grad_norm):
+    model = tiny_model()
+    settings = {"save_strategy": "steps", "save_steps": 2, "logging_steps": 100}
+    trainer = make_trainer(tokenizer, tmp_path, model, optim=optim, max_grad_norm=max_grad_norm, **settings)
+    poison = Poison(model, step=2)
+    trainer.add_callback(poison)
+    with pytest.raises(NonFiniteLossError, match=r"stopped being finite .* --resume_from_checkpoint true"):
+        trainer.train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, poison.before[name]), name
+    with pytest.raises(NonFiniteLossError):
+        trainer.save_model()
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_decay_spares_biases_and_norms_but_not_embeddings(tokenizer, tmp_path):
+    trainer = make_trainer(tokenizer, tmp_path)
+    model = trainer.model
+    decayed = set(trainer.get_decay_parameter_names(model))
+    norms = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, torch.nn.LayerNorm)}
+    spared = {name for name, _ in model.named_parameters() if name.endswith("bias")} | norms
+    assert len(spared) > 40
+    names = {name for name, _ in model.named_parameters()}  # of tied ones only one, as the optimizer is given them
+    assert decayed & names == names - spared
+    assert any("word_embeddings" in name for name in decayed & names)
+
+
+def test_evaluation_needs_a_collator_of_its_own(tokenizer, tmp_path):
+    collator = DataCollatorForSpanMasking(tokenizer)
+    with pytest.raises(ValueError, match="a collator of its own"):
+        SpanElectraTrainer(model=tiny_model(), data_collator=collator, eval_data_collator=collator)
+
+
+# --- alarms ------------------------------------------------------------------------------------------------------
+
+HEALTHY = {
+    "discriminator_auc": 0.9,
+    "discriminator_recall": 0.4,
+    "generator_accuracy": 0.3,
+    "generator_accuracy_baseline": 0.06,
+}
+
+
+@pytest.mark.parametrize(
+    "broken, text",
+    [
+        (
+            {"discriminator_auc": 0.51},
+            r"discriminator has learnt nothing: its AUC is 0\.510.* Lower the learning rate",
+        ),
+        ({"discriminator_recall": 0.0}, r"finds 0\.0% of the replaced tokens.* raise rtd_weight"),
+        ({"generator_accuracy": 0.06}, r"generator has learnt nothing: its accuracy of 0\.060 .* \(0\.060\)"),
+    ],
+)
+def test_what_has_learnt_nothing_is_said_in_words(broken, text):
+    (message,) = learning_problems(HEALTHY | broken).values()
+    assert re.search(text, message)
+
+
+def test_alarms_come_late_once_and_again_after_a_recovery(tmp_path, caplog):
+    args = PretrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", warmup_steps=800)
+    monitor = LearningMonitor()
+    bad = HEALTHY | {"discriminator_auc": 0.5}
+    counts = []
+    for step, logs in [
+        (1500, bad),
+        (1600, bad),
+        (1700, bad),
+        (1800, HEALTHY),
+        (1900, bad),
+        (2000, {"eval_loss": 1.0}),
+    ]:
+        state = TrainerState(global_step=step, max_steps=10_000, is_world_process_zero=True)
+        with caplog.at_level(logging.WARNING):
+            caplog.clear()
+            monitor.on_log(args, state, None, logs=logs)
+        counts.append(len(caplog.records))
+    assert counts == [0, 1, 0, 0, 1, 0]

@@ -1,0 +1,183 @@
+"""The Trainer of joint pretraining: fresh masks every epoch, the same masks at every evaluation, metrics that are
+counted on the device, and an alarm for each way of learning nothing."""
+
+from contextlib import contextmanager
+
+import torch
+from span_electra.metrics import PretrainingMetrics
+from transformers import Trainer, TrainerCallback
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+EVALUATION_EPOCH = 0  # evaluation's own collator never leaves it, so that every evaluation sees the same masks
+# What counts as having learnt nothing, and when it is late enough to say so.
+USELESS_RECALL, USELESS_AUC = 0.01, 0.55
+PATIENCE_IN_WARMUPS, PATIENCE_IN_STEPS = 2, 1000
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss or the gradient is infinite or not a number; raised before either reaches a checkpoint."""
+
+
+class SpanElectraTrainer(Trainer):
+    """
+    Trains a `SpanElectraForPreTraining`.
+
+    Args:
+        data_collator: Masks the training rows; its epoch is set at the start of each.
+        eval_data_collator: Masks the rows of evaluation. It must be another one: worker processes may hold on to
+            either.
+        kwargs: As for [`~transformers.Trainer`].
+    """
+
+    def __init__(self, *args, data_collator, eval_data_collator, **kwargs):
+        if eval_data_collator is data_collator:
+            raise ValueError("`eval_data_collator` is `data_collator` itself; evaluation needs a collator of its own.")
+        super().__init__(*args, data_collator=data_collator, **kwargs)
+        self.eval_data_collator = eval_data_collator
+        self.eval_data_collator.set_epoch(EVALUATION_EPOCH)
+        vocab_size, device = self.model.config.vocab_size, self.args.device
+        self.train_metrics = PretrainingMetrics(vocab_size, device)
+        self.eval_metrics = PretrainingMetrics(vocab_size, device)
+        self.found_nonfinite = torch.zeros((), device=device)  # 1 from the first non-finite loss or gradient on
+        self.add_callback(EpochMasks(data_collator))
+        self.add_callback(LearningMonitor())
+
+    # --- metrics --------------------------------------------------------------------------------------------------
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if model.training:
+            self.found_nonfinite.clamp_(min=(~loss.detach().isfinite()).float())
+        metrics = self.train_metrics if model.training else self.eval_metrics
+        metrics.update(outputs, inputs["labels"], inputs["attention_mask"])
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs:  # a training log: the metrics since the last one
+            self.check_finite()
+            logs |= self.train_metrics.compute(self.sum_over_processes)
+            self.train_metrics.reset()
+        super().log(logs, start_time)
+
+    def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(tensor, "sum")
+
+    # --- evaluation -----------------------------------------------------------------------------------------------
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        with replaced_attribute(self, "data_collator", self.eval_data_collator):
+            return super().get_eval_dataloader(eval_dataset)
+
+    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+        self.eval_metrics.reset()
+        with fixed_randomness(self.args.seed + self.args.process_index, self.args.device):
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        metrics = self.eval_metrics.compute(self.sum_over_processes)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
+        return output
+
+    # --- numbers that are not -------------------------------------------------------------------------------------
+    # Reading a number from the device at every step would make it wait. So a flag stays there: the fused optimizer
+    # reads it on the device and does nothing once it is set; the host reads it when it logs and before it saves.
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if self.accelerator.scaler is not None:
+            return norm  # float16's loss scaling looks for infinite gradients itself, and keeps them off the weights
+        self.found_nonfinite.clamp_(min=(~torch.as_tensor(norm).isfinite()).float().to(self.found_nonfinite.device))
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        if optimizer.defaults.get("fused"):
+            optimizer.found_inf = self.found_nonfinite
+        else:
+            self.check_finite()
+        return norm
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        self.check_finite()
+        super().save_model(output_dir, _internal_call)
+
+    def check_finite(self) -> None:
+        """Raise a `NonFiniteLossError` if a loss or a gradient of any process was not finite since the start."""
+        if self.sum_over_processes(self.found_nonfinite.clone()).item():
+            raise NonFiniteLossError(
+                f"The loss or its gradient stopped being finite before step {self.state.global_step}, so training "
+                "stops here. No checkpoint holds the damage: resume from the last one with --resume_from_checkpoint "
+                f"true, and with a learning rate below {self.args.learning_rate:g}, a longer --warmup_steps or "
+                "--bf16 instead of --fp16."
+            )
+
+
+class EpochMasks(TrainerCallback):
+    """Tells the collator of a new epoch before the iterator over its batches, and with it a worker, is made."""
+
+    def __init__(self, collator):
+        self.collator = collator
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.collator.set_epoch(int(state.epoch or 0))  # the whole epochs behind us, after a resume as well
+
+
+class LearningMonitor(TrainerCallback):
+    """Says so, once per occasion, when a network has learnt nothing long after warm-up."""
+
+    def __init__(self):
+        self.alarms: set[str] = set()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        patience = max(PATIENCE_IN_STEPS, PATIENCE_IN_WARMUPS * args.get_warmup_steps(state.max_steps))
+        if not state.is_world_process_zero or "discriminator_auc" not in logs or state.global_step < patience:
+            return
+        problems = learning_problems(logs)
+        for name in problems.keys() - self.alarms:
+            logger.warning(f"Step {state.global_step}: {problems[name]}")
+        self.alarms = set(problems)
+
+
+def learning_problems(logs: dict[str, float]) -> dict[str, str]:
+    """What the metrics of training, taken long after warm-up, say is wrong: a message by name of the problem."""
+    problems = {}
+    auc, recall = logs["discriminator_auc"], logs["discriminator_recall"]
+    if auc < USELESS_AUC:
+        problems["auc"] = (
+            f"the discriminator has learnt nothing: its AUC is {auc:.3f}, and guessing gives 0.5. Lower the learning "
+            "rate, warm up longer, or make the generator smaller, so that its replacements are easier to tell."
+        )
+    elif recall < USELESS_RECALL:
+        problems["recall"] = (
+            f"the discriminator finds {recall:.1%} of the replaced tokens: it calls everything original. Its AUC of "
+            f"{auc:.3f} shows that it ranks better than it decides; if that does not rise, raise rtd_weight or train "
+            "longer."
+        )
+    accuracy, baseline = logs["generator_accuracy"], logs["generator_accuracy_baseline"]
+    if accuracy <= baseline:
+        problems["generator"] = (
+            f"the generator has learnt nothing: its accuracy of {accuracy:.3f} is not above that of always guessing "
+            f"the most frequent token ({baseline:.3f}). Lower the learning rate, warm up longer, or make the "
+            "generator larger."
+        )
+    return problems
+
+
+@contextmanager
+def fixed_randomness(seed: int, device: torch.device):
+    """Inside, torch draws the same numbers every time; outside, as if nothing had been drawn."""
+    if device.type == "cpu":
+        fork = torch.random.fork_rng(devices=[])
+    else:
+        fork = torch.random.fork_rng(devices=[device], device_type=device.type)
+    with fork:
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def replaced_attribute(owner, name: str, value):
+    """`owner.name` is `value` inside, and what it was before outside."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
