@@ -122,7 +122,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
         InputError: an unknown option, or a value that cannot be used.
     """
     parser = HfArgumentParser(
-        (ModelArguments, DataArguments, PretrainingArguments),
+        (ModelArguments, DataArguments, PretrainingArguments),  # type: ignore[arg-type]
         prog="run_pretraining.py",
         usage="run_pretraining.py [recipe.yaml] [--option value ...]",
         description="Pretrain SpanElectra. A recipe is a YAML or JSON file that holds options.",
@@ -132,15 +132,15 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
     if arguments and not arguments[0].startswith("-"):
         parser.set_defaults(**read_recipe(arguments.pop(0)))
     try:
-        *groups, unknown = parser.parse_args_into_dataclasses(
+        model, data, training, unknown = parser.parse_args_into_dataclasses(
             arguments, return_remaining_strings=True, look_for_args_file=False
         )
     except ValueError as error:  # the Trainer's own checks
         raise InputError(first_line(error)) from error
     if unknown:
         raise InputError(unknown_option(unknown[0].split("=")[0]))
-    check_values(*groups)
-    return tuple(groups)
+    check_values(model, data, training)
+    return model, data, training
 
 
 def read_recipe(path: str) -> dict:

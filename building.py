@@ -52,8 +52,8 @@ def read_config(name: str, data: DataArguments, tokenizer: PreTrainedTokenizerBa
     """The configuration in the JSON file `name`, or in the one of that name that the package ships."""
     path = Path(name)
     if not path.is_file():
-        shipped = {file.name.removesuffix(".json"): file for file in files("span_electra.configs").iterdir()}
-        shipped = {name: file for name, file in shipped.items() if file.name.endswith(".json")}
+        folder = Path(str(files("span_electra.configs")))
+        shipped = {file.stem: file for file in folder.glob("*.json")}
         if name not in shipped:
             raise InputError(f"--config {name}: no such file, and not one of {', '.join(sorted(shipped))}.")
         path = shipped[name]

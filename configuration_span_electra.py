@@ -178,8 +178,12 @@ class SpanElectraConfig(ElectraConfig):
             raise ValueError(
                 f"`position_embedding_type` is {self.position_embedding_type!r}; only 'absolute' is supported."
             )
-        positive = ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-        positive += (
+        positive = (
+            "vocab_size",
+            "embedding_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
             "intermediate_size",
             "max_position_embeddings",
             "max_span_length",

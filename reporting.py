@@ -89,38 +89,36 @@ def metric_rows(metrics: dict[str, float]) -> list[tuple[str, str, str]]:
 
 
 def plot_curves(history: list[dict], path: Path) -> None:
-    """Draw losses, generator and discriminator over the steps: training as lines, evaluation as dots."""
+    """Draw losses and scores of generator and discriminator over the steps."""
     with matplotlib.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
-        figure = Figure(figsize=(12, 3.6), layout="constrained")
+        figure = Figure(figsize=(10, 6), layout="constrained")
         FigureCanvasAgg(figure)  # no window system, and nothing global: works in any process and any thread
-        losses, generator, discriminator = figure.subplots(1, 3)
-        for name in LOSSES:
-            draw(losses, history, name)
-        losses.set(title="losses (nats)", yscale="log")
-        draw(generator, history, "generator_accuracy")
-        draw(generator, history, "generator_accuracy_baseline", baseline=True)
-        generator.set(title="generator: accuracy on masked tokens", ylim=(0, None))
-        for name in ("discriminator_auc", "discriminator_recall", "span_discriminator_auc"):
-            draw(discriminator, history, name)
+        figure.suptitle("lines: training, dots: evaluation")
+        (generator_losses, discriminator_losses), (generator, discriminator) = figure.subplots(2, 2)
+        draw(generator_losses, history, "mlm_loss", "sbgo_loss")
+        generator_losses.set(title="generator: losses (nats)")
+        draw(discriminator_losses, history, "rtd_loss", "sbpo_loss")
+        discriminator_losses.set(title="discriminator: losses (nats)")
+        draw(generator, history, "generator_accuracy", "generator_accuracy_baseline")
+        generator.set(title="generator: accuracy on masked tokens", xlabel="step", ylim=(0, None))
+        draw(discriminator, history, "discriminator_auc", "discriminator_recall", "span_discriminator_auc")
         discriminator.axhline(0.5, color="gray", linestyle=":", label="AUC of guessing")
-        discriminator.set(title="discriminator: replaced tokens", ylim=(0, 1))
-        for axes in (losses, generator, discriminator):
-            axes.set_xlabel("step")
+        discriminator.set(title="discriminator: finding replaced tokens", xlabel="step", ylim=(0, 1))
+        for axes in (generator_losses, discriminator_losses, generator, discriminator):
             if axes.get_legend_handles_labels()[0]:
                 axes.legend()
         figure.savefig(path, dpi=120)
 
 
-def draw(axes: Axes, history: list[dict], name: str, baseline: bool = False) -> None:
-    """Draw the metric `name` if the history has it."""
-    color = "gray" if baseline else None
-    points = [(entry["step"], entry[name]) for entry in history if name in entry]
-    if points:
-        (line,) = axes.plot(*zip(*points, strict=True), color=color, linestyle=":" if baseline else "-", label=name)
-        color = line.get_color()
-    points = [(entry["step"], entry[f"eval_{name}"]) for entry in history if f"eval_{name}" in entry]
-    if points and not baseline:
-        axes.plot(*zip(*points, strict=True), "o", color=color, markersize=3, label=None if color else name)
+def draw(axes: Axes, history: list[dict], *names: str) -> None:
+    """Draw those of the metrics `names` that the history has."""
+    for i, name in enumerate(names):
+        color = "gray" if name.endswith("_baseline") else f"C{i}"
+        line = ":" if name.endswith("_baseline") else "-"
+        for key, style, label in ((name, line, name), (f"eval_{name}", "o", None)):
+            points = [(entry["step"], entry[key]) for entry in history if key in entry]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, color=color, markersize=3, label=label)
 
 
 # --- model card --------------------------------------------------------------------------------------------------

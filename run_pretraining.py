@@ -60,10 +60,10 @@ def run(arguments: Sequence[str]) -> None:
 def build_trainer(model, tokenizer, train_rows, eval_rows, data: DataArguments, arguments: PretrainingArguments):
     if eval_rows is None:
         arguments.eval_strategy = "no"
-    masking = {"mask_ratio": data.mask_ratio, "seed": arguments.seed}
+    pad_to = None
     if arguments.device.type == "cuda":
         # Shapes that never change: nothing is compiled twice, and the device need not wait to learn a count.
-        masking["pad_to_multiple_of"] = data.max_seq_length
+        pad_to = data.max_seq_length
         model.masked_capacity = data.mask_ratio + 1 / data.max_seq_length
     return SpanElectraTrainer(
         model=model,
@@ -71,8 +71,12 @@ def build_trainer(model, tokenizer, train_rows, eval_rows, data: DataArguments, 
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
-        data_collator=DataCollatorForSpanMasking(tokenizer, **masking),
-        eval_data_collator=DataCollatorForSpanMasking(tokenizer, **masking | {"seed": EVALUATION_SEED}),
+        data_collator=DataCollatorForSpanMasking(
+            tokenizer, data.mask_ratio, seed=arguments.seed, pad_to_multiple_of=pad_to
+        ),
+        eval_data_collator=DataCollatorForSpanMasking(
+            tokenizer, data.mask_ratio, seed=EVALUATION_SEED, pad_to_multiple_of=pad_to
+        ),
     )
 
 

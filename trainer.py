@@ -34,10 +34,11 @@ class SpanElectraTrainer(Trainer):
     def __init__(self, *args, data_collator, eval_data_collator, **kwargs):
         if eval_data_collator is data_collator:
             raise ValueError("`eval_data_collator` is `data_collator` itself; evaluation needs a collator of its own.")
-        super().__init__(*args, data_collator=data_collator, **kwargs)
+        super().__init__(*args, data_collator=data_collator, **kwargs)  # type: ignore[misc]
         self.eval_data_collator = eval_data_collator
         self.eval_data_collator.set_epoch(EVALUATION_EPOCH)
-        vocab_size, device = self.model.config.vocab_size, self.args.device
+        vocab_size: int = self.model.config.vocab_size  # type: ignore[assignment]
+        device = self.args.device
         self.train_metrics = PretrainingMetrics(vocab_size, device)
         self.eval_metrics = PretrainingMetrics(vocab_size, device)
         self.found_nonfinite = torch.zeros((), device=device)  # 1 from the first non-finite loss or gradient on
@@ -73,7 +74,7 @@ class SpanElectraTrainer(Trainer):
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
         self.eval_metrics.reset()
         with fixed_randomness(self.args.seed + self.args.process_index, self.args.device):
-            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)  # type: ignore[misc]
         metrics = self.eval_metrics.compute(self.sum_over_processes)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output

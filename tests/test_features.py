@@ -49,10 +49,7 @@ def corpus_file(folder):
 @pytest.fixture(scope="module")
 def tokenizers(folder, corpus_file):
     kinds = ("BPE", "BERT")
-    return {
-        kind: train_tokenizer([corpus_file], folder / kind, tokenizer_type=kind, vocab_size=300)
-        for kind in kinds
-    }
+    return {kind: train_tokenizer([corpus_file], folder / kind, tokenizer_type=kind, vocab_size=300) for kind in kinds}
 
 
 @pytest.fixture
@@ -75,14 +72,10 @@ def test_rows_get_the_template_around_their_tokens():
 def test_no_token_is_lost(tmp_path, corpus_file, tokenizers, small_blocks, kind, documents):
     tokenizer = tokenizers[kind]
     rows = create_features([corpus_file], tokenizer, tmp_path / "out", max_seq_length=16, documents=documents)
-    plain = [
-        tokenizer(line, add_special_tokens=False, split_special_tokens=True) for line in TEXT.split("\n")
-    ]
+    plain = [tokenizer(line, add_special_tokens=False, split_special_tokens=True) for line in TEXT.split("\n")]
     expected = [token for line in plain for token in line["input_ids"]]
     assert [token for row in rows["input_ids"] for token in row[1:-1]] == expected
-    assert {(row[0], row[-1]) for row in rows["input_ids"]} == {
-        (tokenizer.cls_token_id, tokenizer.sep_token_id)
-    }
+    assert {(row[0], row[-1]) for row in rows["input_ids"]} == {(tokenizer.cls_token_id, tokenizer.sep_token_id)}
     assert max(map(len, rows["input_ids"])) == 16 and min(map(len, rows["input_ids"])) >= 3
     counts = json.loads((tmp_path / "out" / "features.json").read_text())["counts"]
     assert counts["tokens"] == len(expected) and counts["rows"] == len(rows) and counts["lines"] == 400
@@ -103,9 +96,7 @@ def test_rows_never_cross_documents_and_special_tokens_in_text_are_text(tmp_path
 
 def test_rows_are_the_same_for_any_number_of_workers(tmp_path, corpus_file, tokenizers, small_blocks):
     made = [
-        create_features([corpus_file], tokenizers["BPE"], tmp_path / str(n), max_seq_length=16, workers=n)[
-            "input_ids"
-        ]
+        create_features([corpus_file], tokenizers["BPE"], tmp_path / str(n), max_seq_length=16, workers=n)["input_ids"]
         for n in (1, 2, 3)
     ]
     assert list(made[0]) == list(made[1]) == list(made[2])
@@ -122,9 +113,7 @@ def test_five_percent_of_rows_have_a_uniformly_drawn_length():
     assert abs(short.mean() - 50) < 4 and short.min() >= 1
 
 
-def test_features_of_the_same_text_are_reused_and_others_are_not_replaced(
-    tmp_path, corpus_file, tokenizers, caplog
-):
+def test_features_of_the_same_text_are_reused_and_others_are_not_replaced(tmp_path, corpus_file, tokenizers, caplog):
     caplog.set_level("INFO")
     out, tokenizer = tmp_path / "out", tokenizers["BPE"]
     first = create_features([corpus_file], tokenizer, out, max_seq_length=16)
@@ -167,22 +156,16 @@ def test_cached_features_are_made_once_for_each_setting(tmp_path, corpus_file, t
     caplog.set_level("INFO")
     rows = cached_features([corpus_file], tokenizers["BPE"], cache_dir=tmp_path, max_seq_length=16)
     assert "Reusing" not in caplog.text
-    again = cached_features(
-        [corpus_file], tokenizers["BPE"], cache_dir=tmp_path, max_seq_length=16, workers=2
-    )
+    again = cached_features([corpus_file], tokenizers["BPE"], cache_dir=tmp_path, max_seq_length=16, workers=2)
     assert "Reusing" in caplog.text and len(again) == len(rows)
-    assert len(
-        cached_features([corpus_file], tokenizers["BPE"], cache_dir=tmp_path, max_seq_length=32)
-    ) < len(rows)
+    assert len(cached_features([corpus_file], tokenizers["BPE"], cache_dir=tmp_path, max_seq_length=32)) < len(rows)
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
 
 
 def test_features_are_loaded_only_with_their_tokenizer(tmp_path, folder, corpus_file, tokenizers):
     create_features([corpus_file], tokenizers["BPE"], tmp_path / "out")
     assert len(load_features(tmp_path / "out", folder / "BPE")) > 0
-    with pytest.raises(
-        InputError, match=r"made with another tokenizer \(.*BPE\) than .*BERT\. Give that tokenizer"
-    ):
+    with pytest.raises(InputError, match=r"made with another tokenizer \(.*BPE\) than .*BERT\. Give that tokenizer"):
         load_features(tmp_path / "out", folder / "BERT")
     with pytest.raises(InputError, match="not a folder of features"):
         load_features(folder / "BERT", folder / "BERT")
@@ -220,9 +203,7 @@ def test_impossible_settings_are_refused(tmp_path, corpus_file, tokenizers, opti
     assert not any(tmp_path.iterdir())
 
 
-def test_a_length_beyond_the_tokenizer_and_short_documents_are_warned_of(
-    tmp_path, corpus_file, tokenizers, caplog
-):
+def test_a_length_beyond_the_tokenizer_and_short_documents_are_warned_of(tmp_path, corpus_file, tokenizers, caplog):
     create_features([corpus_file], tokenizers["BPE"], tmp_path / "out", max_seq_length=1024)
     assert "max_seq_length=1024 is longer than the tokenizer's model_max_length=512" in caplog.text
     assert "`--documents file` packs across them" in caplog.text

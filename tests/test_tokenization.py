@@ -104,9 +104,7 @@ def test_a_dataset_name_is_loaded_with_its_configuration_and_split(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     corpus = Corpus(["wikitext:wikitext-2-raw-v1"], split="validation")
     assert documents_of(corpus) == [["a"], [""], ["b"]]
-    assert documents_of(Corpus(["wikitext:wikitext-2-raw-v1"], "file", split="validation")) == [
-        ["a", "", "b"]
-    ]
+    assert documents_of(Corpus(["wikitext:wikitext-2-raw-v1"], "file", split="validation")) == [["a", "", "b"]]
 
 
 # What is refused

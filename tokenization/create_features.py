@@ -120,9 +120,7 @@ def cached_features(
     key = _hash([FORMAT, tokenizer_fingerprint(tokenizer), identity, named_by])[:16]
     cache_dir = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "span_electra")
     cache_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(
-        cache_dir / f"{key}.lock"
-    ):  # the processes of one run wait for the first instead of racing it
+    with FileLock(cache_dir / f"{key}.lock"):  # the processes of one run wait for the first instead of racing it
         return create_features(paths, tokenizer, cache_dir / key, **settings)
 
 
@@ -213,9 +211,7 @@ class Packer:
         return pa.table({"input_ids": add_special_tokens(tokens, row_ends, self.prefix, self.suffix)})
 
 
-def cut_rows(
-    document_ends: list[int], capacity: int, short_probability: float, generator: random.Random
-) -> list[int]:
+def cut_rows(document_ends: list[int], capacity: int, short_probability: float, generator: random.Random) -> list[int]:
     """Where each row ends when the tokens up to each of `document_ends` are cut into rows of at most
     `capacity`.
 
@@ -232,9 +228,7 @@ def cut_rows(
     return row_ends
 
 
-def add_special_tokens(
-    tokens: np.ndarray, row_ends: list[int], prefix: list[int], suffix: list[int]
-) -> pa.ListArray:
+def add_special_tokens(tokens: np.ndarray, row_ends: list[int], prefix: list[int], suffix: list[int]) -> pa.ListArray:
     """Rows `prefix + tokens[start:end] + suffix` as one Arrow array, without a Python object per token or
     row.
 
@@ -273,22 +267,17 @@ def _make_packer(
         )
     shortest = len(prefix) + len(suffix) + FEWEST_TOKENS_IN_ROW
     if max_seq_length < shortest:
-        raise InputError(
-            f"max_seq_length={max_seq_length} is too short: at least {shortest} with the special tokens."
-        )
+        raise InputError(f"max_seq_length={max_seq_length} is too short: at least {shortest} with the special tokens.")
     if tokenizer.model_max_length < min(max_seq_length, NO_LIMIT):
         logger.warning(
-            "max_seq_length=%d is longer than the tokenizer's model_max_length=%d. "
-            "The model needs as many positions.",
+            "max_seq_length=%d is longer than the tokenizer's model_max_length=%d. The model needs as many positions.",
             max_seq_length,
             tokenizer.model_max_length,
         )
     return Packer(backend, prefix, suffix, max_seq_length, short_probability, seed)
 
 
-def _write_rows(
-    corpus: Corpus, packer: Packer, workers: int, fingerprint: str, folder: Path
-) -> dict[str, Any]:
+def _write_rows(corpus: Corpus, packer: Packer, workers: int, fingerprint: str, folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=folder) as work, _one_core_per_process():
         blocks, counts = _write_blocks(corpus, Path(work, "blocks.arrow"))
         workers = min(workers, len(blocks))
@@ -415,9 +404,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--short_seq_probability", type=float, default=0.05, help="share of rows that get a random length"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random lengths")
-    parser.add_argument(
-        "--text_column", default="text", help="the column of JSON, CSV, Parquet or `datasets`"
-    )
+    parser.add_argument("--text_column", default="text", help="the column of JSON, CSV, Parquet or `datasets`")
     parser.add_argument("--split", default="train", help="the split of a `datasets` name")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--overwrite", action="store_true", help="replace other features in --output_dir")

@@ -11,9 +11,7 @@ from pathlib import Path
 from .text import InputError
 
 
-def check_output_dir(
-    folder: Path, content: str, patterns: tuple[str, ...], marker: str, overwrite: bool
-) -> None:
+def check_output_dir(folder: Path, content: str, patterns: tuple[str, ...], marker: str, overwrite: bool) -> None:
     """Refuse a folder that must not be replaced: `overwrite` only ever replaces what we wrote ourselves.
 
     Args:
@@ -31,9 +29,7 @@ def check_output_dir(
     strangers = [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
     if strangers or marker not in names:
         examples = ", ".join((strangers or names)[:3])
-        raise InputError(
-            f"{folder}: already holds something else ({examples}). Give a new or empty --output_dir."
-        )
+        raise InputError(f"{folder}: already holds something else ({examples}). Give a new or empty --output_dir.")
     if not overwrite:
         raise InputError(
             f"{folder}: already holds {content}. Give another --output_dir, or --overwrite to replace it."

@@ -29,9 +29,7 @@ DOCUMENT_RULES = ("blank_line", "file", "line")
 TEXT_SUFFIXES = ("", ".txt", ".text", ".raw", ".tokens")
 TABLE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 COMPRESSION_SUFFIXES = (".gz", ".zst")
-ACCEPTED = (
-    "text (.txt, .text, .raw, .tokens or no suffix), .jsonl, .json or .csv, each plain, .gz or .zst; .parquet"
-)
+ACCEPTED = "text (.txt, .text, .raw, .tokens or no suffix), .jsonl, .json or .csv, each plain, .gz or .zst; .parquet"
 
 BLOCK_SIZE = 1 << 20  # characters: the unit that is handed to a worker
 READ_SIZE = 1 << 20  # bytes
@@ -121,9 +119,7 @@ class Corpus:
             _file_format(found)
             return [found]
         if glob.has_magic(path):
-            files = [
-                Path(name) for name in sorted(glob.glob(str(found), recursive=True)) if Path(name).is_file()
-            ]
+            files = [Path(name) for name in sorted(glob.glob(str(found), recursive=True)) if Path(name).is_file()]
             if not files:
                 raise InputNotFoundError(f"{path}: no file matches. Check the pattern.")
             for file in files:
@@ -197,9 +193,7 @@ def _file_format(path: Path) -> str:
     if suffix in TEXT_SUFFIXES:
         return "text"
     if suffix not in TABLE_SUFFIXES or (suffix == ".parquet" and is_compressed):
-        raise InputError(
-            f"{path}: unknown suffix {path.suffix}. Accepted: {ACCEPTED}. Rename or convert the file."
-        )
+        raise InputError(f"{path}: unknown suffix {path.suffix}. Accepted: {ACCEPTED}. Rename or convert the file.")
     return ".jsonl" if suffix == ".json" else suffix
 
 
@@ -214,9 +208,7 @@ def _files_in(folder: Path) -> list[Path]:
         except InputError:
             others += 1
     if not files:
-        raise InputError(
-            f"{folder}: a folder with no text files ({others} of other kinds). Accepted: {ACCEPTED}."
-        )
+        raise InputError(f"{folder}: a folder with no text files ({others} of other kinds). Accepted: {ACCEPTED}.")
     if others:
         logger.info("%s: %d text files; %d files of other kinds left out.", folder, len(files), others)
     return files
@@ -232,9 +224,7 @@ def _raw_chunks(path: Path) -> Iterator[bytes]:
             while data := stream.read(READ_SIZE):
                 yield data
     except (zstandard.ZstdError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise InputError(
-            f"{path}: not a whole {path.suffix} file ({error}). Fetch or compress it again."
-        ) from error
+        raise InputError(f"{path}: not a whole {path.suffix} file ({error}). Fetch or compress it again.") from error
 
 
 def _zstd_chunks(path: Path) -> Iterator[bytes]:
@@ -304,9 +294,7 @@ def _read_rows(source: Path | datasets.Dataset, column: str) -> Iterator[str]:
         batches = source.select_columns([column]).with_format(None).iter(batch_size=1000)
         rows = ((str(source.info.dataset_name), value) for batch in batches for value in batch[column])
     else:
-        read = {".jsonl": _read_json_lines, ".csv": _read_csv, ".parquet": _read_parquet}[
-            _file_format(source)
-        ]
+        read = {".jsonl": _read_json_lines, ".csv": _read_csv, ".parquet": _read_parquet}[_file_format(source)]
         rows = read(source, column)
     for where, value in rows:
         if value is None:
@@ -314,9 +302,7 @@ def _read_rows(source: Path | datasets.Dataset, column: str) -> Iterator[str]:
         if not isinstance(value, str):
             raise InputError(f"{where}: column {column!r} holds {type(value).__name__}, not text.")
         if len(value) > LONGEST_LINE and max(map(len, value.split("\n"))) > LONGEST_LINE:
-            raise InputError(
-                f"{where}: a line longer than {LONGEST_LINE >> 20} MiB. Break the text into lines."
-            )
+            raise InputError(f"{where}: a line longer than {LONGEST_LINE >> 20} MiB. Break the text into lines.")
         yield value
 
 
@@ -333,9 +319,7 @@ def _read_json_lines(path: Path, column: str) -> Iterator[tuple[str, Any]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise InputError(
-                f"{where}: not JSON ({error.msg}). Accepted: one JSON object per line."
-            ) from error
+            raise InputError(f"{where}: not JSON ({error.msg}). Accepted: one JSON object per line.") from error
         if not isinstance(row, dict):
             raise InputError(f"{where}: a JSON {type(row).__name__}. Accepted: one JSON object per line.")
         _check_column(where, column, row)
@@ -366,9 +350,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[tuple[str, Any]]:
 def _check_column(where: str | Path, column: str, columns: Iterable[str]) -> None:
     if column not in columns:
         names = ", ".join(columns) or "none"
-        raise InputError(
-            f"{where}: no column {column!r}. The columns are: {names}. Choose one with --text_column."
-        )
+        raise InputError(f"{where}: no column {column!r}. The columns are: {names}. Choose one with --text_column.")
 
 
 def _split_documents(batches: Iterable[list[str]], rule: str) -> Iterator[Document]:

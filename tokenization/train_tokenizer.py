@@ -130,9 +130,7 @@ def _train_wordpiece(corpus: Corpus, vocab_size: int, min_frequency: int, lowerc
         limit_alphabet=len(alphabet),
     )
     tokenizer.train_from_iterator(corpus.lines(), trainer)
-    trained = Tokenizer(
-        models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]")
-    )  # here they are special no more
+    trained = Tokenizer(models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]"))  # here they are special no more
     trained.add_special_tokens(_special_tokens())
     trained.normalizer = tokenizer.normalizer
     trained.pre_tokenizer = tokenizer.pre_tokenizer
@@ -157,10 +155,7 @@ def _alphabet(corpus: Corpus, normalizer: normalizers.Normalizer, vocab_size: in
 
 def _special_tokens() -> list[AddedToken]:
     # [MASK] takes the space before it along, so that "the [MASK]" asks for a token that begins a word.
-    return [
-        AddedToken(token, special=True, lstrip=token == "[MASK]", normalized=False)
-        for token in SPECIAL_TOKENS
-    ]
+    return [AddedToken(token, special=True, lstrip=token == "[MASK]", normalized=False) for token in SPECIAL_TOKENS]
 
 
 def _template() -> processors.TemplateProcessing:
@@ -200,9 +195,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="files, folders, globs or `datasets` names (name or name:configuration)",
     )
     parser.add_argument("--output_dir", type=Path, required=True, help="a new or empty folder")
-    parser.add_argument(
-        "--model_name", help="save to this folder inside --output_dir instead of --output_dir itself"
-    )
+    parser.add_argument("--model_name", help="save to this folder inside --output_dir instead of --output_dir itself")
     parser.add_argument(
         "--tokenizer_type",
         default="BPE",
@@ -212,12 +205,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--vocab_size", type=int, default=10_000, help="with the five special tokens")
     parser.add_argument("--min_frequency", type=int, default=2, help="rarer pairs of tokens are not merged")
     parser.add_argument("--lowercase", action="store_true", help="lower the case (BERT: strip accents, too)")
-    parser.add_argument(
-        "--model_max_length", type=int, default=512, help="length to which the tokenizer truncates"
-    )
-    parser.add_argument(
-        "--text_column", default="text", help="the column of JSON, CSV, Parquet or `datasets`"
-    )
+    parser.add_argument("--model_max_length", type=int, default=512, help="length to which the tokenizer truncates")
+    parser.add_argument("--text_column", default="text", help="the column of JSON, CSV, Parquet or `datasets`")
     parser.add_argument("--split", default="train", help="the split of a `datasets` name")
     parser.add_argument("--overwrite", action="store_true", help="replace a tokenizer in --output_dir")
     return parser.parse_args(arguments)

@@ -16,8 +16,6 @@ from unittest import mock
 import pytest
 import torch
 import transformers
-from transformers.models.auto import modeling_auto
-
 from span_electra import (
     SpanElectraConfig,
     SpanElectraForMaskedLM,
@@ -28,6 +26,7 @@ from span_electra import (
     SpanElectraForTokenClassification,
     SpanElectraModel,
 )
+from transformers.models.auto import modeling_auto
 
 pytestmark = [
     pytest.mark.slow,
@@ -73,7 +72,10 @@ def library_module(name: str) -> types.ModuleType:
                 sys.modules[f"{package}.{module}"] = types.ModuleType(f"{package}.{module}")
                 sys.modules[f"{package}.{module}"].__dict__.update(content)
     # One of the files looks for the library's own `__init__.py` beside itself.
-    with mock.patch("transformers.utils.direct_transformers_import", return_value=transformers), warnings.catch_warnings():
+    with (
+        mock.patch("transformers.utils.direct_transformers_import", return_value=transformers),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # its own marks are not registered here
         return importlib.import_module(f"{package}.{name}")
 
@@ -150,7 +152,7 @@ class TestTiedContract(common.ModelTesterMixin, unittest.TestCase):
         self.config_tester.run_common_tests()
 
     def test_model_outputs_equivalence(self):
-        # The mixin subtracts outputs from each other, which torch refuses for booleans; the pretraining output has two.
+        # The mixin subtracts outputs, which torch refuses for booleans, and the pretraining output has two of these.
         everything = self.all_model_classes
         self.all_model_classes = tuple(name for name in everything if name is not SpanElectraForPreTraining)
         super().test_model_outputs_equivalence()
@@ -176,5 +178,3 @@ class TestDisentangledContract(TestTiedContract):
 
 class TestSeparateContract(TestTiedContract):
     embedding_sharing = "separate"
-
-
