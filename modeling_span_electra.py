@@ -382,7 +382,12 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, state_dict: dict | None = None, **kwargs):
         """As [`PreTrainedModel.save_pretrained`]; the folder loads with every SpanElectra and stock ELECTRA class."""
-        state_dict = self.fold_embeddings(self.state_dict() if state_dict is None else state_dict)
+        if state_dict is None:
+            state_dict = self.fold_embeddings(self.state_dict())
+            # The model in memory now equals the one on disk, its frozen table included.
+            self.electra.get_input_embeddings().weight.data.copy_(state_dict[WORD_EMBEDDINGS])
+        else:
+            state_dict = self.fold_embeddings(state_dict)
         super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
 
     def discriminator_embeddings(self, input_ids: torch.Tensor) -> torch.Tensor | None:
