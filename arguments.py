@@ -65,6 +65,10 @@ class DataArguments:
     text_column: str = field(
         default="text", metadata={"help": "The column of tables and `datasets` that holds the text."}
     )
+    split: str = field(default="train", metadata={"help": "The split of a `datasets` name to train on."})
+    validation_split: str = field(
+        default="validation", metadata={"help": "The one in validation_file to evaluate on."}
+    )
     preprocessing_num_workers: int = field(default=1, metadata={"help": "Processes that tokenize."})
     features_cache_dir: str | None = field(
         default=None, metadata={"help": "Where rows made from text are kept. Default: the cache of `datasets`."}
@@ -152,10 +156,20 @@ def read_recipe(path: str) -> dict:
     recipe = read_settings(path)
     for name in recipe.keys() - option_types().keys():
         raise InputError(f"{path}: {unknown_option(name)}")
-    for name in ("train_file", "validation_file"):
-        if isinstance(recipe.get(name), str):
-            recipe[name] = [recipe[name]]
-    return recipe
+    return {name: recipe_value(path, name, value) for name, value in recipe.items()}
+
+
+def recipe_value(path: str, name: str, value: object) -> object:
+    """A recipe's value as it would come from the command line, so that both are converted and checked alike."""
+    takes_list = "list" in str(option_types()[name])
+    if isinstance(value, list):
+        if not takes_list:
+            raise InputError(f"{path}: {name} is a list, {value}; one value is expected.")
+        return [str(item) for item in value]
+    if value is None:
+        return None
+    text = json.dumps(value) if isinstance(value, dict) else str(value)
+    return [text] if name in ("train_file", "validation_file") else text
 
 
 def read_settings(path: str | Path) -> dict:
@@ -203,6 +217,21 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
             value = getattr(group, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name} is {value}; it must be at least 1.")
+    if training.label_smoothing_factor:
+        raise InputError(
+            f"--label_smoothing_factor is {training.label_smoothing_factor}; the objectives have no smoothed form: "
+            "leave it out."
+        )
+    source, target = model.model_name_or_path, Path(training.output_dir).resolve()
+    if (
+        training.overwrite_output_dir
+        and source
+        and target in (Path(source).resolve(), *Path(source).resolve().parents)
+    ):
+        raise InputError(
+            f"--model_name_or_path {source}: lies in --output_dir, which --overwrite_output_dir would empty; give "
+            "another --output_dir."
+        )
     if not training.learning_rate > 0:
         raise InputError(f"--learning_rate is {training.learning_rate}; it must be above 0 (ELECTRA-Small's is 5e-4).")
 

@@ -5,6 +5,8 @@ from importlib.resources import files
 from pathlib import Path
 
 import datasets
+import numpy as np
+from huggingface_hub.errors import StrictDataclassError
 from span_electra.arguments import DataArguments, ModelArguments, first_line, read_settings
 from span_electra.configuration_span_electra import SpanElectraConfig, split_data_settings
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
@@ -44,7 +46,11 @@ def build_model(
         )
     model.config.pad_token_id = tokenizer.pad_token_id
     if arguments.attn_implementation is not None:
-        model.set_attn_implementation(arguments.attn_implementation)
+        try:
+            model.set_attn_implementation(arguments.attn_implementation)
+        except (ImportError, ValueError) as error:
+            name = arguments.attn_implementation
+            raise InputError(f"--attn_implementation {name}: cannot be used here ({first_line(error)})") from error
     return model
 
 
@@ -59,6 +65,8 @@ def read_config(name: str, data: DataArguments, tokenizer: PreTrainedTokenizerBa
         path = shipped[name]
     settings, data_settings = split_data_settings(read_settings(path))
     for key, value in data_settings.items():
+        if isinstance(value, bool) or not isinstance(value, int if key == "max_seq_length" else (int, float)):
+            raise InputError(f"{name}: {key} is {value!r}; a number is expected.")
         if getattr(data, key) is None:
             setattr(data, key, value)
     for key, role in TOKEN_IDS.items():
@@ -72,26 +80,38 @@ def read_config(name: str, data: DataArguments, tokenizer: PreTrainedTokenizerBa
     settings["pad_token_id"] = tokenizer.pad_token_id
     try:
         return SpanElectraConfig(**settings)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, StrictDataclassError) as error:
         raise InputError(f"{name}: {' '.join(str(error).split())}") from error
 
 
 def load_model(arguments: ModelArguments) -> SpanElectraForPreTraining:
     """A SpanElectra checkpoint, or the two halves of an ELECTRA."""
     name, generator = arguments.model_name_or_path, arguments.generator_name_or_path
+    kind = check_kind("--model_name_or_path", name, ("SpanElectraForPreTraining", "ElectraForPreTraining"))
+    if generator is not None:
+        if kind == SpanElectraConfig.model_type:
+            raise InputError(
+                f"--generator_name_or_path {generator}: {name} is a SpanElectra and has a generator; leave it out."
+            )
+        check_kind("--generator_name_or_path", generator, ("ElectraForMaskedLM",))
     try:
-        kind = SpanElectraConfig.get_config_dict(name)[0].get("model_type")
-        if kind == "electra":
-            return SpanElectraForPreTraining.from_electra(name, generator)
-        if kind == SpanElectraConfig.model_type and generator is None:
+        if kind == SpanElectraConfig.model_type:
             return SpanElectraForPreTraining.from_pretrained(name)
+        return SpanElectraForPreTraining.from_electra(name, generator)
     except (OSError, ValueError) as error:
         raise InputError(f"--model_name_or_path {name}: cannot be loaded ({first_line(error)})") from error
-    if kind == SpanElectraConfig.model_type:
-        raise InputError(
-            f"--generator_name_or_path {generator}: {name} is a SpanElectra and has a generator; leave it out."
-        )
-    raise InputError(f"--model_name_or_path {name}: a model of type {kind}; accepted are span_electra and electra.")
+
+
+def check_kind(option: str, name: str, accepted: tuple[str, ...]) -> str:
+    """Refuse a checkpoint of another class, half of which would be new weights; return its model type."""
+    try:
+        settings, _ = SpanElectraConfig.get_config_dict(name)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{option} {name}: cannot be loaded ({first_line(error)})") from error
+    saved_as = (settings.get("architectures") or ["a model of unknown class"])[0]
+    if saved_as not in accepted:
+        raise InputError(f"{option} {name}: was saved as {saved_as}; accepted are {', '.join(accepted)}.")
+    return settings["model_type"]
 
 
 def resolve_length(data: DataArguments, config: SpanElectraConfig) -> None:
@@ -126,17 +146,23 @@ def build_rows(
     data: DataArguments, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[datasets.Dataset, datasets.Dataset | None]:
     """The rows for training and for evaluation (None: no evaluation). All text is found before any is tokenized."""
-    for paths in filter(None, (data.train_file, data.validation_file)):
+    for paths, split in ((data.train_file, data.split), (data.validation_file, data.validation_split)):
+        if not paths:
+            continue
         if any(map(is_features, paths)) and len(paths) > 1:
             raise InputError(f"{paths[0]}, {paths[1]}: a folder of features stands alone; give one, or only text.")
         if not is_features(paths[0]):
-            Corpus(paths, data.documents, data.text_column).identity()
-    train_rows, eval_rows = load_rows(data.train_file, data, tokenizer), None
-    if data.validation_file:
-        eval_rows = load_rows(data.validation_file, data, tokenizer)
-    elif data.validation_split_percentage and len(train_rows) > 1:
-        share = max(data.validation_split_percentage / 100, 1 / len(train_rows))
-        train_rows, eval_rows = train_rows.train_test_split(share, seed=SPLIT_SEED).values()
+            Corpus(paths, data.documents, data.text_column, split).identity()
+    eval_rows = None
+    if data.validation_file:  # first, for it is the smaller: what is wrong with it shows before the long work
+        eval_rows = load_rows(data.validation_file, data, tokenizer, data.validation_split)
+    train_rows = load_rows(data.train_file, data, tokenizer, data.split)
+    if eval_rows is None and data.validation_split_percentage and len(train_rows) > 1:
+        # `train_test_split` would write its indices into the user's folder of features.
+        order = np.random.default_rng(SPLIT_SEED).permutation(len(train_rows))
+        held_back = max(1, round(len(train_rows) * data.validation_split_percentage / 100))
+        eval_rows = train_rows.select(order[:held_back], keep_in_memory=True)
+        train_rows = train_rows.select(order[held_back:], keep_in_memory=True)
     if data.max_train_samples is not None:
         train_rows = train_rows.select(range(min(data.max_train_samples, len(train_rows))))
     if data.max_eval_samples is not None and eval_rows is not None:
@@ -144,7 +170,9 @@ def build_rows(
     return train_rows, eval_rows
 
 
-def load_rows(paths: list[str], data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> datasets.Dataset:
+def load_rows(
+    paths: list[str], data: DataArguments, tokenizer: PreTrainedTokenizerBase, split: str
+) -> datasets.Dataset:
     if is_features(paths[0]):
         return load_features(paths[0], tokenizer)
     return cached_features(
@@ -154,5 +182,6 @@ def load_rows(paths: list[str], data: DataArguments, tokenizer: PreTrainedTokeni
         max_seq_length=data.max_seq_length,
         documents=data.documents,
         text_column=data.text_column,
+        split=split,
         workers=data.preprocessing_num_workers,
     )

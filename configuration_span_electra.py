@@ -9,6 +9,7 @@ from dataclasses import fields
 
 from huggingface_hub.dataclasses import strict
 from transformers import ElectraConfig
+from transformers.activations import ACT2FN
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -193,6 +194,8 @@ class SpanElectraConfig(ElectraConfig):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` is {value}; it must be at least 1.")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"`hidden_act` is {self.hidden_act!r}; accepted are {', '.join(sorted(ACT2FN))}.")
         for name in ("mlm_weight", "sbgo_weight", "rtd_weight", "sbpo_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"`{name}` is {getattr(self, name)}; a loss weight must be finite and at least 0.")

@@ -349,8 +349,20 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
         self.masked_capacity: float | None = None
         self._tied_weights_keys = tied_weights(config)
         self.post_init()
-        if config.embedding_sharing == "disentangled":
-            self.electra.embeddings.word_embeddings.weight.requires_grad_(False)
+        self.freeze_folded_table()
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As [`PreTrainedModel.from_pretrained`]."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.freeze_folded_table()
+        return loaded
+
+    def freeze_folded_table(self) -> None:
+        """Where the discriminator's table is a sum that is written when it is saved, it is nothing to train."""
+        if self.config.embedding_sharing == "disentangled":
+            self.electra.get_input_embeddings().weight.requires_grad_(False)
 
     def get_output_embeddings(self):
         return self.generator.get_output_embeddings()
@@ -369,7 +381,7 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
             kept = min(len(grown), len(self.embedding_residual))
             grown[:kept] = self.embedding_residual.data[:kept]
             self.embedding_residual = nn.Parameter(grown)
-            embeddings.weight.requires_grad_(False)
+            self.freeze_folded_table()
         self.tie_weights()
         return embeddings
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from pathlib import Path
 
 import matplotlib
@@ -58,11 +59,20 @@ def write_report(output_dir: str, settings: dict, history: list[dict]) -> str:
     """
     folder, metrics = Path(output_dir), last_metrics(history)
     content = {"arguments": settings, "history": history}
-    (folder / HISTORY).write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+    (folder / HISTORY).write_text(json.dumps(without_nan(content), indent=1, default=str) + "\n", encoding="utf-8")
     plot_curves(history, folder / CURVES)
     (folder / CARD).write_text(model_card(settings, metrics, history), encoding="utf-8")
     rows = "\n".join(f"{name:<30}{value:>12}  {baseline}" for name, value, baseline in metric_rows(metrics))
     return f"{rows}\nsaved to {output_dir}: the model, {HISTORY}, {CURVES} and a model card"
+
+
+def without_nan(content):
+    """`content` with null for every number that JSON has no way to write."""
+    if isinstance(content, dict):
+        return {name: without_nan(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def last_metrics(history: list[dict]) -> dict[str, float]:
@@ -77,7 +87,7 @@ def metric_rows(metrics: dict[str, float]) -> list[tuple[str, str, str]]:
     """Name, value and baseline of the metrics that a reader looks for first."""
     rows = []
     for name in SUMMARY:
-        if name in metrics:
+        if math.isfinite(metrics.get(name, math.nan)):
             baseline = BASELINES.get(name)
             baseline = metrics[baseline] if isinstance(baseline, str) else baseline
             note = "" if baseline is None else f"baseline {baseline:.4f}"

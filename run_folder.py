@@ -4,10 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraConfig
 from span_electra.tokenization.text import InputError
 
 ARGUMENTS = "arguments.json"  # written first: by it a folder is known to be a run's
 TRAINER_STATE_NAME = "trainer_state.json"  # the last file that the Trainer writes to a checkpoint
+# What a checkpoint and the model to go on with must have in common.
+SHAPE = (*ENCODER_SHAPE, *(f"generator_{name}" for name in ENCODER_SHAPE), "vocab_size", "embedding_size")
+SHAPE += ("max_position_embeddings", "type_vocab_size", "max_span_length", "boundary_position_size")
+SHAPE += ("embedding_sharing", "use_sbgo", "use_sbpo")
 # All that a run writes, as globs; --overwrite_output_dir removes nothing else.
 WRITTEN = ("checkpoint-*", "runs", "*.safetensors", "config.json", "history.json", "curves.png", "README.md")
 
@@ -32,7 +37,8 @@ def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Pa
             f"--output_dir {folder}: already holds something that is not a run of this script "
             f"({', '.join(names[:3])}); give a new or empty folder."
         )
-    resume = None if resume is None or resume.lower() == "false" else resume
+    resume = None if resume is None or str(resume).lower() == "false" else str(resume)
+    names = [] if names == [ARGUMENTS] else names  # a run that ended before it had anything to keep
     if names and resume is None and not overwrite:
         raise InputError(
             f"--output_dir {folder}: already holds a run; go on with it by --resume_from_checkpoint true, replace it "
@@ -40,7 +46,15 @@ def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Pa
         )
     if resume is not None and overwrite:
         raise InputError("--resume_from_checkpoint and --overwrite_output_dir exclude each other; give one.")
-    return None if resume is None else find_checkpoint(folder, resume)
+    if resume is None:
+        return None
+    checkpoint = find_checkpoint(folder, resume)
+    if names and checkpoint.resolve().parent != folder.resolve():
+        raise InputError(
+            f"--resume_from_checkpoint {resume}: is not of the run in --output_dir {folder}, which would be written "
+            "over; give a new folder, or a checkpoint of that run."
+        )
+    return checkpoint
 
 
 def find_checkpoint(folder: Path, resume: str) -> Path:
@@ -48,8 +62,8 @@ def find_checkpoint(folder: Path, resume: str) -> Path:
     if resume.lower() != "true":
         if not is_checkpoint(Path(resume)):
             raise InputError(
-                f"--resume_from_checkpoint {resume}: not a checkpoint (no {TRAINER_STATE_NAME} in it); give a "
-                "checkpoint-N folder of a run, or true for the newest in --output_dir."
+                f"--resume_from_checkpoint {resume}: not a checkpoint (no {TRAINER_STATE_NAME} or no weights); give "
+                "a checkpoint-N folder of a run, or true for the newest in --output_dir."
             )
         return Path(resume)
     checkpoints = [path for path in folder.glob("checkpoint-*") if is_checkpoint(path)]
@@ -61,7 +75,18 @@ def find_checkpoint(folder: Path, resume: str) -> Path:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    return (folder / TRAINER_STATE_NAME).is_file()
+    return (folder / TRAINER_STATE_NAME).is_file() and any(folder.glob("model*.safetensors"))
+
+
+def check_shape(checkpoint: Path, config: SpanElectraConfig) -> None:
+    """Refuse to resume with a model of another shape than the checkpoint's."""
+    saved = SpanElectraConfig.from_pretrained(checkpoint)
+    for name in SHAPE:
+        if getattr(saved, name) != getattr(config, name):
+            raise InputError(
+                f"--resume_from_checkpoint {checkpoint}: its {name} is {getattr(saved, name)}, this run's is "
+                f"{getattr(config, name)}; resume with the configuration that the run began with."
+            )
 
 
 def start_run(output_dir: str, settings: dict, resumes: bool) -> None:

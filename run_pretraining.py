@@ -15,7 +15,7 @@ from span_electra.arguments import DataArguments, PretrainingArguments, parse_ar
 from span_electra.building import build_model, build_rows, build_tokenizer, resolve_length
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.reporting import describe, write_report
-from span_electra.run_folder import check_run_folder, start_run
+from span_electra.run_folder import check_run_folder, check_shape, start_run
 from span_electra.tokenization.text import InputError
 from span_electra.trainer import NonFiniteLossError, SpanElectraTrainer
 from transformers import set_seed
@@ -40,6 +40,8 @@ def run(arguments: Sequence[str]) -> None:
     tokenizer = build_tokenizer(model_arguments)
     model = build_model(model_arguments, data_arguments, tokenizer)
     resolve_length(data_arguments, model.config)
+    if checkpoint is not None:
+        check_shape(checkpoint, model.config)
     with training_arguments.main_process_first(desc="tokenization"):
         train_rows, eval_rows = build_rows(data_arguments, tokenizer)
     settings = {**asdict(model_arguments), **asdict(data_arguments), **training_arguments.to_dict()}

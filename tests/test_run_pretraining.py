@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from importlib.resources import files
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 from span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining
 from span_electra.arguments import PretrainingArguments, parse_arguments
 from span_electra.building import build_model, read_config
-from span_electra.run_pretraining import main
+from span_electra.run_pretraining import main, run
 from span_electra.tokenization.create_features import create_features
+from span_electra.tokenization.text import InputError
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 from transformers import AutoModel, AutoTokenizer, ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
 
@@ -35,7 +37,8 @@ def home(tmp_path_factory):
         "misspelt": SIZES | {"hiden_size": 32},
         "old": SIZES | {"mask_ratio": 0.3, "max_seq_len": 48, "pad_id": 2},
     }
-    write |= {"bad_ratio": SIZES | {"mask_ratio": 1.5}}
+    write |= {"bad_ratio": SIZES | {"mask_ratio": 1.5}, "text_ratio": SIZES | {"mask_ratio": "0.2"}}
+    write |= {"text_size": SIZES | {"hidden_size": "64"}, "bad_act": SIZES | {"hidden_act": "gelux"}}
     for name, settings in write.items():
         (home / f"{name}.json").write_text(json.dumps(settings))
     (home / "broken.json").write_text("{")
@@ -43,11 +46,17 @@ def home(tmp_path_factory):
     (home / "used" / "thesis.txt").write_text("my only copy")
     (home / "run").mkdir()
     (home / "run" / "arguments.json").write_text("{}")
+    (home / "run" / "history.json").write_text("{}")
+    for name, text in RECIPES.items():
+        (home / f"{name}.yaml").write_text(text)
     (home / "no_mask").mkdir()
     tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer")
     tokenizer.mask_token = None
     tokenizer.save_pretrained(home / "no_mask")
     return home
+
+
+RECIPES = {"list_rate": "learning_rate: [1]", "half_row": "per_device_train_batch_size: 8.5"}
 
 
 def arguments(home, folder, **changes):
@@ -109,6 +118,11 @@ REFUSED = {
     "lone generator": ({"generator_name_or_path": "x"}, r"needs --model_name_or_path"),
     "unknown option": ({"mask_ration": 0.2}, r"--mask_ration is not an option: did you mean --mask_ratio\?"),
     "abbreviated option": ({"max_train": 5}, r"--max_train is not an option"),
+    "text as ratio": ({"config": "{home}/text_ratio.json"}, r"mask_ratio is '0\.2'; a number is expected"),
+    "text as size": ({"config": "{home}/text_size.json"}, r"text_size\.json: .*hidden_size"),
+    "no such activation": ({"config": "{home}/bad_act.json"}, r"`hidden_act` is 'gelux'; accepted are"),
+    "no such attention": ({"attn_implementation": "foo"}, r"--attn_implementation foo: cannot be used here"),
+    "smoothed labels": ({"label_smoothing_factor": 0.1}, r"--label_smoothing_factor is 0\.1"),
     "document rule": ({"documents": "chapter"}, r"documents='chapter' is not one of"),
 }
 
@@ -126,6 +140,73 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_touched(home, tmp_path,
     assert_matches(text, message)
     assert snapshot(home) == before
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "text"),
+    [
+        ("list_rate", "learning_rate is a list"),
+        ("half_row", "invalid int value: '8.5'"),
+    ],
+)
+def test_a_recipe_is_held_to_the_types_of_the_command_line(home, tmp_path, capsys, recipe, text):
+    with pytest.raises(SystemExit) as exit_info:
+        main(
+            [
+                str(home / f"{recipe}.yaml"),
+                *without(arguments(home, tmp_path / "out"), "--per_device_train_batch_size"),
+            ]
+        )
+    assert exit_info.value.code == 2
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def without(options, name):
+    place = options.index(name)
+    return options[:place] + options[place + 2 :]
+
+
+def test_a_run_is_not_resumed_into_another_ones_folder(home, finished, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(finished, other)
+    before = snapshot(other)
+    with pytest.raises(InputError, match="is not of the run in --output_dir"):
+        run(arguments(home, other, resume_from_checkpoint=finished / "checkpoint-2"))
+    assert snapshot(other) == before
+
+
+def test_a_checkpoint_of_another_shape_is_not_resumed(home, finished, tmp_path):
+    wider = tmp_path / "wider.json"
+    wider.write_text(json.dumps(SIZES | {"intermediate_size": 99}))
+    with pytest.raises(InputError, match=r"its intermediate_size is .*, this run's is 99"):
+        run(arguments(home, tmp_path / "out", config=wider, resume_from_checkpoint=finished / "checkpoint-2"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_may_ask_to_resume(home, finished, tmp_path):
+    output_dir = tmp_path / "out"
+    shutil.copytree(finished, output_dir)
+    recipe = tmp_path / "resume.yaml"
+    recipe.write_text("resume_from_checkpoint: true")
+    main([str(recipe), *arguments(home, output_dir)])
+    assert (output_dir / "model.safetensors").is_file()
+
+
+def test_the_source_of_a_run_is_not_overwritten(home, finished):
+    with pytest.raises(InputError, match="lies in --output_dir, which --overwrite_output_dir would empty"):
+        run(arguments(home, finished, config=None, model_name_or_path=finished, overwrite_output_dir=True))
+
+
+def test_features_are_left_as_they_are(home, tmp_path):
+    before = snapshot(home / "features")
+    main(arguments(home, tmp_path / "out", train_file=home / "features", max_steps=1))
+    assert snapshot(home / "features") == before
+
+
+def test_the_history_is_json_without_nan(finished):
+    text = (finished / "history.json").read_text()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
 def assert_matches(pattern, text):
@@ -289,5 +370,7 @@ def test_another_kind_of_model_is_refused(home, tmp_path):
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
     model, data, _ = parsed(home, tmp_path, config=None, model_name_or_path=tmp_path / "bert")
-    with pytest.raises(ValueError, match="a model of type bert; accepted are span_electra and electra"):
+    with pytest.raises(
+        ValueError, match="was saved as a model of unknown class; accepted are SpanElectraForPreTraining"
+    ):
         build_model(model, data, AutoTokenizer.from_pretrained(home / "tokenizer"))

@@ -32,7 +32,7 @@ from .text import DOCUMENT_RULES, Corpus, InputError
 logger = logging.getLogger(__name__)
 
 METADATA = "features.json"
-FEATURE_FILES = (METADATA, "data-*-of-*.arrow", "dataset_info.json", "state.json")
+FEATURE_FILES = (METADATA, "data-*-of-*.arrow", "dataset_info.json", "state.json", "cache-*.arrow")
 FORMAT = 1  # raise it when the same settings give other rows than before
 FEWEST_TOKENS = 10  # the longest span
 FEWEST_TOKENS_IN_ROW = 3  # a span of one token and its two boundaries
