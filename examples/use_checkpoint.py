@@ -18,7 +18,7 @@ def main() -> None:
     checkpoint = parser.parse_args().checkpoint
 
     # The modelling code lies in the folder, so this works on a machine without the package too.
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=True)
     encoder = AutoModel.from_pretrained(checkpoint, trust_remote_code=True)
     discriminator = AutoModelForPreTraining.from_pretrained(checkpoint, trust_remote_code=True)
     fill_mask = pipeline("fill-mask", model=checkpoint, trust_remote_code=True)
