@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import yaml
-from span_electra.tokenization.text import InputError
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import is_tensorboard_available
+
+from span_electra.tokenization.text import InputError
 
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
 MOST_WARMUP_STEPS = 10_000  # ELECTRA's

@@ -7,12 +7,13 @@ from pathlib import Path
 import datasets
 import numpy as np
 from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedTokenizerBase
+
 from span_electra.arguments import DataArguments, ModelArguments, first_line, read_settings
 from span_electra.configuration_span_electra import SpanElectraConfig, split_data_settings
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.tokenization.create_features import METADATA, cached_features, load_features, load_tokenizer
 from span_electra.tokenization.text import Corpus, InputError
-from transformers import PreTrainedTokenizerBase
 
 MASK_RATIO, MAX_SEQ_LENGTH = 0.15, 128  # ELECTRA-Small's
 SPLIT_SEED = 0  # not the run's: runs with different seeds are evaluated on the same rows

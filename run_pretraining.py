@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from transformers import set_seed
+
 from span_electra.arguments import DataArguments, PretrainingArguments, parse_arguments
 from span_electra.building import build_model, build_rows, build_tokenizer, resolve_length
 from span_electra.data_collator import DataCollatorForSpanMasking
@@ -18,7 +20,6 @@ from span_electra.reporting import describe, write_report
 from span_electra.run_folder import check_run_folder, check_shape, start_run
 from span_electra.tokenization.text import InputError
 from span_electra.trainer import NonFiniteLossError, SpanElectraTrainer
-from transformers import set_seed
 
 logger = logging.getLogger("span_electra")
 

@@ -4,9 +4,10 @@ counted on the device, and an alarm for each way of learning nothing."""
 from contextlib import contextmanager
 
 import torch
-from span_electra.metrics import PretrainingMetrics
 from transformers import Trainer, TrainerCallback
 from transformers.utils import logging
+
+from span_electra.metrics import PretrainingMetrics
 
 logger = logging.get_logger(__name__)
 

@@ -8,9 +8,10 @@ import time
 
 import numpy as np
 import torch
-from span_electra.data_collator import DataCollatorForSpanMasking
 from tokenizers import Tokenizer, models
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
+
+from span_electra.data_collator import DataCollatorForSpanMasking
 
 
 def made_up_tokenizer(vocabulary_size: int) -> PreTrainedTokenizerFast:

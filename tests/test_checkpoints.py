@@ -7,11 +7,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-import span_electra
 import torch
-from span_electra import SpanElectraConfig, SpanElectraForMaskedLM, SpanElectraForPreTraining, SpanElectraModel
-from span_electra.export import export
-from span_electra.tokenization.text import InputError
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModel,
@@ -24,6 +20,11 @@ from transformers import (
     PreTrainedTokenizerFast,
     pipeline,
 )
+
+import span_electra
+from span_electra import SpanElectraConfig, SpanElectraForMaskedLM, SpanElectraForPreTraining, SpanElectraModel
+from span_electra.export import export
+from span_electra.tokenization.text import InputError
 
 WORDS = ["[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]", *"abcdefghijklmnopqrstuvwxyz"]
 SHARING = ("tied", "disentangled", "separate")

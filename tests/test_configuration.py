@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from span_electra import SpanElectraConfig
 from span_electra.configuration_span_electra import split_data_settings
 

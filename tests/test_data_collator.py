@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerFast
+
 from span_electra import data_collator
 from span_electra.data_collator import (
     DataCollatorForSpanMasking,
@@ -22,9 +26,6 @@ from span_electra.data_collator import (
     word_starts,
     word_tables,
 )
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ["[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]"]
 TEXT = """We hold these truths to be self-evident, that all men are created equal; don't they say so? In 1776 the

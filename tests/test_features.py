@@ -6,6 +6,8 @@ import random
 
 import numpy as np
 import pytest
+from transformers import PreTrainedTokenizerFast
+
 from span_electra.tokenization import text as text_module
 from span_electra.tokenization.create_features import (
     add_special_tokens,
@@ -18,7 +20,6 @@ from span_electra.tokenization.create_features import (
 from span_electra.tokenization.output import run_command
 from span_electra.tokenization.text import InputError
 from span_electra.tokenization.train_tokenizer import train_tokenizer
-from transformers import PreTrainedTokenizerFast
 
 
 def make_text():

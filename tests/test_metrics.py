@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
+
 from span_electra.metrics import BINS, LARGEST_LOGIT, PretrainingMetrics, logit_bins
 
 VOCABULARY = 50

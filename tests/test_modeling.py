@@ -4,6 +4,9 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
+from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining, ElectraModel
+
 from span_electra import SpanElectraConfig, SpanElectraForPreTraining, SpanElectraForSequenceClassification
 from span_electra.modeling_span_electra import (
     WORD_EMBEDDINGS,
@@ -13,8 +16,6 @@ from span_electra.modeling_span_electra import (
     sample_tokens,
     span_boundaries,
 )
-from torch.nn import functional as F
-from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining, ElectraModel
 
 MASK = 3
 

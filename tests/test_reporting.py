@@ -5,6 +5,7 @@ import struct
 
 import pytest
 import yaml
+
 from span_electra.reporting import last_metrics, metric_rows, write_report
 
 HISTORY = [

@@ -7,6 +7,8 @@ from importlib.resources import files
 
 import pytest
 import torch
+from transformers import AutoModel, AutoTokenizer, ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
+
 from span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining
 from span_electra.arguments import PretrainingArguments, parse_arguments
 from span_electra.building import build_model, read_config
@@ -14,7 +16,6 @@ from span_electra.run_pretraining import main, run
 from span_electra.tokenization.create_features import create_features
 from span_electra.tokenization.text import InputError
 from span_electra.tokenization.train_tokenizer import train_tokenizer
-from transformers import AutoModel, AutoTokenizer, ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
 
 torch.set_num_threads(1)  # more cost time on models as small as these
 SIZES = {"embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from transformers import AutoTokenizer
+
 from span_electra.tokenization import text as text_module
 from span_electra.tokenization.output import run_command
 from span_electra.tokenization.text import Corpus, InputError, InputNotFoundError
 from span_electra.tokenization.train_tokenizer import main, train_tokenizer
-from transformers import AutoTokenizer
 
 TEXT = "The old man went to the sea.\nHe saw the old boat.\n\nThe boat was old; the man was not: Café.\n" * 20
 

@@ -7,12 +7,13 @@ import re
 import datasets
 import pytest
 import torch
+from tokenizers import Tokenizer, models, processors
+from transformers import PreTrainedTokenizerFast, TrainerCallback, TrainerState
+
 from span_electra import SpanElectraConfig, SpanElectraForPreTraining
 from span_electra.arguments import PretrainingArguments
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.trainer import LearningMonitor, NonFiniteLossError, SpanElectraTrainer, learning_problems
-from tokenizers import Tokenizer, models, processors
-from transformers import PreTrainedTokenizerFast, TrainerCallback, TrainerState
 
 SPECIAL = ["[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]"]
 # The forked workers of a DataLoader are warned of by Python 3.12 and later, as this process has threads.

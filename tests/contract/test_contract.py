@@ -16,6 +16,8 @@ from unittest import mock
 import pytest
 import torch
 import transformers
+from transformers.models.auto import modeling_auto
+
 from span_electra import (
     SpanElectraConfig,
     SpanElectraForMaskedLM,
@@ -26,7 +28,6 @@ from span_electra import (
     SpanElectraForTokenClassification,
     SpanElectraModel,
 )
-from transformers.models.auto import modeling_auto
 
 pytestmark = [
     pytest.mark.slow,
