@@ -10,6 +10,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import is_tensorboard_available
 
+from span_electra.configuration_span_electra import OBJECTIVES
 from span_electra.tokenization.text import InputError
 
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
@@ -24,10 +25,22 @@ class ModelArguments:
         default=None, metadata={"help": "A model's configuration: a JSON file, or tiny, small, base or tutorial."}
     )
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Start from this SpanElectra checkpoint or ELECTRA discriminator instead."}
+        default=None,
+        metadata={
+            "help": "Start from this SpanElectra checkpoint, ELECTRA discriminator or BERT-shaped encoder instead."
+        },
     )
     generator_name_or_path: str | None = field(
-        default=None, metadata={"help": "The ELECTRA generator that goes with the discriminator."}
+        default=None,
+        metadata={
+            "help": "The ELECTRA generator that goes with the discriminator. With --config and --objective "
+            "discriminator: the generator to train against, which stays as it is.",
+            "aliases": ["--generator"],
+        },
+    )
+    objective: str = field(
+        default="joint",
+        metadata={"help": "What is trained: joint (both networks), generator or discriminator (the other stays)."},
     )
     tokenizer: str | None = field(
         default=None, metadata={"help": "A tokenizer's folder or Hub name. Default: that of model_name_or_path."}
@@ -197,8 +210,18 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
             f"{came} of --config and --model_name_or_path given: give one, --config small (tiny, base, your.json) for "
             "a new model, --model_name_or_path for one to go on from."
         )
-    if model.generator_name_or_path and not model.model_name_or_path:
-        raise InputError("--generator_name_or_path needs --model_name_or_path, the discriminator that goes with it.")
+    if model.objective not in OBJECTIVES:
+        raise InputError(f"--objective is {model.objective}; accepted are {', '.join(OBJECTIVES)}.")
+    if model.generator_name_or_path and not model.model_name_or_path and model.objective != "discriminator":
+        raise InputError(
+            "--generator_name_or_path needs --model_name_or_path, the discriminator that goes with it, or --config "
+            "with --objective discriminator, which trains a new one against it."
+        )
+    if model.objective == "discriminator" and model.config and not model.generator_name_or_path:
+        raise InputError(
+            "--objective discriminator with --config needs --generator, the folder of a generator that is trained: "
+            "train one by --objective generator."
+        )
     if data.mask_ratio is not None and not 0 < data.mask_ratio < 1:
         raise InputError(
             f"--mask_ratio is {data.mask_ratio}; it must lie between 0 and 1, both excluded (0.15 is usual)."

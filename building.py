@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from span_electra.arguments import DataArguments, ModelArguments, first_line, read_settings
 from span_electra.configuration_span_electra import SpanElectraConfig, split_data_settings
+from span_electra.conversion import BERT_SHAPED, from_electra, from_encoder, from_generator
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.tokenization.create_features import METADATA, cached_features, load_features, load_tokenizer
 from span_electra.tokenization.text import Corpus, InputError
@@ -35,10 +36,10 @@ def build_model(
     arguments: ModelArguments, data: DataArguments, tokenizer: PreTrainedTokenizerBase
 ) -> SpanElectraForPreTraining:
     """The model to train. What its configuration file says about the data goes to `data`, unless that is given."""
-    if arguments.config is not None:
-        model = SpanElectraForPreTraining(read_config(arguments.config, data, tokenizer))
-    else:
+    if arguments.config is None:
         model = load_model(arguments)
+    else:
+        model = new_model(arguments, read_config(arguments.config, data, tokenizer))
     if (tokens := max(tokenizer.get_vocab().values()) + 1) > model.config.vocab_size:
         raise InputError(
             f"The tokenizer {tokenizer.name_or_path} has {tokens} tokens, the model has room for "
@@ -55,8 +56,24 @@ def build_model(
     return model
 
 
-def read_config(name: str, data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> SpanElectraConfig:
-    """The configuration in the JSON file `name`, or in the one of that name that the package ships."""
+def new_model(arguments: ModelArguments, settings: dict) -> SpanElectraForPreTraining:
+    """A model with the configuration's `settings`; in the second of two stages, one around a trained generator."""
+    name, generator = arguments.config, arguments.generator_name_or_path
+    if generator is not None:
+        kinds = ("SpanElectraForPreTraining", "ElectraForMaskedLM")
+        check_kind("--generator", generator, kinds)
+    try:
+        if generator is not None:
+            return from_generator(generator, **settings)
+        return SpanElectraForPreTraining(SpanElectraConfig(**settings | {"objective": arguments.objective}))
+    except OSError as error:
+        raise InputError(f"--generator {generator}: cannot be loaded ({first_line(error)})") from error
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise InputError(f"{name}: {' '.join(str(error).split())}") from error
+
+
+def read_config(name: str, data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> dict:
+    """The model's settings in the JSON file `name`, or in the one of that name that the package ships."""
     path = Path(name)
     if not path.is_file():
         folder = Path(str(files("span_electra.configs")))
@@ -79,40 +96,47 @@ def read_config(name: str, data: DataArguments, tokenizer: PreTrainedTokenizerBa
             )
     settings.setdefault("vocab_size", max(tokenizer.get_vocab().values()) + 1)
     settings["pad_token_id"] = tokenizer.pad_token_id
-    try:
-        return SpanElectraConfig(**settings)
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        raise InputError(f"{name}: {' '.join(str(error).split())}") from error
+    return settings
 
 
 def load_model(arguments: ModelArguments) -> SpanElectraForPreTraining:
-    """A SpanElectra checkpoint, or the two halves of an ELECTRA."""
+    """A SpanElectra checkpoint, the two halves of an ELECTRA, or another encoder's weights in a new model."""
     name, generator = arguments.model_name_or_path, arguments.generator_name_or_path
-    kind = check_kind("--model_name_or_path", name, ("SpanElectraForPreTraining", "ElectraForPreTraining"))
+    kind, saved_as = check_kind("--model_name_or_path", name)
     if generator is not None:
-        if kind == SpanElectraConfig.model_type:
+        if saved_as != "ElectraForPreTraining":
             raise InputError(
-                f"--generator_name_or_path {generator}: {name} is a SpanElectra and has a generator; leave it out."
+                f"--generator_name_or_path {generator}: goes with an ELECTRA discriminator (ElectraForPreTraining), "
+                f"and {name} was saved as {saved_as}; leave it out."
             )
         check_kind("--generator_name_or_path", generator, ("ElectraForMaskedLM",))
     try:
         if kind == SpanElectraConfig.model_type:
-            return SpanElectraForPreTraining.from_pretrained(name)
-        return SpanElectraForPreTraining.from_electra(name, generator)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--model_name_or_path {name}: cannot be loaded ({first_line(error)})") from error
+            return SpanElectraForPreTraining.from_pretrained(name, objective=arguments.objective)
+        settings = {"objective": arguments.objective}
+        if saved_as == "ElectraForPreTraining":
+            return from_electra(name, generator, **settings)
+        return from_encoder(name, **settings)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise InputError(f"--model_name_or_path {name}: cannot be used ({' '.join(str(error).split())})") from error
 
 
-def check_kind(option: str, name: str, accepted: tuple[str, ...]) -> str:
-    """Refuse a checkpoint of another class, half of which would be new weights; return its model type."""
+def check_kind(option: str, name: str, accepted: tuple[str, ...] = ()) -> tuple[str, str]:
+    """Refuse a checkpoint whose weights would not be used; return its model type and the class it was saved as."""
     try:
         settings, _ = SpanElectraConfig.get_config_dict(name)
     except (OSError, ValueError) as error:
         raise InputError(f"{option} {name}: cannot be loaded ({first_line(error)})") from error
+    kind = settings.get("model_type")
     saved_as = (settings.get("architectures") or ["a model of unknown class"])[0]
+    if not accepted:
+        if kind in BERT_SHAPED and saved_as != "ElectraForMaskedLM":  # which is a generator
+            return kind, saved_as
+        encoders = f"encoders of the types {', '.join(BERT_SHAPED)}"
+        accepted = ("SpanElectraForPreTraining", "ElectraForPreTraining", encoders)
     if saved_as not in accepted:
         raise InputError(f"{option} {name}: was saved as {saved_as}; accepted are {', '.join(accepted)}.")
-    return settings["model_type"]
+    return kind, saved_as
 
 
 def resolve_length(data: DataArguments, config: SpanElectraConfig) -> None:

@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+OBJECTIVES = ("joint", "generator", "discriminator")
 EMBEDDING_SHARING = ("tied", "disentangled", "separate")
 
 # Older name -> name here. `disc_*` and `gen_*` are handled by prefix.
@@ -88,7 +89,10 @@ class SpanElectraConfig(ElectraConfig):
         embedding_sharing (`str`, defaults to `"tied"`): `"tied"`: both networks use one set of embeddings (ELECTRA);
             `"disentangled"`: the discriminator uses the generator's word embeddings with the gradient stopped, plus a
             residual of its own (He et al., 2021, DeBERTaV3, section 3.2); `"separate"`: two sets.
-            Whatever it is, the encoders of two networks of the same shape are one.
+        share_encoder (`bool`, *optional*): whether the encoders of both networks are one, for which they must have the
+            same shape. Default: where they have, unless `objective` leaves one of them as it is.
+        objective (`str`, defaults to `"joint"`): what is trained: `"joint"`, `"generator"` or `"discriminator"`. The
+            other half stays as it is.
         use_sbgo (`bool`, defaults to `True`): whether the generator also predicts masked tokens from the boundaries of
             their span (span boundary generative objective).
         use_sbpo (`bool`, defaults to `True`): whether the discriminator also predicts from the boundaries which
@@ -120,6 +124,8 @@ class SpanElectraConfig(ElectraConfig):
     generator_num_attention_heads: int | None = None
     generator_num_hidden_layers: int | None = None
     embedding_sharing: str = "tied"
+    share_encoder: bool | None = None
+    objective: str = "joint"
     use_sbgo: bool = True
     use_sbpo: bool = True
     max_span_length: int = 20
@@ -137,6 +143,7 @@ class SpanElectraConfig(ElectraConfig):
         self._check_values()
         self._fill_generator()
         self._check_heads("generator_hidden_size", "generator_num_attention_heads")
+        self._settle_sharing()
 
     def _apply_aliases(self, kwargs: dict) -> dict:
         """Set the fields that `kwargs` names by an older name; return what is left."""
@@ -175,6 +182,8 @@ class SpanElectraConfig(ElectraConfig):
             raise ValueError(
                 f"`embedding_sharing` is {self.embedding_sharing!r}; accepted are {', '.join(EMBEDDING_SHARING)}."
             )
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"`objective` is {self.objective!r}; accepted are {', '.join(OBJECTIVES)}.")
         if getattr(self, "position_embedding_type", "absolute") != "absolute":
             raise ValueError(
                 f"`position_embedding_type` is {self.position_embedding_type!r}; only 'absolute' is supported."
@@ -229,10 +238,19 @@ class SpanElectraConfig(ElectraConfig):
         if self.generator_num_hidden_layers is None:
             self.generator_num_hidden_layers = self.num_hidden_layers
 
-    @property
-    def shares_encoder(self) -> bool:
-        """Whether generator and discriminator have the same shape and therefore one encoder."""
-        return all(getattr(self, name) == getattr(self, f"generator_{name}") for name in ENCODER_SHAPE)
+    def _settle_sharing(self) -> None:
+        """Encoders of one shape are one, but for a half that is to stay as it is."""
+        one_shape = all(getattr(self, name) == getattr(self, f"generator_{name}") for name in ENCODER_SHAPE)
+        if self.share_encoder is None:
+            self.share_encoder = one_shape and self.objective != "discriminator"
+        elif self.share_encoder and not one_shape:
+            raise ValueError("`share_encoder` is True, but the two networks have different shapes; leave it out.")
+        if self.objective == "discriminator" and (self.share_encoder or self.embedding_sharing == "tied"):
+            shared = "`share_encoder` is True" if self.share_encoder else "`embedding_sharing` is 'tied'"
+            raise ValueError(
+                f"`objective` is 'discriminator' and {shared}, so that training the discriminator would change the "
+                "generator; accepted are `embedding_sharing` 'separate' or 'disentangled', and an encoder each."
+            )
 
     def discriminator_config(self) -> ElectraConfig:
         """The discriminator as a stock ELECTRA configuration, the labels of a fine-tuned head included."""

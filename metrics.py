@@ -51,15 +51,17 @@ class PretrainingMetrics:
                 self.loss_counts[i] += 1
 
         masked = (labels != -100).long().flatten()  # (B * T)
+        self.originals.scatter_add_(0, labels.clamp(min=0).flatten(), masked)
+        self.generator_correct += (outputs.generator_correct.flatten() & masked.bool()).sum()
+        if outputs.logits is None:  # the generator is trained alone
+            return
         # No boolean indexing: the number of its results would have to be known, which is a synchronisation.
         bins = logit_bins(outputs.logits).flatten() + BINS * outputs.is_replaced.long().flatten()
         self.logits[ALL].view(-1).scatter_add_(0, bins, attention_mask.long().flatten())
         self.logits[SPAN].view(-1).scatter_add_(0, bins, masked)
-        self.originals.scatter_add_(0, labels.clamp(min=0).flatten(), masked)
-        self.generator_correct += (outputs.generator_correct.flatten() & masked.bool()).sum()
 
     def compute(self, reduce=None) -> dict[str, float]:
-        """Return all metrics, those of objectives that are off left out, in one transfer from the device.
+        """Return all metrics, those of what is off left out, in one transfer from the device.
 
         Args:
             reduce: Sums a tensor over all processes; `accelerator.reduce`, say.
@@ -72,13 +74,19 @@ class PretrainingMetrics:
         values["generator_accuracy"] = states["generator_correct"] / masked
         values["generator_accuracy_baseline"] = states["originals"].max() / masked  # always the most frequent
         replaced, real = states["logits"][ALL, REPLACED].sum(), states["logits"][ALL].sum()
-        values["replaced_share"] = replaced / real
-        values["span_replaced_share"] = states["logits"][SPAN, REPLACED].sum() / masked
+        detection = {
+            "replaced_share": replaced / real,
+            "span_replaced_share": states["logits"][SPAN, REPLACED].sum() / masked,
+        }
         for prefix, tokens in (("discriminator", ALL), ("span_discriminator", SPAN)):
             scores = classification_scores(states["logits"][tokens])
-            values |= {f"{prefix}_{name}": value for name, value in scores.items()}
-        stacked = torch.stack([value.float() for value in (*values.values(), *states["loss_counts"])]).tolist()
-        off = {name for name, count in zip(LOSSES, stacked[len(values) :], strict=True) if not count}
+            detection |= {f"{prefix}_{name}": value for name, value in scores.items()}
+        values |= detection
+        counts = (*states["loss_counts"], real)
+        stacked = torch.stack([value.float() for value in (*values.values(), *counts)]).tolist()
+        *loss_counts, tokens_judged = stacked[len(values) :]
+        off = {name for name, count in zip(LOSSES, loss_counts, strict=True) if not count}
+        off |= set() if tokens_judged else detection.keys()
         return {name: value for name, value in zip(values, stacked, strict=False) if name not in off}
 
 

@@ -28,7 +28,6 @@ from transformers import (
     AutoModelForTokenClassification,
     ElectraForMaskedLM,
     ElectraForMultipleChoice,
-    ElectraForPreTraining,
     ElectraForQuestionAnswering,
     ElectraForSequenceClassification,
     ElectraForTokenClassification,
@@ -41,17 +40,23 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.electra.modeling_electra import ElectraDiscriminatorPredictions, ElectraEmbeddings
 from transformers.utils import ModelOutput, logging
 
-from .configuration_span_electra import ENCODER_SHAPE, STOCK_SETTINGS, SpanElectraConfig
+from .configuration_span_electra import SpanElectraConfig
 
 logger = logging.get_logger(__name__)
 
+TRAINED_LOSSES = {
+    "joint": ("mlm", "rtd", "sbgo", "sbpo"),
+    "generator": ("mlm", "sbgo"),
+    "discriminator": ("rtd", "sbpo"),
+}
 WORD_EMBEDDINGS = "electra.embeddings.word_embeddings.weight"
 
 
 @dataclass
 class SpanElectraForPreTrainingOutput(ModelOutput):
     """
-    What a joint pretraining step returns. Without `labels` only `logits` (and what was asked for beside) is set.
+    What a pretraining step returns. Without `labels` only `logits` (and what was asked for beside) is set; what the
+    discriminator gives is None where the generator is trained alone.
 
     Args:
         loss: the weighted sum of the losses below, a scalar.
@@ -190,6 +195,19 @@ class SpanElectraPreTrainedModel(ElectraPreTrainedModel):
         "_residual$",
     ]
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As [`PreTrainedModel.from_pretrained`]."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if model.config.objective == "generator" and not hasattr(model, "generator"):
+            logger.warning(
+                f"{model.config.name_or_path}: only its generator was trained (objective 'generator'); this is the "
+                "discriminator, which was not. Train it with --objective discriminator, or load the generator with "
+                "AutoModelForMaskedLM."
+            )
+        return loaded
+
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
         """Save weights, configuration and modelling code, so that every Auto class loads the folder anywhere."""
         # The library's own registration writes only the class that is being saved.
@@ -238,7 +256,7 @@ def tied_weights(config: SpanElectraConfig) -> dict[str, str]:
     the generator's output layer, which is tied to its input.
     """
     ties = {}
-    if config.shares_encoder:
+    if config.share_encoder:
         ties[r"generator\.electra\.encoder\."] = r"electra\.encoder\."
         if config.embedding_size != config.hidden_size:
             ties[r"generator\.electra\.embeddings_project\."] = r"electra\.embeddings_project\."
@@ -263,7 +281,7 @@ class SpanElectraForMaskedLM(SpanElectraPreTrainedModel):
         self.generator = ElectraForMaskedLM(config.generator_config())
         # What both networks share is stored once, under the discriminator's names: it has to be there to be found.
         self.electra: nn.Module
-        if config.shares_encoder:
+        if config.share_encoder:
             self.electra = SpanElectraModel(config)
         elif config.embedding_sharing == "tied":
             self.electra = SharedEmbeddings(config)
@@ -318,6 +336,7 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
 
     The input is a masked-LM batch (`DataCollatorForSpanMasking` makes it): spans are told apart by `labels` alone.
     Without `labels` the model is the discriminator: it scores how likely each token of the input was replaced.
+    `config.objective` leaves one of the two as it is, for training in two stages.
 
     ```python
     >>> output = model(**collator([{"input_ids": ids} for ids in rows]))
@@ -349,20 +368,37 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
         self.masked_capacity: float | None = None
         self._tied_weights_keys = tied_weights(config)
         self.post_init()
-        self.freeze_folded_table()
+        self.freeze_untrained()
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
         """As [`PreTrainedModel.from_pretrained`]."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.freeze_folded_table()
+        model.freeze_untrained()
         return loaded
 
-    def freeze_folded_table(self) -> None:
-        """Where the discriminator's table is a sum that is written when it is saved, it is nothing to train."""
+    def freeze_untrained(self) -> None:
+        """Ask no gradient for what the objective leaves as it is."""
+        generators = {
+            id(parameter)
+            for name, parameter in self.named_parameters(remove_duplicate=False)
+            if name.startswith(("generator.", "sbgo_head."))
+        }
+        for parameter in self.parameters():
+            half = "generator" if id(parameter) in generators else "discriminator"
+            if self.config.objective not in ("joint", half):
+                parameter.requires_grad_(False)
         if self.config.embedding_sharing == "disentangled":
+            # The discriminator's own table is a sum, written when it is saved.
             self.electra.get_input_embeddings().weight.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "SpanElectraForPreTraining":
+        """As [`torch.nn.Module.train`]; a generator that stays as it is stays without dropout, too."""
+        super().train(mode)
+        if self.config.objective == "discriminator":
+            self.generator.eval()
+        return self
 
     def get_output_embeddings(self):
         return self.generator.get_output_embeddings()
@@ -381,7 +417,7 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
             kept = min(len(grown), len(self.embedding_residual))
             grown[:kept] = self.embedding_residual.data[:kept]
             self.embedding_residual = nn.Parameter(grown)
-            self.freeze_folded_table()
+            self.freeze_untrained()
         self.tie_weights()
         return embeddings
 
@@ -422,11 +458,12 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The generator's logits (N, V) for the masked tokens: from their own position and from their span's edges."""
         represented = [self.generator.generator_predictions(spans.at_positions(hidden))]  # (N, E)
-        if self.config.use_sbgo:
+        with_boundaries = self.config.use_sbgo and self.config.objective != "discriminator"
+        if with_boundaries:
             represented.append(self.sbgo_head(*spans.at_boundaries(hidden), spans.offset))
         # Both share the decoder, so it runs once over both.
         logits = self.generator.generator_lm_head(torch.cat(represented))
-        return (*logits.chunk(2),) if self.config.use_sbgo else (logits, None)
+        return (*logits.chunk(2),) if with_boundaries else (logits, None)
 
     def forward(
         self,
@@ -466,24 +503,23 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
             raise ValueError("`labels` came without `input_ids`: the joint step replaces tokens and needs their ids.")
         else:
             spans = MaskedTokens.of(labels, self.masked_capacity)
-            generated = self.generator.electra(input_ids=input_ids, **inputs).last_hidden_state  # (B, T, H)
-            mlm_logits, sbgo_logits = self.score_vocabulary(generated, spans)
-            sampled = sample_tokens(mlm_logits, self.config.sampling_temperature)  # (N,)
-            corrupted_ids = spans.write(sampled, input_ids)
-            is_replaced = (labels != -100) & (corrupted_ids != labels)
-            logits, encoded = self.discriminate(corrupted_ids, **inputs, **recorded)
+            encoded = self.generator.electra(input_ids=input_ids, **inputs)
+            mlm_logits, sbgo_logits = self.score_vocabulary(encoded.last_hidden_state, spans)
             output = SpanElectraForPreTrainingOutput(
                 mlm_loss=spans.cross_entropy(mlm_logits),
                 sbgo_loss=None if sbgo_logits is None else spans.cross_entropy(sbgo_logits),
-                rtd_loss=self.rtd_loss(logits, is_replaced, attention_mask),
-                sbpo_loss=self.sbpo_loss(encoded.last_hidden_state, is_replaced, spans),
-                logits=logits,
-                corrupted_ids=corrupted_ids,
-                is_replaced=is_replaced,
                 generator_correct=spans.write(
-                    mlm_logits.argmax(dim=-1) == spans.original, torch.zeros_like(is_replaced)
+                    mlm_logits.argmax(dim=-1) == spans.original, torch.zeros_like(labels, dtype=torch.bool)
                 ),
             )
+            if self.config.objective != "generator":
+                sampled = sample_tokens(mlm_logits, self.config.sampling_temperature)  # (N,)
+                corrupted_ids = spans.write(sampled, input_ids)
+                is_replaced = (labels != -100) & (corrupted_ids != labels)
+                logits, encoded = self.discriminate(corrupted_ids, **inputs, **recorded)
+                output.rtd_loss = self.rtd_loss(logits, is_replaced, attention_mask)
+                output.sbpo_loss = self.sbpo_loss(encoded.last_hidden_state, is_replaced, spans)
+                output.logits, output.corrupted_ids, output.is_replaced = logits, corrupted_ids, is_replaced
             output.loss = self.weighted_sum(output)
         output.hidden_states, output.attentions = encoded.get("hidden_states"), encoded.get("attentions")
         return output if return_dict else output.to_tuple()
@@ -506,62 +542,15 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
         return masked_mean(losses, spans.is_masked)
 
     def weighted_sum(self, output: SpanElectraForPreTrainingOutput) -> torch.Tensor:
-        """The loss to minimise."""
-        loss = self.config.mlm_weight * output.mlm_loss + self.config.rtd_weight * output.rtd_loss
-        if output.sbgo_loss is not None:
-            loss = loss + self.config.sbgo_weight * output.sbgo_loss
-        if output.sbpo_loss is not None:
-            loss = loss + self.config.sbpo_weight * output.sbpo_loss
-        return loss
+        """The loss to minimise: what the objective trains, weighted."""
+        names = TRAINED_LOSSES[self.config.objective]
+        losses = [(getattr(self.config, f"{name}_weight"), getattr(output, f"{name}_loss")) for name in names]
+        return torch.stack([weight * loss for weight, loss in losses if loss is not None]).sum()
 
     def _init_weights(self, module):
         super()._init_weights(module)
         if module is self and self.config.embedding_sharing == "disentangled":
             init.zeros_(self.embedding_residual)
-
-    @classmethod
-    def from_electra(
-        cls, discriminator: str | os.PathLike, generator: str | os.PathLike | None = None, **settings
-    ) -> "SpanElectraForPreTraining":
-        """Start from ELECTRA's weights.
-
-        Args:
-            discriminator: folder or Hub name of a stock ELECTRA discriminator.
-            generator: the same of its generator. Without one, the generator is new but for the word embeddings.
-            settings: fields of [`SpanElectraConfig`] that the two do not determine.
-
-        Raises:
-            ValueError: the two differ in vocabulary or embedding size.
-        """
-        source = ElectraForPreTraining.from_pretrained(discriminator)
-        shape = {name: getattr(source.config, name) for name in STOCK_SETTINGS}
-        half = None if generator is None else ElectraForMaskedLM.from_pretrained(generator)
-        if half is not None:
-            for name in ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size"):
-                ours, theirs = getattr(source.config, name), getattr(half.config, name)
-                if ours != theirs:
-                    raise ValueError(
-                        f"`{name}` is {ours} in the discriminator {str(discriminator)!r} and {theirs} in the "
-                        f"generator {str(generator)!r}; give two halves of one model."
-                    )
-            shape |= {f"generator_{name}": getattr(half.config, name) for name in ENCODER_SHAPE}
-        model = cls(SpanElectraConfig(**(shape | settings)))
-        model.load_halves(source, half)
-        return model
-
-    @torch.no_grad()
-    def load_halves(self, discriminator: ElectraForPreTraining, generator: ElectraForMaskedLM | None) -> None:
-        """Copy the weights of two stock models of fitting shapes into this one."""
-        table = discriminator.get_input_embeddings().weight
-        if generator is None:
-            self.generator.get_input_embeddings().weight.copy_(table)
-        else:
-            # First the generator: where the two share parameters, the discriminator's are the ones to keep.
-            self.generator.load_state_dict(generator.state_dict())
-        self.electra.load_state_dict(discriminator.electra.state_dict())
-        self.discriminator_predictions.load_state_dict(discriminator.discriminator_predictions.state_dict())
-        if self.config.embedding_sharing == "disentangled":
-            self.embedding_residual.copy_(table - self.generator.get_input_embeddings().weight)
 
 
 @dataclass

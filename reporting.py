@@ -42,7 +42,7 @@ def describe(trainer, max_seq_length: int) -> None:
     halves = {"discriminator": model.electra, "generator": model.generator}
     for name, half in halves.items():
         logger.info(f"{name}: {sum(parameter.numel() for parameter in half.parameters()):,} parameters")
-    sharing = "one encoder" if model.config.shares_encoder else "an encoder each"
+    sharing = "one encoder" if model.config.share_encoder else "an encoder each"
     logger.info(f"together {total:,} parameters: {sharing}, {model.config.embedding_sharing} embeddings")
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size * max(1, args.n_gpu)
     logger.info(f"up to {rows * max_seq_length:,} tokens in a step ({rows} rows of {max_seq_length})")

@@ -129,7 +129,7 @@ class LearningMonitor(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         patience = max(PATIENCE_IN_STEPS, PATIENCE_IN_WARMUPS * args.get_warmup_steps(state.max_steps))
-        if not state.is_world_process_zero or "discriminator_auc" not in logs or state.global_step < patience:
+        if not state.is_world_process_zero or "generator_accuracy" not in logs or state.global_step < patience:
             return
         problems = learning_problems(logs)
         for name in problems.keys() - self.alarms:
@@ -140,7 +140,8 @@ class LearningMonitor(TrainerCallback):
 def learning_problems(logs: dict[str, float]) -> dict[str, str]:
     """What the metrics of training, taken long after warm-up, say is wrong: a message by name of the problem."""
     problems = {}
-    auc, recall = logs["discriminator_auc"], logs["discriminator_recall"]
+    # Without a discriminator in training there is nothing to say of it; without a generator it is not news.
+    auc, recall = logs.get("discriminator_auc", 1.0), logs.get("discriminator_recall", 1.0)
     if auc < USELESS_AUC:
         problems["auc"] = (
             f"the discriminator has learnt nothing: its AUC is {auc:.3f}, and guessing gives 0.5. Lower the learning "

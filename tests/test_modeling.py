@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining, ElectraModel
+from transformers import ElectraForMaskedLM, ElectraForPreTraining, ElectraModel
 
 from span_electra import SpanElectraConfig, SpanElectraForPreTraining, SpanElectraForSequenceClassification
 from span_electra.modeling_span_electra import (
@@ -366,7 +366,7 @@ def test_tied_networks_share_all_embeddings_and_nothing_else():
 @pytest.mark.parametrize("sharing", ["tied", "disentangled", "separate"])
 def test_encoders_of_one_shape_are_one(sharing):
     model = random_model(generator_hidden_size=32, embedding_sharing=sharing)
-    assert model.config.shares_encoder
+    assert model.config.share_encoder
     for name, parameter in model.electra.encoder.named_parameters():
         assert model.generator.electra.encoder.get_parameter(name) is parameter
     assert model.generator.electra.embeddings_project.weight is model.electra.embeddings_project.weight
@@ -419,38 +419,6 @@ def test_labels_need_ids():
 
 
 # Starting from ELECTRA
-
-
-def test_published_halves_start_a_model(tmp_path):
-    torch.manual_seed(3)
-    sizes = {"vocab_size": 99, "embedding_size": 16, "num_hidden_layers": 2, "max_position_embeddings": 64}
-    discriminator = ElectraForPreTraining(
-        ElectraConfig(hidden_size=32, num_attention_heads=2, intermediate_size=37, **sizes)
-    ).eval()
-    generator = ElectraForMaskedLM(
-        ElectraConfig(hidden_size=16, num_attention_heads=2, intermediate_size=20, **sizes)
-    ).eval()
-    generator.electra.embeddings.load_state_dict(discriminator.electra.embeddings.state_dict())
-    discriminator.save_pretrained(tmp_path / "discriminator")
-    generator.save_pretrained(tmp_path / "generator")
-    inputs = batch()
-    ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
-    for sharing in ("tied", "disentangled", "separate"):
-        model = SpanElectraForPreTraining.from_electra(
-            tmp_path / "discriminator", tmp_path / "generator", embedding_sharing=sharing
-        ).eval()
-        assert torch.equal(model(ids, attention_mask).logits, discriminator(ids, attention_mask).logits)
-        assert torch.equal(model.generator(ids, attention_mask).logits, generator(ids, attention_mask).logits)
-        alone = SpanElectraForPreTraining.from_electra(tmp_path / "discriminator", embedding_sharing=sharing).eval()
-        assert torch.equal(alone(ids, attention_mask).logits, discriminator(ids, attention_mask).logits)
-        assert torch.equal(alone.generator.get_input_embeddings().weight, discriminator.get_input_embeddings().weight)
-
-
-def test_halves_of_different_models_are_refused(tmp_path):
-    ElectraForPreTraining(ElectraConfig(vocab_size=99, num_hidden_layers=1)).save_pretrained(tmp_path / "d")
-    ElectraForMaskedLM(ElectraConfig(vocab_size=98, num_hidden_layers=1)).save_pretrained(tmp_path / "g")
-    with pytest.raises(ValueError, match=r"`vocab_size` is 99 in the discriminator .* and 98 in the generator"):
-        SpanElectraForPreTraining.from_electra(tmp_path / "d", tmp_path / "g")
 
 
 def test_task_heads_are_stock_electra_with_our_configuration():

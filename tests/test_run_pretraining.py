@@ -7,9 +7,17 @@ from importlib.resources import files
 
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer, ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    ElectraConfig,
+    ElectraForMaskedLM,
+    ElectraForPreTraining,
+)
 
-from span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining
+from span_electra import SpanElectraConfig, SpanElectraForMaskedLM, SpanElectraForPreTraining
 from span_electra.arguments import PretrainingArguments, parse_arguments
 from span_electra.building import build_model, read_config
 from span_electra.run_pretraining import main, run
@@ -116,6 +124,15 @@ REFUSED = {
     "no such model": ({"config": None, "model_name_or_path": "{home}/missing"}, r"missing: cannot be loaded"),
     "no model": ({"config": None}, r"neither of --config and --model_name_or_path given"),
     "two models": ({"model_name_or_path": "x"}, r"both of --config and --model_name_or_path given"),
+    "unknown objective": ({"objective": "both"}, r"--objective is both; accepted are joint, generator, discriminator"),
+    "second stage without the first": (
+        {"objective": "discriminator"},
+        r"--objective discriminator with --config needs --generator",
+    ),
+    "generator that is not there": (
+        {"objective": "discriminator", "generator": "{home}/missing"},
+        r"--generator .*missing: cannot be loaded",
+    ),
     "lone generator": ({"generator_name_or_path": "x"}, r"needs --model_name_or_path"),
     "unknown option": ({"mask_ration": 0.2}, r"--mask_ration is not an option: did you mean --mask_ratio\?"),
     "abbreviated option": ({"max_train": 5}, r"--max_train is not an option"),
@@ -326,7 +343,7 @@ def test_a_recipe_is_checked(tmp_path, capsys, content, text):
 def test_shipped_configurations_are_read_by_name(home, tmp_path, name):
     tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer")
     _, data, _ = parsed(home, tmp_path, config=name, max_seq_length=None)
-    config = read_config(name, data, tokenizer)
+    config = SpanElectraConfig(**read_config(name, data, tokenizer))
     assert config.vocab_size == (10_000 if name == "tutorial" else 280)
     assert (data.mask_ratio, data.max_seq_length) == ((0.2, 512) if name == "tutorial" else (None, None))
     assert config.generator_hidden_size == {"tiny": 64, "small": 64, "base": 256, "tutorial": 128}[name]
@@ -367,9 +384,42 @@ def test_a_run_starts_from_stock_electra(home, tmp_path):
     assert torch.equal(built.state_dict()[key], discriminator.state_dict()[key])
 
 
+def test_a_run_starts_from_bert(home, tmp_path):
+    torch.manual_seed(0)
+    sizes = {name: value for name, value in SIZES.items() if name != "embedding_size"}
+    bert = BertModel(BertConfig(**sizes, vocab_size=280))
+    bert.save_pretrained(tmp_path / "bert")
+    model, data, _ = parsed(home, tmp_path, config=None, model_name_or_path=tmp_path / "bert")
+    built = build_model(model, data, AutoTokenizer.from_pretrained(home / "tokenizer"))
+    key = "encoder.layer.0.output.dense.weight"
+    assert torch.equal(built.electra.state_dict()[key], bert.state_dict()[key])
+
+
+def test_a_generator_is_refused_where_a_discriminator_is_meant(home, tmp_path):
+    ElectraForMaskedLM(ElectraConfig(**SIZES, vocab_size=280)).save_pretrained(tmp_path / "generator")
+    model, data, _ = parsed(home, tmp_path, config=None, model_name_or_path=tmp_path / "generator")
+    with pytest.raises(InputError, match="was saved as ElectraForMaskedLM; accepted are"):
+        build_model(model, data, AutoTokenizer.from_pretrained(home / "tokenizer"))
+
+
+def test_two_stages_train_one_half_each(home, tmp_path):
+    run(arguments(home, tmp_path / "first", objective="generator"))
+    history = json.loads((tmp_path / "first" / "history.json").read_text())["history"]
+    assert any("eval_mlm_loss" in entry for entry in history)
+    assert not any(name.endswith(("rtd_loss", "discriminator_auc")) for entry in history for name in entry)
+    run(arguments(home, tmp_path / "second", objective="discriminator", generator=tmp_path / "first"))
+    first, second = (SpanElectraForMaskedLM.from_pretrained(tmp_path / stage) for stage in ("first", "second"))
+    for name, weight in first.generator.state_dict().items():
+        assert torch.equal(weight, second.generator.state_dict()[name])
+    history = json.loads((tmp_path / "second" / "history.json").read_text())["history"]
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    assert losses[-1] < losses[0]
+    assert AutoModel.from_pretrained(tmp_path / "second").config.objective == "discriminator"
+
+
 def test_another_kind_of_model_is_refused(home, tmp_path):
     (tmp_path / "bert").mkdir()
-    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "gpt2"}')
     model, data, _ = parsed(home, tmp_path, config=None, model_name_or_path=tmp_path / "bert")
     with pytest.raises(
         ValueError, match="was saved as a model of unknown class; accepted are SpanElectraForPreTraining"

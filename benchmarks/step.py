@@ -1,0 +1,490 @@
+"""Time and memory of the joint training step, beside what one would use otherwise.
+
+    python benchmarks/step.py                                       # every cell of the table; long on a CPU
+    python benchmarks/step.py --lengths 128 --vocab_sizes 10000 --precisions fp32 --dropouts 0.1 --memory --profile
+    pip install electra-pytorch txtai                               # two more peers; each is left out if it is missing
+
+All contestants start from the same weights and get the same batch; before they are timed, their losses are compared.
+They run in turns, so that a noisy machine slows all alike; times are medians, and a ratio is the median of the ratios
+of the rounds. A step is forward, backward, clipping and AdamW. FLOPs are those of the matrix products, forward and
+backward (attention's included); the peak is what a large matrix product reaches on the same device in the same run.
+"""
+
+import argparse
+import contextlib
+import gc
+import importlib.util
+import itertools
+import json
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import ElectraForMaskedLM, ElectraForPreTraining
+
+from span_electra import SpanElectraConfig, SpanElectraForPreTraining, modeling_span_electra
+from span_electra.data_collator import DataCollatorForSpanMasking
+
+sys.path.insert(0, str(Path(__file__).parent))
+from data import made_up_tokenizer
+
+MASK_RATIO = 0.15
+ELECTRA_SMALL = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024, "embedding_size": 128}
+ELECTRA_BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072, "embedding_size": 768}
+SIZES = {
+    "tiny": {**ELECTRA_SMALL, "num_hidden_layers": 2},
+    "small": {**ELECTRA_SMALL, "num_hidden_layers": 12},
+    "base": {**ELECTRA_BASE, "num_hidden_layers": 12, "generator_hidden_size": 256},
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One cell of the table."""
+
+    size: str
+    length: int
+    vocab_size: int
+    batch: int
+    precision: str
+    dropout: float
+    device: str
+    attention: str = "sdpa"
+
+    def config(self, **objectives) -> SpanElectraConfig:
+        return SpanElectraConfig(
+            **SIZES[self.size],
+            vocab_size=self.vocab_size,
+            max_position_embeddings=max(512, self.length),
+            hidden_dropout_prob=self.dropout,
+            attention_probs_dropout_prob=self.dropout,
+            pad_token_id=2,
+            **objectives,
+        )
+
+    def make_batch(self) -> dict[str, torch.Tensor]:
+        """Full rows of random tokens, a third of which continue a word; every span becomes [MASK]."""
+        collator = DataCollatorForSpanMasking(
+            made_up_tokenizer(self.vocab_size), MASK_RATIO, mask_token_share=1, random_token_share=0
+        )
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(5, self.vocab_size, (self.batch, self.length), generator=generator)
+        ids[:, 0], ids[:, -1] = 0, 1
+        batch = collator([{"input_ids": row.tolist()} for row in ids])
+        return {name: value.to(self.device) for name, value in batch.items()}
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16)
+
+
+# --- contestants -------------------------------------------------------------------------------------------------
+
+
+class Naive(nn.Module):
+    """Stock generator and discriminator, put together the way one writes it first. MLM and RTD alone."""
+
+    def __init__(self, generator: ElectraForMaskedLM, discriminator: ElectraForPreTraining):
+        super().__init__()
+        self.generator, self.discriminator = generator, discriminator
+
+    def sample(self, logits: torch.Tensor) -> torch.Tensor:
+        return torch.multinomial(logits.float().softmax(dim=-1), 1).squeeze(-1)
+
+    def forward(self, input_ids, attention_mask, labels):
+        generated = self.generator(input_ids, attention_mask=attention_mask, labels=labels)
+        masked = labels != -100
+        corrupted = input_ids.clone()
+        corrupted[masked] = self.sample(generated.logits[masked].detach())
+        is_replaced = masked & (corrupted != labels)
+        detected = self.discriminator(corrupted, attention_mask=attention_mask, labels=is_replaced.long())
+        return generated.loss + 50 * detected.loss
+
+
+class Logits(nn.Module):
+    """A stock model that returns its logits alone, as electra-pytorch expects."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids, **inputs):
+        return self.model(input_ids, **inputs).logits
+
+
+class ElectraPyTorch(nn.Module):
+    """The package electra-pytorch, which masks in its forward: single tokens, as many as the others have."""
+
+    def __init__(self, generator: ElectraForMaskedLM, discriminator: ElectraForPreTraining):
+        from electra_pytorch import Electra
+
+        super().__init__()
+        self.electra = Electra(
+            Logits(generator),
+            Logits(discriminator),
+            mask_prob=MASK_RATIO,
+            replace_prob=1.0,
+            mask_token_id=3,
+            pad_token_id=2,
+            mask_ignore_token_ids=[0, 1],
+        )
+
+    def forward(self, input_ids, attention_mask, labels):
+        original = torch.where(labels == -100, input_ids, labels)
+        return self.electra(original, attention_mask=attention_mask).loss
+
+
+class Txtai(nn.Module):
+    """The token detection model of the package txtai."""
+
+    def __init__(self, generator: ElectraForMaskedLM, discriminator: ElectraForPreTraining):
+        from txtai.models import TokenDetection
+
+        super().__init__()
+        self.detection = TokenDetection(generator, discriminator, tokenizer=None)
+
+    def forward(self, input_ids, attention_mask, labels):
+        return self.detection(input_ids, labels=labels, attention_mask=attention_mask)[0]
+
+
+class Ours(nn.Module):
+    def __init__(self, model: SpanElectraForPreTraining):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids, attention_mask, labels):
+        return self.model(input_ids, attention_mask, labels=labels).loss
+
+
+NAIVE, OURS, TOKEN_OBJECTIVES = "naive composition", "SpanElectra", "SpanElectra, MLM + RTD only"
+PEERS = {NAIVE: Naive, "electra-pytorch": ElectraPyTorch, "txtai": Txtai}
+MODULES = {"electra-pytorch": "electra_pytorch", "txtai": "txtai"}
+
+
+def contestants(compiled: bool = False) -> list[str]:
+    names = [name for name in PEERS if name not in MODULES or importlib.util.find_spec(MODULES[name])]
+    names += [TOKEN_OBJECTIVES, OURS]
+    return names + [f"{name}, compiled" for name in (NAIVE, OURS) if compiled]
+
+
+def build(name: str, setting: Setting) -> nn.Module:
+    """A contestant, with the weights that all of them start from."""
+    kind = name.removesuffix(", compiled")
+    objectives = {"use_sbgo": False, "use_sbpo": False} if kind == TOKEN_OBJECTIVES else {}
+    torch.manual_seed(0)
+    source = SpanElectraForPreTraining(setting.config())
+    if kind in PEERS:
+        generator = ElectraForMaskedLM(source.config.generator_config())
+        generator.load_state_dict(source.generator.state_dict())
+        discriminator = ElectraForPreTraining(source.config.discriminator_config())
+        weights = source.state_dict()
+        discriminator.load_state_dict({key: weights[key] for key in discriminator.state_dict()})
+        generator.electra.embeddings = discriminator.electra.embeddings
+        generator.generator_lm_head.weight = discriminator.get_input_embeddings().weight
+        for half in (generator, discriminator):
+            half.set_attn_implementation(setting.attention)
+        model: nn.Module = PEERS[kind](generator, discriminator)
+    else:
+        ours = SpanElectraForPreTraining(setting.config(**objectives))
+        ours.load_state_dict(source.state_dict(), strict=not objectives)
+        ours.set_attn_implementation(setting.attention)
+        ours.masked_capacity = MASK_RATIO + 1 / setting.length  # as run_pretraining.py sets it
+        model = Ours(ours)
+    model = model.to(setting.device).train()
+    return torch.compile(model) if name.endswith("compiled") else model  # type: ignore[return-value]
+
+
+def make_step(name: str, setting: Setting, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
+    model = build(name, setting)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    fused = "fused" if name.startswith(OURS) else None
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, eps=1e-6, weight_decay=0.01, fused=bool(fused) or None)
+
+    def step() -> None:
+        with setting.autocast():
+            loss = model(**batch)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+@contextlib.contextmanager
+def best_guess_sampled(labels: torch.Tensor):
+    """Make every contestant replace the same tokens by the same ones: the generator's best guess."""
+    import torch as patched
+
+    changes: list[tuple[object, str, object]] = [
+        (modeling_span_electra, "sample_tokens", lambda logits, temperature=1.0: logits.argmax(dim=-1)),
+        (Naive, "sample", lambda self, logits: logits.argmax(dim=-1)),
+        (patched, "multinomial", lambda probabilities, count: probabilities.argmax(dim=-1, keepdim=True)),
+    ]
+    if importlib.util.find_spec("electra_pytorch"):
+        from electra_pytorch import electra_pytorch
+
+        changes.append((electra_pytorch, "get_mask_subset_with_prob", lambda mask, share: labels != -100))
+        changes.append((electra_pytorch, "gumbel_sample", lambda logits, temperature: logits.argmax(dim=-1)))
+    kept = [getattr(owner, name) for owner, name, _ in changes]
+    for owner, name, value in changes:
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for (owner, name, _), value in zip(changes, kept, strict=True):
+            setattr(owner, name, value)
+
+
+@torch.no_grad()
+def check_losses(setting: Setting) -> dict[str, float]:
+    """MLM + 50 · RTD of every contestant in float32 without dropout; they must agree, or their times mean nothing."""
+    setting = Setting(**{**asdict(setting), "dropout": 0.0, "precision": "fp32"})
+    batch = setting.make_batch()
+    losses = {}
+    with best_guess_sampled(batch["labels"]):
+        for name in contestants():
+            model = build(name, setting)
+            if isinstance(model, Ours):
+                output = model.model(**batch)
+                losses[name] = (output.mlm_loss + 50 * output.rtd_loss).item()
+            else:
+                losses[name] = model(**batch).item()
+    for name, loss in losses.items():
+        if abs(loss / losses[NAIVE] - 1) > 1e-5:
+            raise SystemExit(
+                f"{name}: a loss of {loss:.6f}, not {losses[NAIVE]:.6f} as the {NAIVE}: not the same work."
+            )
+    return losses
+
+
+# --- measuring ---------------------------------------------------------------------------------------------------
+
+
+def wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def time_in_turns(steps: dict[str, Callable[[], object]], device: str, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every call, the callables taking turns; one round to warm up, three where something is compiled."""
+    for _ in range(3 if any("compiled" in name for name in steps) else 1):
+        for step in steps.values():
+            step()
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            wait(device)
+            begin = time.perf_counter()
+            step()
+            wait(device)
+            seconds[name].append(time.perf_counter() - begin)
+    return seconds
+
+
+def matrix_product(setting: Setting) -> tuple[Callable[[], object], float]:
+    """A large matrix product, the yardstick of what the device can do, and its FLOPs."""
+    size = 2048 if setting.device == "cpu" else 8192
+    dtype = torch.float32 if setting.precision == "fp32" else torch.bfloat16
+    a, b = torch.randn(2, size, size, device=setting.device, dtype=dtype)
+    return lambda: a @ b, 2.0 * size**3
+
+
+def count_flops(name: str, setting: Setting, batch: dict[str, torch.Tensor]) -> float:
+    """FLOPs of the matrix products of forward and backward; eager attention, whose products the counter knows."""
+    model = build(name.removesuffix(", compiled"), Setting(**{**asdict(setting), "attention": "eager"}))
+    with FlopCounterMode(display=False) as counter:
+        model(**batch).backward()
+    return float(counter.get_total_flops())
+
+
+def peak_memory(name: str, setting: Setting) -> float:
+    """Bytes that three steps take at their peak, beyond what the process had before. Runs in a process of its own."""
+    batch = setting.make_batch()
+    if setting.device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+    with open("/proc/self/statm") as file:
+        before = int(file.read().split()[1]) * resource.getpagesize()
+    step = make_step(name, setting, batch)
+    for _ in range(3):
+        step()
+    if setting.device != "cpu":
+        return float(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0 - before
+
+
+def in_new_process(function: Callable, *arguments):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def measure(setting: Setting, rounds: int, compiled: bool, memory: bool) -> list[dict]:
+    """One cell of the table: a row for each contestant."""
+    check_losses(setting)
+    batch = setting.make_batch()
+    names = contestants(compiled)
+    product, product_flops = matrix_product(setting)
+    steps: dict[str, Callable[[], object]] = {name: make_step(name, setting, batch) for name in names}
+    seconds = time_in_turns({**steps, "product": product}, setting.device, rounds)
+    peak = product_flops / min(seconds["product"])
+    steps.clear()
+    gc.collect()
+    rows = []
+    for name in names:
+        median = statistics.median(seconds[name])
+        flops = count_flops(name, setting, batch)
+        ratios = [ours / theirs for ours, theirs in zip(seconds[name], seconds[NAIVE], strict=True)]
+        row = {**asdict(setting), "contestant": name, "seconds": median, "ratio": statistics.median(ratios)}
+        row |= {"tokens_per_second": setting.batch * setting.length / median, "flops": flops}
+        row |= {"peak_flops_per_second": peak, "share_of_peak": flops / median / peak}
+        if memory:
+            row["peak_bytes"] = in_new_process(peak_memory, name, setting)
+        rows.append(row)
+    objectives = [a / b for a, b in zip(seconds[OURS], seconds[TOKEN_OBJECTIVES], strict=True)]
+    rows[names.index(OURS)]["over_token_objectives"] = statistics.median(objectives)
+    return rows
+
+
+def show(setting: Setting, rows: list[dict]) -> None:
+    print(
+        f"\n{setting.size}, length {setting.length}, vocabulary {setting.vocab_size:,}, batch {setting.batch}, "
+        f"{setting.precision}, dropout {setting.dropout}, {setting.attention}, {setting.device}; "
+        f"peak {rows[0]['peak_flops_per_second'] / 1e12:.3f} TFLOP/s"
+    )
+    print(f"{'':32}{'seconds':>10}{'ratio':>8}{'tokens/s':>12}{'GFLOP':>10}{'of peak':>9}{'memory':>12}")
+    naive_bytes = rows[0].get("peak_bytes")
+    for row in rows:
+        used = row.get("peak_bytes")
+        memory = "" if used is None else f"{used / 2**20:,.0f} MiB {used / naive_bytes:5.2f}"
+        print(
+            f"{row['contestant']:32}{row['seconds']:10.4f}{row['ratio']:8.3f}{row['tokens_per_second']:12,.0f}"
+            f"{row['flops'] / 1e9:10.1f}{row['share_of_peak']:9.1%}  {memory}"
+        )
+    extra = next(row["over_token_objectives"] for row in rows if "over_token_objectives" in row)
+    print(f"all four objectives over MLM + RTD: {extra - 1:+.1%}", flush=True)
+
+
+# --- where the time goes -----------------------------------------------------------------------------------------
+
+# Parts of operator names -> what the operator is to the reader. The first that fits counts.
+KINDS = {
+    "attention": ("attention", "bmm", "softmax"),
+    "linear layers": ("addmm", "::mm", "linear", "gemm"),
+    "dropout": ("bernoulli", "dropout"),
+    "GELU": ("gelu",),
+    "layer norm": ("layer_norm",),
+    "optimiser, clipping": ("adam", "foreach", "norm"),
+    "copies, sums": ("copy", "add", "sum", "fill", "zero", "cat"),
+    "objective": ("index", "gather", "scatter", "sort", "cum", "exponential", "argmax", "entropy", "nll", "where"),
+}
+
+
+def profile_step(setting: Setting, steps: int = 3) -> dict[str, float]:
+    """Share of our step's time by kind of operator."""
+    batch = setting.make_batch()
+    step = make_step(OURS, setting, batch)
+    step()
+    on_cpu = setting.device == "cpu"
+    activities = [ProfilerActivity.CPU] if on_cpu else [ProfilerActivity.CPU, ProfilerActivity.CUDA]
+    with profile(activities=activities) as profiler:
+        for _ in range(steps):
+            step()
+        wait(setting.device)
+    spent: dict[str, float] = {}
+    for event in profiler.key_averages():
+        kind = next(
+            (kind for kind, parts in KINDS.items() if any(part in event.key.lower() for part in parts)), "rest"
+        )
+        spent[kind] = spent.get(kind, 0.0) + (event.self_cpu_time_total if on_cpu else event.self_device_time_total)
+    total = sum(spent.values())
+    return dict(sorted(((kind, time / total) for kind, time in spent.items()), key=lambda item: -item[1]))
+
+
+def check_no_synchronisation(setting: Setting) -> None:
+    """Raise if our step makes the host wait for the GPU."""
+    step = make_step(OURS, setting, setting.make_batch())
+    step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def largest_batch(name: str, setting: Setting) -> int:
+    """The largest power of two of rows whose step fits the GPU's memory."""
+    rows = 8
+    while True:
+        try:
+            larger = Setting(**{**asdict(setting), "batch": 2 * rows})
+            make_step(name, larger, larger.make_batch())()
+        except torch.OutOfMemoryError:
+            return rows
+        finally:
+            gc.collect()
+            torch.cuda.empty_cache()
+        rows *= 2
+
+
+# --- command -----------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    on_gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512])
+    parser.add_argument("--vocab_sizes", type=int, nargs="+", default=[10_000, 30_522])
+    parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
+    parser.add_argument("--dropouts", type=float, nargs="+", default=[0.1, 0.0])
+    parser.add_argument(
+        "--attention", nargs="+", default=["sdpa"], help="sdpa, eager, flash_attention_2, flex_attention"
+    )
+    parser.add_argument("--batch", type=int, default=128 if on_gpu else 8)
+    parser.add_argument("--rounds", type=int, default=20 if on_gpu else 7)
+    parser.add_argument("--device", default="cuda" if on_gpu else "cpu")
+    parser.add_argument("--compile", action="store_true", default=on_gpu, help="also time compiled steps")
+    parser.add_argument("--memory", action="store_true", help="also measure memory, in processes of their own")
+    parser.add_argument("--profile", action="store_true", help="also show where our step's time goes")
+    parser.add_argument("--largest_batch", action="store_true", help="also find the largest batch (GPU)")
+    parser.add_argument("--output", type=Path, help="a JSON file for all figures")
+    arguments = parser.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.device}")
+    cells = itertools.product(
+        arguments.attention, arguments.precisions, arguments.dropouts, arguments.vocab_sizes, arguments.lengths
+    )
+    results = []
+    for attention, precision, dropout, vocab_size, length in cells:
+        setting = Setting(
+            arguments.size, length, vocab_size, arguments.batch, precision, dropout, arguments.device, attention
+        )
+        if arguments.device != "cpu":
+            check_no_synchronisation(setting)
+        rows = measure(setting, arguments.rounds, arguments.compile, arguments.memory)
+        show(setting, rows)
+        if arguments.profile:
+            shares = profile_step(setting)
+            print("our step: " + ", ".join(f"{kind} {share:.1%}" for kind, share in shares.items()))
+            rows[-1]["profile"] = shares
+        if arguments.largest_batch and arguments.device != "cpu":
+            for row in rows:
+                row["largest_batch"] = largest_batch(row["contestant"], setting)
+                print(f"largest batch of {row['contestant']}: {row['largest_batch']}")
+        results += rows
+        if arguments.output:
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+            arguments.output.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Start from what exists: published ELECTRA weights, a BERT-shaped encoder, or a generator that was trained alone."""
+
+import logging
+import os
+
+import torch
+from transformers import AutoConfig, AutoModel, ElectraForMaskedLM, ElectraForPreTraining
+
+from span_electra.configuration_span_electra import ENCODER_SHAPE, STOCK_SETTINGS, SpanElectraConfig
+from span_electra.modeling_span_electra import WORD_EMBEDDINGS, SpanElectraForMaskedLM, SpanElectraForPreTraining
+
+logger = logging.getLogger("span_electra")
+
+BERT_SHAPED = ("bert", "electra", "roberta", "xlm-roberta", "camembert")
+# These number their positions from the padding id on: so many rows of their position table are never a position.
+NUMBERED_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")
+# What makes embeddings interchangeable.
+EMBEDDING_SHAPE = ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size")
+# What an encoder has in common with ELECTRA's, by name and by meaning.
+SHARED_SETTINGS = (
+    *("vocab_size", "type_vocab_size", "pad_token_id", "hidden_act", "layer_norm_eps"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range"),
+)
+
+
+def from_electra(
+    discriminator: str | os.PathLike, generator: str | os.PathLike | None = None, **settings
+) -> SpanElectraForPreTraining:
+    """Start from ELECTRA's weights.
+
+    Args:
+        discriminator: folder or Hub name of a stock ELECTRA discriminator.
+        generator: the same of its generator. Without one, the generator is new but for the word embeddings.
+        settings: fields of [`SpanElectraConfig`] that the two do not determine.
+
+    Raises:
+        ValueError: the two differ in vocabulary or embedding size.
+    """
+    source = ElectraForPreTraining.from_pretrained(discriminator)
+    shape = {name: getattr(source.config, name) for name in STOCK_SETTINGS}
+    half = None if generator is None else ElectraForMaskedLM.from_pretrained(generator)
+    if half is not None:
+        for name in EMBEDDING_SHAPE:
+            ours, theirs = getattr(source.config, name), getattr(half.config, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"`{name}` is {ours} in the discriminator {str(discriminator)!r} and {theirs} in the "
+                    f"generator {str(generator)!r}; give two halves of one model."
+                )
+        shape |= {f"generator_{name}": getattr(half.config, name) for name in ENCODER_SHAPE}
+    model = SpanElectraForPreTraining(SpanElectraConfig(**(shape | settings)))
+    model.discriminator_predictions.load_state_dict(source.discriminator_predictions.state_dict())
+    load_encoders(model, source.electra.state_dict(), half)
+    return model
+
+
+def from_encoder(encoder: str | os.PathLike, **settings) -> SpanElectraForPreTraining:
+    """Start from a BERT-shaped encoder, which becomes the discriminator's: its hidden states are the same.
+
+    What the encoder has and ELECTRA lacks is left behind, and what it lacks is new; both are logged by name.
+
+    Args:
+        encoder: folder or Hub name of a model of one of the types in `BERT_SHAPED`.
+        settings: fields of [`SpanElectraConfig`] that the encoder does not determine, the generator's shape above all.
+
+    Raises:
+        ValueError: a model of another type, a decoder, or one whose embeddings are built in another way.
+    """
+    config = AutoConfig.from_pretrained(encoder)
+    check_encoder(encoder, config)
+    source = AutoModel.from_pretrained(encoder)
+    weights = source.state_dict()
+    if config.model_type in NUMBERED_FROM_PADDING:
+        table = weights["embeddings.position_embeddings.weight"]
+        weights["embeddings.position_embeddings.weight"] = table[config.pad_token_id + 1 :]
+    shape = {name: getattr(config, name) for name in (*SHARED_SETTINGS, *ENCODER_SHAPE)}
+    shape["embedding_size"] = getattr(config, "embedding_size", config.hidden_size)
+    shape["max_position_embeddings"] = len(weights["embeddings.position_embeddings.weight"])
+    model = SpanElectraForPreTraining(SpanElectraConfig(**(shape | settings)))
+    ours = model.electra.state_dict()
+    left_behind = sorted(weights.keys() - ours.keys())
+    load_encoders(model, {name: weights[name] for name in ours})
+    logger.warning(
+        f"{encoder}: its encoder is now the discriminator's. Not used: {listed(left_behind)}. New, to be trained: "
+        f"{listed(new_parts(model))}."
+    )
+    return model
+
+
+def check_encoder(name: str | os.PathLike, config) -> None:
+    """Raise a ValueError unless ELECTRA's encoder can take this one's weights and give the same hidden states."""
+    if config.model_type not in BERT_SHAPED:
+        raise ValueError(f"{name} is of type {config.model_type!r}; accepted are {', '.join(BERT_SHAPED)}.")
+    if getattr(config, "is_decoder", False):
+        raise ValueError(f"{name} is a decoder (is_decoder); only encoders, which see both sides, can be used.")
+    if (kind := getattr(config, "position_embedding_type", None) or "absolute") != "absolute":
+        raise ValueError(f"{name} has position embeddings of type {kind!r}; only 'absolute' ones can be used.")
+
+
+def new_parts(model: SpanElectraForPreTraining) -> list[str]:
+    """The modules of `model` that hold weights of their own after its discriminator's encoder was loaded."""
+    loaded = {id(parameter) for parameter in model.electra.parameters()}
+    modules = {f"generator.{name}": module for name, module in model.generator.named_children()}
+    modules |= {name: module for name, module in model.named_children() if name not in ("electra", "generator")}
+    return [name for name, module in modules.items() if {id(p) for p in module.parameters()} - loaded]
+
+
+def listed(names: list[str]) -> str:
+    return ", ".join(names) if names else "nothing"
+
+
+@torch.no_grad()
+def load_encoders(
+    model: SpanElectraForPreTraining, encoder: dict[str, torch.Tensor], generator: ElectraForMaskedLM | None = None
+) -> None:
+    """Load the discriminator's `encoder`, and the `generator` or at least its word embeddings."""
+    table, generator_table = (
+        encoder["embeddings.word_embeddings.weight"],
+        model.generator.state_dict()[WORD_EMBEDDINGS],
+    )
+    if generator is None:
+        generator_table.copy_(table)
+    else:
+        # First the generator: where the two share parameters, the discriminator's are the ones to keep.
+        model.generator.load_state_dict(generator.state_dict())
+    model.electra.load_state_dict(encoder)
+    if model.config.embedding_sharing == "disentangled":
+        model.embedding_residual.copy_(table - generator_table)
+
+
+@torch.no_grad()
+def from_generator(generator: str | os.PathLike, **settings) -> SpanElectraForPreTraining:
+    """The second of two stages: a discriminator to train against a generator that stays as it is.
+
+    The discriminator starts from the generator's weights wherever the shapes allow; what is new is logged by name.
+
+    Args:
+        generator: folder or Hub name of a SpanElectra checkpoint or of a stock ELECTRA generator.
+        settings: fields of [`SpanElectraConfig`], the discriminator's shape above all.
+
+    Raises:
+        ValueError: the embeddings of the two have different shapes, or were to be shared.
+    """
+    config = AutoConfig.from_pretrained(generator)
+    is_ours = isinstance(config, SpanElectraConfig)
+    prefix = "generator_" if is_ours else ""
+    shape = {f"generator_{name}": getattr(config, f"{prefix}{name}") for name in ENCODER_SHAPE}
+    for name in EMBEDDING_SHAPE:
+        theirs = getattr(config, name)
+        if settings.setdefault(name, theirs) != theirs:
+            raise ValueError(
+                f"`{name}` is {settings[name]} in the configuration and {theirs} in the generator {str(generator)!r}; "
+                "leave it out, and it is the generator's."
+            )
+    settings.setdefault("embedding_sharing", "separate")
+    model = SpanElectraForPreTraining(SpanElectraConfig(**(settings | shape | {"objective": "discriminator"})))
+    half = (
+        SpanElectraForMaskedLM.from_pretrained(generator).generator
+        if is_ours
+        else ElectraForMaskedLM.from_pretrained(generator)
+    )
+    model.generator.load_state_dict(half.state_dict())
+    ours, theirs = model.electra.state_dict(), half.electra.state_dict()
+    fitting = [name for name in ours if name in theirs and ours[name].shape == theirs[name].shape]
+    model.electra.load_state_dict({name: theirs[name] for name in fitting}, strict=False)
+    new = sorted({name.split(".")[0] for name in ours.keys() - set(fitting)})
+    logger.warning(
+        f"{len(fitting)} of {len(ours)} tensors of the discriminator's encoder start from the generator's. Some "
+        f"or all are new in: {listed(new)}."
+    )
+    return model
