@@ -120,7 +120,8 @@ def squad_rows(articles: list, path: Path) -> Iterator[dict]:
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{path}: not in SQuAD's format ({type(error).__name__}: {error}). Expected: data, a list of articles "
-            "with paragraphs, each with a context and qas, each with id, question and answers of text and answer_start."
+            "with paragraphs, each with a context and qas, each with id, question and answers, each with text and "
+            "answer_start."
         ) from error
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 import datasets
 import evaluate
 import numpy as np
+from numpy.typing import ArrayLike
 
 Entity = tuple[str, int, int]  # its type, its first token and the one after its last
 
@@ -152,11 +153,11 @@ class Squad(OfflineMetric):
         return {"exact_match": 100 * float(np.mean(exact)), "f1": 100 * float(np.mean(f1))}
 
 
-def confusion_matrix(predictions: Sequence[int], references: Sequence[int], classes: int = 0) -> np.ndarray:
+def confusion_matrix(predictions: ArrayLike, references: ArrayLike, classes: int = 0) -> np.ndarray:
     """How often each class (row) was predicted to be each (column); at least `classes` of them, (classes, classes)."""
-    predictions, references = np.asarray(predictions), np.asarray(references)
-    classes = max(classes, predictions.max() + 1, references.max() + 1)
-    return np.bincount(references * classes + predictions, minlength=classes**2).reshape(classes, classes)
+    predicted, actual = np.asarray(predictions), np.asarray(references)
+    classes = max(classes, predicted.max() + 1, actual.max() + 1)
+    return np.bincount(actual * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float:

@@ -71,7 +71,7 @@ def encode_sentences(batch: dict[str, list], tokenizer: PreTrainedTokenizerBase,
 class Classification(SentenceTask):
     """One of several classes."""
 
-    metrics = ("accuracy", "matthews_correlation", "f1_macro")
+    metrics: tuple[str, ...] = ("accuracy", "matthews_correlation", "f1_macro")
 
     def check_labels(self, train, validation):
         self.names = class_names(train)

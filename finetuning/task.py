@@ -34,7 +34,7 @@ class Task(ABC):
 
     columns: ClassVar[Mapping[str, Column]]
     auto_class: ClassVar[Any]  # loads the encoder with the task's head
-    metrics: ClassVar[tuple[str, ...]]  # the main one first
+    metrics: tuple[str, ...]  # the main one first
     usual_length: ClassVar[int] = 128
 
     def __init__(self, arguments: TaskArguments, tokenizer: PreTrainedTokenizerBase, longest: int):

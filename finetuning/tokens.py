@@ -41,8 +41,8 @@ class TokenClassification(Task):
             if tag not in self.ids:
                 raise InputError(
                     f"{self.validation_name}, row {row}, tag {place}: {tag!r} does not occur in {self.train_name}, "
-                    f"which has entities of the types {', '.join(sorted(kinds))}. Correct the tag, or give training rows "
-                    "that have it."
+                    f"which has entities of the types {', '.join(sorted(kinds))}. Correct the tag, or give "
+                    "training rows that have it."
                 )
         if missing := sorted(kinds - seen):
             logger.warning(

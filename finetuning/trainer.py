@@ -6,11 +6,15 @@ from collections import defaultdict
 from torch import nn
 from transformers import Trainer
 
+from span_electra.finetuning.arguments import FinetuningArguments
+
 LAYER = re.compile(r"\.(?:layers?|h)\.(\d+)\.")  # a layer's number in a parameter's name
 
 
 class FinetuningTrainer(Trainer):
-    """Trains with layer-wise learning rates (Clark et al., 2020, appendix B); `args` are `FinetuningArguments`."""
+    """Trains with layer-wise learning rates (Clark et al., 2020, appendix B)."""
+
+    args: FinetuningArguments  # type: ignore[assignment]
 
     def create_optimizer(self, model=None):
         model = self.model if model is None else model
@@ -21,7 +25,8 @@ class FinetuningTrainer(Trainer):
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
         """Parameters by depth and by whether weights decay, each group with its learning rate."""
-        depths = parameter_depths(model, self.model.base_model_prefix)
+        encoder: str = self.model.base_model_prefix  # type: ignore[assignment]
+        depths = parameter_depths(model, encoder)
         decayed = set(self.get_decay_parameter_names(model))
         groups = defaultdict(list)
         for name, parameter in model.named_parameters():
