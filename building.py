@@ -9,10 +9,11 @@ import numpy as np
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase
 
-from span_electra.arguments import DataArguments, ModelArguments, first_line, read_settings
+from span_electra.arguments import DataArguments, ModelArguments
 from span_electra.configuration_span_electra import SpanElectraConfig, split_data_settings
 from span_electra.conversion import BERT_SHAPED, from_electra, from_encoder, from_generator
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
+from span_electra.options import first_line, read_settings
 from span_electra.tokenization.create_features import METADATA, cached_features, load_features, load_tokenizer
 from span_electra.tokenization.text import Corpus, InputError
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraConfig
@@ -29,14 +30,7 @@ def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Pa
         InputError: if the folder cannot be used as asked, or there is no such checkpoint.
     """
     folder = Path(output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output_dir {folder}: is a file; give a new or empty folder.")
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if names and ARGUMENTS not in names:
-        raise InputError(
-            f"--output_dir {folder}: already holds something that is not a run of this script "
-            f"({', '.join(names[:3])}); give a new or empty folder."
-        )
+    names = names_in_run(folder, ARGUMENTS)
     resume = None if resume is None or str(resume).lower() == "false" else str(resume)
     names = [] if names == [ARGUMENTS] else names  # a run that ended before it had anything to keep
     if names and resume is None and not overwrite:
@@ -55,6 +49,29 @@ def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Pa
             "over; give a new folder, or a checkpoint of that run."
         )
     return checkpoint
+
+
+def check_folder(output_dir: str, marker: str, overwrite: bool) -> None:
+    """The same for a script whose runs cannot be resumed; `marker` is the file by which its folders are known."""
+    names = names_in_run(Path(output_dir), marker)
+    if names not in ([], [marker]) and not overwrite:
+        raise InputError(
+            f"--output_dir {output_dir}: already holds a run; replace it by --overwrite_output_dir, or give another "
+            "folder."
+        )
+
+
+def names_in_run(folder: Path, marker: str) -> list[str]:
+    """What is in `folder`, which must be new, empty, or an earlier run of the script that leaves `marker`."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output_dir {folder}: is a file; give a new or empty folder.")
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if names and marker not in names:
+        raise InputError(
+            f"--output_dir {folder}: already holds something that is not a run of this script "
+            f"({', '.join(names[:3])}); give a new or empty folder."
+        )
+    return names
 
 
 def find_checkpoint(folder: Path, resume: str) -> Path:
@@ -91,9 +108,13 @@ def check_shape(checkpoint: Path, config: SpanElectraConfig) -> None:
 
 def start_run(output_dir: str, settings: dict, resumes: bool) -> None:
     """Mark the folder as a run's. What an earlier run left there goes, unless this one resumes it."""
+    start_folder(output_dir, ARGUMENTS, settings, written=() if resumes else WRITTEN)
+
+
+def start_folder(output_dir: str, marker: str, settings: dict, written: Sequence[str]) -> None:
+    """Remove what an earlier run left there, by the globs in `written`, and leave the settings as `marker`."""
     folder = Path(output_dir)
-    if not resumes:
-        for path in [path for pattern in WRITTEN for path in folder.glob(pattern)]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in [path for pattern in written for path in folder.glob(pattern)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / ARGUMENTS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    (folder / marker).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

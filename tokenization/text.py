@@ -125,25 +125,13 @@ class Corpus:
             for file in files:
                 _file_format(file)
             return [*files]
-        if _looks_like_path(path):
+        if looks_like_path(path):
             raise InputNotFoundError(
                 f"{path}: no such file or folder. Give a file, a folder, a glob or a `datasets` name."
             )
-        return [self._load_dataset(path)]
-
-    def _load_dataset(self, name: str) -> datasets.Dataset:
-        dataset_name, _, configuration = name.partition(":")
-        try:
-            dataset = datasets.load_dataset(dataset_name, configuration or None, split=self.split)
-        except Exception as error:  # every kind of failure to reach or to read a dataset has its own class
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputNotFoundError(
-                f"{name}: neither a file, folder or glob here, nor a dataset that can be loaded (split "
-                f"{self.split!r}): "
-                f"{reason} Give local files, or a name like wikitext:wikitext-2-raw-v1 and its --split."
-            ) from error
-        _check_column(name, self.text_column, dataset.column_names)
-        return dataset
+        dataset = load_named_dataset(path, self.split)
+        _check_column(path, self.text_column, dataset.column_names)
+        return [dataset]
 
     def _all_documents(self) -> Iterator[Document]:
         for source in self.sources:
@@ -165,6 +153,23 @@ class Corpus:
         return _split_documents(row_lines, self.documents)
 
 
+def load_named_dataset(name: str, split: str) -> datasets.Dataset:
+    """A split of the dataset that is called `name`, or `name:configuration`, on the Hub.
+
+    Raises:
+        InputNotFoundError: if there is none, or no network and none in the cache.
+    """
+    dataset_name, _, configuration = name.partition(":")
+    try:
+        return datasets.load_dataset(dataset_name, configuration or None, split=split)
+    except Exception as error:  # every kind of failure to reach or to read a dataset has its own class
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputNotFoundError(
+            f"{name}: neither a file, folder or glob here, nor a dataset that can be loaded (split {split!r}): "
+            f"{reason} Give local files, or a name like wikitext:wikitext-2-raw-v1 and its --split."
+        ) from error
+
+
 def _identity(source: Path | datasets.Dataset) -> dict[str, Any]:
     if isinstance(source, Path):
         stat = source.stat()
@@ -176,7 +181,7 @@ def _identity(source: Path | datasets.Dataset) -> dict[str, Any]:
     }
 
 
-def _looks_like_path(path: str) -> bool:
+def looks_like_path(path: str) -> bool:
     """Whether to answer "no such file" at once, without asking the Hub for a dataset of that name."""
     name = Path(path)
     has_suffix = name.suffix in (*TEXT_SUFFIXES[1:], *TABLE_SUFFIXES, *COMPRESSION_SUFFIXES)

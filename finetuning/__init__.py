@@ -1,0 +1,1 @@
+"""Fine-tuning on a task, for `run_finetuning.py`: arguments, data, a module for each kind of task, metrics, report."""

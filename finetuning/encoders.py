@@ -1,0 +1,129 @@
+"""Load any encoder that the Auto classes know, with a new head, and make sure that it is what was meant."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from span_electra.finetuning.arguments import EncoderArguments
+from span_electra.finetuning.task import Task
+from span_electra.options import first_line
+from span_electra.tokenization.text import InputError
+
+GENERATORS = ("ElectraForMaskedLM", "ElectraForCausalLM", "SpanElectraForMaskedLM")
+LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError)
+
+
+def load_config(arguments: EncoderArguments) -> PretrainedConfig:
+    """The encoder's configuration.
+
+    Raises:
+        InputError: there is none, or it is a generator's.
+    """
+    name = arguments.model_name_or_path
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=arguments.trust_remote_code)
+    except LOADING_ERRORS as error:
+        raise InputError(f"--model_name_or_path {name}: cannot be loaded ({first_line(error)})") from error
+    saved_as = (config.architectures or ["a model of unknown class"])[0]
+    if saved_as in GENERATORS:
+        raise InputError(
+            f"--model_name_or_path {name}: was saved as {saved_as}, a generator, which is small and only there to "
+            f"train the discriminator. Fine-tune the discriminator: {find_discriminator(name)}."
+        )
+    return config
+
+
+def find_discriminator(generator: str) -> str:
+    """Where the other half of a generator is likely to be."""
+    sibling = Path(generator).parent / "discriminator"
+    if sibling.is_dir():
+        return str(sibling)
+    name = generator.replace("generator", "discriminator")
+    return (
+        name
+        if name != generator
+        else "the folder that run_pretraining.py wrote, or that ELECTRA's ends in -discriminator"
+    )
+
+
+def load_tokenizer(arguments: EncoderArguments) -> PreTrainedTokenizerBase:
+    name = arguments.tokenizer or arguments.model_name_or_path
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=arguments.trust_remote_code)
+    except LOADING_ERRORS as error:
+        raise InputError(
+            f"{name}: no tokenizer can be loaded from there ({first_line(error)}) Give one by --tokenizer."
+        ) from error
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"{name}: a slow tokenizer, which cannot tell where a token is from. Give one with a tokenizer.json."
+        )
+    if tokenizer.pad_token is None:
+        raise InputError(f"{name}: the tokenizer has no padding token. Give one that has it, by --tokenizer.")
+    return tokenizer
+
+
+def longest_row(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens that the encoder has room for."""
+    # Some encoders (RoBERTa) use fewer than they have, and some (T5's) have no such number: the tokenizer knows.
+    return min(
+        getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length, tokenizer.model_max_length
+    )
+
+
+def check_vocabulary(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    if (tokens := max(tokenizer.get_vocab().values()) + 1) > config.vocab_size:
+        raise InputError(
+            f"The tokenizer {tokenizer.name_or_path} has {tokens} tokens, the model has room for {config.vocab_size}: "
+            "use the model's own tokenizer."
+        )
+
+
+def build_model(arguments: EncoderArguments, config: PretrainedConfig, task: Task) -> PreTrainedModel:
+    """The encoder with a new head for `task`, the encoder's weights random if the user asked for that.
+
+    Raises:
+        InputError: the weights cannot be loaded, or are not all of the encoder's.
+    """
+    name, trust = arguments.model_name_or_path, arguments.trust_remote_code
+    try:
+        if arguments.from_scratch:
+            return task.auto_class.from_config(config, trust_remote_code=trust)
+        with no_loading_report():
+            model, loaded = task.auto_class.from_pretrained(
+                name, config=config, trust_remote_code=trust, ignore_mismatched_sizes=True, output_loading_info=True
+            )
+    except LOADING_ERRORS as error:
+        raise InputError(f"--model_name_or_path {name}: cannot be loaded ({first_line(error)})") from error
+    check_loaded(name, model, loaded)
+    return model
+
+
+def check_loaded(name: str, model: PreTrainedModel, loaded: dict) -> None:
+    """Refuse an encoder that is in part random: only its head may be new, and a pooler, which belongs to the head."""
+    mismatched = [key if isinstance(key, str) else key[0] for key in loaded["mismatched_keys"]]
+    absent = [
+        key
+        for key in (*loaded["missing_keys"], *mismatched)
+        if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key
+    ]
+    if absent:
+        raise InputError(
+            f"--model_name_or_path {name}: {len(absent)} of the encoder's weights are missing or of another shape "
+            f"({', '.join(sorted(absent)[:3])}). Give a whole checkpoint of a {type(model).__name__}'s encoder, or "
+            "--from_scratch for random weights."
+        )
+
+
+@contextmanager
+def no_loading_report() -> Iterator[None]:
+    """Without the library's report of a new head, which is what fine-tuning asks for; the rest is checked."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

@@ -1,0 +1,187 @@
+"""Single sentences and pairs of sentences: classes (sentiment, entailment, …) and scores (similarity, …)."""
+
+import logging
+import math
+from abc import abstractmethod
+from collections import Counter
+from typing import Any
+
+import datasets
+import numpy as np
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+
+from span_electra.finetuning.data import Column
+from span_electra.finetuning.metrics import F1, Accuracy, MatthewsCorrelation, Pearsonr, Spearmanr
+from span_electra.finetuning.report import plot_confusion
+from span_electra.finetuning.task import Task, check_texts, model_inputs, only_logits
+from span_electra.tokenization.text import InputError
+
+logger = logging.getLogger(__name__)
+
+SMALLEST_SPREAD = 1e-3  # of predicted scores, relative to the labels' spread: below, they are all the same score
+
+
+class SentenceTask(Task):
+    """A label for a sentence, or for two."""
+
+    auto_class = AutoModelForSequenceClassification
+    columns = {
+        "sentence1": Column(("sentence1", "text", "sentence")),
+        "sentence2": Column(("sentence2",), is_required=False),
+        "label": Column(("label",)),
+    }
+
+    def check(self, train, validation):
+        texts = [column for column in train.column_names if column != "label"]
+        check_texts(validation, self.validation_name, texts)
+        check_texts(train, self.train_name, texts)
+        self.check_labels(train, validation)
+
+    def encode(self, examples, name):
+        rows = examples.map(
+            encode_sentences,
+            batched=True,
+            remove_columns=examples.column_names,
+            fn_kwargs={"tokenizer": self.tokenizer, "max_length": self.max_length},
+            desc=f"tokenizing {name}",
+        )
+        if cut := sum(rows["is_cut"]):
+            logger.warning(
+                f"{name}: {cut:,} of {len(rows):,} rows are longer than {self.max_length} tokens and were cut there. "
+                f"Raise --max_seq_length (the model has room for {self.longest}), or give shorter texts."
+            )
+        labels = [self.label_of(label) for label in examples["label"]]
+        return rows.remove_columns("is_cut").add_column("labels", labels)
+
+    @abstractmethod
+    def check_labels(self, train: datasets.Dataset, validation: datasets.Dataset) -> None: ...
+
+    @abstractmethod
+    def label_of(self, label: Any) -> int | float:
+        """A label as the head is trained on it."""
+
+
+def encode_sentences(batch: dict[str, list], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list]:
+    """Sentences, or pairs, as token ids, and whether a row had to be cut."""
+    encoded = tokenizer(batch["sentence1"], batch.get("sentence2"), truncation=True, max_length=max_length)
+    is_cut = [bool(row.overflowing) for row in encoded.encodings]
+    return {**model_inputs(tokenizer, encoded), "is_cut": is_cut}
+
+
+class Classification(SentenceTask):
+    """One of several classes."""
+
+    metrics: tuple[str, ...] = ("accuracy", "matthews_correlation", "f1_macro")
+
+    def check_labels(self, train, validation):
+        self.names = class_names(train)
+        counts = Counter(self.class_name(label, self.train_name, row) for row, label in enumerate(train["label"], 1))
+        self.labels = sorted(
+            counts, key=lambda name: (int(name), "") if name.lstrip("-").isdigit() else (math.inf, name)
+        )
+        if len(self.labels) < 2:
+            raise InputError(
+                f"{self.train_name}: all rows have the label {self.labels[0]!r}. Give rows of 2 labels or more."
+            )
+        if len(self.labels) == 2:
+            self.metrics = (*self.metrics, "f1")  # of the second class
+        self.ids = {name: i for i, name in enumerate(self.labels)}
+        self.most_frequent = self.ids[counts.most_common(1)[0][0]]
+        seen = set()
+        for row, label in enumerate(validation["label"], 1):
+            seen.add(name := self.class_name(label, self.validation_name, row))
+            if name not in self.ids:
+                raise InputError(
+                    f"{self.validation_name}, row {row}: the label {name!r} does not occur in {self.train_name}, "
+                    f"which has {', '.join(self.labels)}. Correct the label, or give training rows that have it."
+                )
+        if missing := [name for name in self.labels if name not in seen]:
+            logger.warning(
+                f"{self.validation_name}: no row has the label {', '.join(missing)}, which {self.train_name} has: the "
+                "score says nothing about it. Give validation rows that have it."
+            )
+
+    def class_name(self, label: Any, name: str, row: int) -> str:
+        if self.names is not None and isinstance(label, int) and 0 <= label < len(self.names):
+            return self.names[label]
+        if isinstance(label, float) and label.is_integer():
+            label = int(label)
+        if isinstance(label, float):
+            raise InputError(f"{name}, row {row}: the label {label} is a score. Use --task regression.")
+        if label is None or label == "":
+            raise InputError(f"{name}, row {row}: no label. Give each row one, or leave the row out.")
+        return str(label)
+
+    def label_of(self, label):
+        return self.ids[self.class_name(label, self.train_name, 0)]
+
+    def head_settings(self):
+        return {
+            "num_labels": len(self.labels),
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": self.ids,
+            "problem_type": "single_label_classification",
+        }
+
+    def answers(self, predictions):
+        return only_logits(predictions).argmax(-1)
+
+    @property
+    def references(self) -> list[int]:
+        return [self.label_of(label) for label in self.validation["label"]]
+
+    def score(self, answers):
+        pairs = {"predictions": answers, "references": self.references}
+        scores = Accuracy().compute(**pairs) | MatthewsCorrelation().compute(**pairs)
+        if len(self.labels) == 2:
+            scores |= F1().compute(**pairs)
+        return scores | {"f1_macro": F1().compute(**pairs, average="macro")["f1"]}
+
+    def all_alike(self, answers):
+        return len(np.unique(answers)) == 1
+
+    def draw(self, answers, path):
+        plot_confusion(answers, self.references, self.labels, path)
+
+    def baseline(self):
+        return self.score(np.full(len(self.validation), self.most_frequent))
+
+
+def class_names(examples: datasets.Dataset) -> list[str] | None:
+    """The names of the classes where the data carries them beside ids, as data sets on the Hub do."""
+    return getattr(examples.features["label"], "names", None)
+
+
+class Regression(SentenceTask):
+    """A score."""
+
+    metrics = ("spearmanr", "pearsonr")
+
+    def check_labels(self, train, validation):
+        for name, examples in ((self.validation_name, validation), (self.train_name, train)):
+            for row, label in enumerate(examples["label"], 1):
+                try:
+                    is_number = math.isfinite(float(label))
+                except (TypeError, ValueError):
+                    is_number = False
+                if not is_number:
+                    raise InputError(f"{name}, row {row}: the label {label!r} is not a number. Give each row a score.")
+        self.spread = float(np.std([float(label) for label in train["label"]]))
+        if not self.spread:
+            raise InputError(f"{self.train_name}: all rows have the label {train['label'][0]}. Give rows that differ.")
+
+    def label_of(self, label):
+        return float(label)
+
+    def head_settings(self):
+        return {"num_labels": 1, "problem_type": "regression"}
+
+    def answers(self, predictions):
+        return only_logits(predictions)[:, 0]
+
+    def score(self, answers):
+        pairs = {"predictions": answers, "references": [float(label) for label in self.validation["label"]]}
+        return Pearsonr().compute(**pairs) | Spearmanr().compute(**pairs)
+
+    def all_alike(self, answers):
+        return not np.std(answers) > SMALLEST_SPREAD * self.spread  # so that what is not a number is alike, too

@@ -1,0 +1,152 @@
+"""What every kind of task is made of: columns, labels, training rows, a head, metrics."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import datasets
+import numpy as np
+from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
+
+from span_electra.finetuning.arguments import TaskArguments
+from span_electra.finetuning.data import Column, parse_columns, read_examples, sample
+from span_electra.tokenization.text import InputError, looks_like_path
+
+logger = logging.getLogger(__name__)
+
+SHORTEST_ROW = 16  # tokens: shorter rows would leave no room for a question beside its context
+
+
+class Task(ABC):
+    """
+    One kind of task: reads its data, chooses the head, scores the head's output.
+
+    Args:
+        arguments: Where the data is, and how it is read.
+        tokenizer: The encoder's; a fast one.
+        longest: Tokens that the encoder has room for.
+
+    Raises:
+        InputError: (also from `build_rows`) for data or options that cannot be used.
+    """
+
+    columns: ClassVar[Mapping[str, Column]]
+    auto_class: ClassVar[Any]  # loads the encoder with the task's head
+    metrics: tuple[str, ...]  # the main one first
+    usual_length: ClassVar[int] = 128
+
+    def __init__(self, arguments: TaskArguments, tokenizer: PreTrainedTokenizerBase, longest: int):
+        self.arguments, self.tokenizer, self.longest = arguments, tokenizer, longest
+        self.renamed = parse_columns(arguments.columns, self.columns)
+        self.max_length = arguments.max_seq_length or min(self.usual_length, longest)
+        self.stride = arguments.stride or self.max_length // 4
+        if not SHORTEST_ROW <= self.max_length <= longest:
+            raise InputError(
+                f"--max_seq_length is {self.max_length}; it must lie between {SHORTEST_ROW} and {longest}, the tokens "
+                "that the model has room for."
+            )
+        if self.stride > self.max_length // 2:
+            raise InputError(
+                f"--stride is {self.stride}; it must be at most half of --max_seq_length {self.max_length}, or "
+                "windows would hardly move on."
+            )
+
+    def build_rows(self) -> tuple[datasets.Dataset, datasets.Dataset]:
+        """Read, check and tokenize the data: rows to train on, rows to evaluate on."""
+        arguments = self.arguments
+        self.train_name, self.validation_name = arguments.train_file, validation_name(arguments)
+        validation = read_examples(self.validation_name, arguments.validation_split, self.columns, self.renamed)
+        train = read_examples(self.train_name, arguments.split, self.columns, self.renamed)
+        if set(train.column_names) != set(validation.column_names):
+            odd = sorted(set(train.column_names) ^ set(validation.column_names))
+            raise InputError(
+                f"{self.validation_name} and {self.train_name}: only one of them has the column {odd[0]!r}. Give data "
+                "with the same columns, or name them by --columns."
+            )
+        self.check(train, validation)
+        train = sample(train, arguments.max_train_samples)
+        self.validation = sample(validation, arguments.max_eval_samples)
+        return self.encode(train, self.train_name), self.encode_validation()
+
+    def encode_validation(self) -> datasets.Dataset:
+        return self.encode(self.validation, self.validation_name)
+
+    def collator(self):
+        return DataCollatorWithPadding(self.tokenizer)
+
+    def compute_metrics(self, output: EvalPrediction) -> dict[str, float]:
+        """The metrics of the head's output on the validation rows, and whether it answers all of them alike."""
+        answers = self.answers(output.predictions)
+        return {**self.score(answers), "collapsed": float(self.all_alike(answers))}
+
+    def choose_metric(self, asked: str | None) -> str:
+        """The metric that chooses checkpoint and seed: the one that was asked for, or the task's main one."""
+        if asked is None:
+            return self.metrics[0]
+        accepted = (*self.metrics, "loss")
+        metric = asked.removeprefix("eval_")
+        if metric not in accepted:
+            raise InputError(f"--metric_for_best_model is {asked!r}; accepted here are {', '.join(accepted)}.")
+        return metric
+
+    def draw(self, answers: Any, path: Path) -> None:  # noqa: B027 - most tasks have nothing to draw
+        """Draw what the answers confuse, where that helps: for classes."""
+
+    def baseline(self) -> dict[str, float]:
+        """The metrics of always giving the most frequent answer; empty where there is none."""
+        return {}
+
+    @abstractmethod
+    def check(self, train: datasets.Dataset, validation: datasets.Dataset) -> None:
+        """Refuse examples that cannot be used; remember the labels of `train`."""
+
+    @abstractmethod
+    def encode(self, examples: datasets.Dataset, name: str) -> datasets.Dataset:
+        """Examples as rows of token ids with labels; `name` is the data's, for messages."""
+
+    @abstractmethod
+    def head_settings(self) -> dict[str, Any]:
+        """What the model's configuration has to say about the head."""
+
+    @abstractmethod
+    def answers(self, predictions: Any) -> Any:
+        """The head's output on the validation rows as answers."""
+
+    @abstractmethod
+    def score(self, answers: Any) -> dict[str, float]:
+        """The metrics of `answers`, by their names."""
+
+    @abstractmethod
+    def all_alike(self, answers: Any) -> bool:
+        """Whether all answers are the same: the head has collapsed."""
+
+
+def validation_name(arguments: TaskArguments) -> str:
+    if arguments.validation_file is not None:
+        return arguments.validation_file
+    if looks_like_path(arguments.train_file):
+        raise InputError("--validation_file is missing: the best checkpoint is chosen on it.")
+    return arguments.train_file
+
+
+def check_texts(examples: datasets.Dataset, name: str, columns: list[str]) -> None:
+    """Refuse values that are not text."""
+    for column in columns:
+        for number, value in enumerate(examples[column], start=1):
+            if not isinstance(value, str):
+                raise InputError(
+                    f"{name}, row {number}: {column} is {value!r}, which is not text. Give a text, or name another "
+                    f"column: --columns {column}=NAME."
+                )
+
+
+def model_inputs(tokenizer: PreTrainedTokenizerBase, encoded: Mapping) -> dict[str, list]:
+    """Those of a tokenizer's results that a model takes."""
+    return {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}
+
+
+def only_logits(predictions: Any) -> np.ndarray:
+    """The head's scores, without the hidden states that some models give beside them."""
+    return predictions[0] if isinstance(predictions, tuple) else predictions

@@ -1,0 +1,161 @@
+"""Options of both scripts: on the command line, in a recipe, or in a recipe with some overridden."""
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations import is_tensorboard_available
+
+from span_electra.tokenization.text import InputError
+
+RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """The Trainer's arguments, with the defaults that pretraining and fine-tuning have in common."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "A new or empty folder for the run."})
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={"help": "Replace the earlier run in output_dir. Nothing but such a run is ever replaced."},
+    )
+    adam_epsilon: float = field(default=1e-6, metadata={"help": "Of AdamW."})
+    optim: str = field(default="adamw_torch_fused", metadata={"help": "The optimizer, by the Trainer's name for it."})
+    # A filtered loss looks healthy when it is not.
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
+    report_to: None | str | list[str] = field(  # noqa: RUF036 - HfArgumentParser takes the second
+        default=None, metadata={"help": "Trackers, or none. Default: tensorboard if it is installed."}
+    )
+
+    def __post_init__(self):
+        if self.output_dir is None:
+            raise ValueError("--output_dir is missing: give a new or empty folder for the run.")
+        if self.report_to is None:
+            self.report_to = "tensorboard" if is_tensorboard_available() else "none"
+        super().__post_init__()
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # there is nothing to copy to; the DataLoader warns
+
+
+def parse_options(groups: Sequence[type], arguments: Sequence[str], script: str, description: str) -> tuple:
+    """Parse `[recipe.yaml] [--option value ...]`, in which options win over the recipe.
+
+    Args:
+        groups: Dataclasses, the fields of which are the options.
+        arguments: The command line without the script's name.
+        script: The script's name, for the help.
+        description: What it does, for the help.
+
+    Returns:
+        An instance of each group.
+
+    Raises:
+        InputError: an unknown option, or a value that the Trainer's arguments refuse.
+    """
+    parser = HfArgumentParser(
+        groups,  # type: ignore[arg-type]
+        prog=script,
+        usage=f"{script} [recipe.yaml] [--option value ...]",
+        description=f"{description} A recipe is a YAML or JSON file that holds options.",
+        allow_abbrev=False,
+    )
+    arguments = list(arguments)
+    if arguments and not arguments[0].startswith("-"):
+        parser.set_defaults(**read_recipe(arguments.pop(0), groups))
+    try:
+        *parsed, unknown = parser.parse_args_into_dataclasses(
+            arguments, return_remaining_strings=True, look_for_args_file=False
+        )
+    except ValueError as error:  # the Trainer's own checks
+        raise InputError(first_line(error)) from error
+    if unknown:
+        raise InputError(unknown_option(unknown[0].split("=")[0], groups))
+    return tuple(parsed)
+
+
+def read_recipe(path: str, groups: Sequence[type]) -> dict:
+    """The options in a recipe, checked by name."""
+    if Path(path).suffix not in RECIPE_SUFFIXES:
+        raise InputError(
+            f"{path}: neither an option (these begin with --) nor a recipe ({', '.join(RECIPE_SUFFIXES)})."
+        )
+    recipe, types = read_settings(path), option_types(groups)
+    for name in recipe.keys() - types.keys():
+        raise InputError(f"{path}: {unknown_option(name, groups)}")
+    return {name: recipe_value(path, name, value, types[name]) for name, value in recipe.items()}
+
+
+def recipe_value(path: str, name: str, value: object, accepted: object) -> object:
+    """A recipe's value as it would come from the command line, so that both are converted and checked alike."""
+    if isinstance(value, list):
+        if "list" not in str(accepted):
+            raise InputError(f"{path}: {name} is a list, {value}; one value is expected.")
+        return [str(item) for item in value]
+    if value is None:
+        return None
+    text = json.dumps(value) if isinstance(value, dict) else str(value)
+    return [text] if accepted == list[str] else text
+
+
+def read_settings(path: str | Path) -> dict:
+    """The mapping that a YAML or JSON file holds."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        settings = json.loads(text) if Path(path).suffix == ".json" else yaml.safe_load(text)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not valid {Path(path).suffix[1:].upper()} ({first_line(error)}).") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: holds a {type(settings).__name__}; names with values are expected.")
+    return settings
+
+
+def check_positive(group: object, *names: str) -> None:
+    """Refuse counts below 1 in a group of options; None, which leaves the count to the script, passes."""
+    for name in names:
+        value = getattr(group, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} is {value}; it must be at least 1.")
+
+
+def check_training(training: RunArguments) -> None:
+    """Refuse batches without rows and runs without steps."""
+    check_positive(
+        training, "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"
+    )
+    if training.max_steps < 1 and training.max_steps != -1:
+        raise InputError(f"--max_steps is {training.max_steps}; it must be at least 1 (leave it out to count epochs).")
+    if training.max_steps == -1 and not training.num_train_epochs > 0:
+        raise InputError(f"--num_train_epochs is {training.num_train_epochs}; it must be above 0.")
+
+
+def check_source(source: str | None, training: RunArguments) -> None:
+    """Refuse to overwrite the model that the run starts from."""
+    if source is None or not training.overwrite_output_dir:
+        return
+    target = Path(training.output_dir).resolve()
+    if target in (Path(source).resolve(), *Path(source).resolve().parents):
+        raise InputError(
+            f"--model_name_or_path {source}: lies in --output_dir, which --overwrite_output_dir would empty; give "
+            "another --output_dir."
+        )
+
+
+def option_types(groups: Sequence[type]) -> dict[str, object]:
+    return {option.name: option.type for group in groups for option in fields(group) if option.init}
+
+
+def unknown_option(name: str, groups: Sequence[type]) -> str:
+    close = difflib.get_close_matches(name.lstrip("-").replace("-", "_"), option_types(groups), n=1)
+    hint = f"did you mean {'--' if name.startswith('-') else ''}{close[0]}?" if close else "--help lists all options."
+    return f"{name} is not an option: {hint}"
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,147 @@
+"""Fine-tune an encoder on a task: sentences, pairs, scores, token labels, questions. Once, or with several seeds.
+
+    accelerate launch run_finetuning.py --model_name_or_path my_model --task classification \\
+        --train_file train.jsonl --validation_file dev.jsonl --seeds 5 --output_dir my_classifier
+
+Every option may stand on the command line, in a recipe, or in both: the command line wins. `--help` lists them.
+"""
+
+import copy
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import PreTrainedModel, set_seed
+
+from span_electra.finetuning.arguments import TASKS, FinetuningArguments, parse_arguments, settle_by_size
+from span_electra.finetuning.encoders import build_model, check_vocabulary, load_config, load_tokenizer, longest_row
+from span_electra.finetuning.questions import QuestionAnswering
+from span_electra.finetuning.report import (
+    CONFUSION,
+    RESULTS,
+    SeedResult,
+    best_result,
+    results_table,
+    summarise,
+    write_results,
+)
+from span_electra.finetuning.sentences import Classification, Regression
+from span_electra.finetuning.task import Task
+from span_electra.finetuning.tokens import TokenClassification
+from span_electra.finetuning.trainer import FinetuningTrainer
+from span_electra.run_folder import check_folder, start_folder
+from span_electra.tokenization.text import InputError
+
+logger = logging.getLogger("span_electra")
+
+TASK_CLASSES: dict[str, type[Task]] = dict(
+    zip(TASKS, (Classification, Regression, TokenClassification, QuestionAnswering), strict=True)
+)
+SETTINGS = "finetuning.json"  # written first: by it a folder is known to be a fine-tuning's
+# All that a run writes, as globs; --overwrite_output_dir removes nothing else.
+WRITTEN = ("seed-*", "*.safetensors", "config.json", RESULTS, CONFUSION)
+NOT_COPIED = ("runs", "training_args.bin")  # of the best seed's folder
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parse, read the task, train every seed, report, keep the best."""
+    encoder_arguments, task_arguments, training_arguments = parse_arguments(arguments)
+    output_dir = training_arguments.output_dir
+    check_folder(output_dir, SETTINGS, training_arguments.overwrite_output_dir)
+    logging.basicConfig(format="%(message)s")
+    logger.setLevel(logging.INFO if training_arguments.process_index == 0 else logging.ERROR)
+
+    config, tokenizer = load_config(encoder_arguments), load_tokenizer(encoder_arguments)
+    check_vocabulary(config, tokenizer)
+    settle_by_size(training_arguments, config.hidden_size)
+    task = TASK_CLASSES[task_arguments.task](task_arguments, tokenizer, longest_row(config, tokenizer))
+    with training_arguments.main_process_first(desc="tokenization"):
+        train_rows, eval_rows = task.build_rows()
+    metric = training_arguments.metric_for_best_model = task.choose_metric(training_arguments.metric_for_best_model)
+    config.update(task.head_settings())
+    settings = {**asdict(encoder_arguments), **asdict(task_arguments), **training_arguments.to_dict()}
+    with training_arguments.main_process_first(desc="the run's folder"):
+        if training_arguments.should_save:
+            start_folder(output_dir, SETTINGS, settings, WRITTEN)
+
+    results = []
+    for seed in range(training_arguments.seed, training_arguments.seed + training_arguments.seeds):
+        set_seed(seed)
+        model = build_model(encoder_arguments, config, task)
+        results.append(train(seed_arguments(training_arguments, seed), task, model, train_rows, eval_rows))
+    if training_arguments.should_save:
+        best = best_result(results, metric)
+        keep(best.seed, output_dir)
+        task.draw(best.answers, Path(output_dir) / CONFUSION)
+        summary = summarise(results, metric, task.baseline())
+        write_results(output_dir, summary, settings)
+        print(results_table(summary))
+        print(f"saved to {output_dir}: the model of seed {best.seed}, {RESULTS}, and a folder for each seed")
+
+
+def seed_arguments(arguments: FinetuningArguments, seed: int) -> FinetuningArguments:
+    """The arguments of one seed's run."""
+    changed = copy.copy(arguments)
+    changed.seed = seed
+    changed.output_dir = str(seed_folder(arguments.output_dir, seed))
+    changed.greater_is_better = not arguments.metric_for_best_model.endswith("loss")
+    return changed
+
+
+def train(
+    arguments: FinetuningArguments, task: Task, model: PreTrainedModel, train_rows: Dataset, eval_rows: Dataset
+) -> SeedResult:
+    """Train one seed, evaluate its best checkpoint, and leave that in the seed's folder."""
+    trainer = FinetuningTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
+        processing_class=task.tokenizer,
+        data_collator=task.collator(),
+        compute_metrics=task.compute_metrics,
+    )
+    seconds = trainer.train().metrics["train_runtime"]
+    output = trainer.predict(eval_rows, metric_key_prefix="eval")
+    trainer.save_model()
+    if arguments.should_save:
+        for checkpoint in Path(arguments.output_dir).glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+    answers = task.answers(output.predictions)
+    return SeedResult(
+        seed=arguments.seed,
+        metrics={**task.score(answers), "loss": output.metrics["eval_loss"]},
+        collapsed=task.all_alike(answers),
+        kept_step=trainer.state.best_global_step,
+        steps=trainer.state.global_step,
+        seconds=seconds,
+        answers=answers,
+    )
+
+
+def seed_folder(output_dir: str, seed: int) -> Path:
+    return Path(output_dir) / f"seed-{seed}"
+
+
+def keep(seed: int, output_dir: str) -> None:
+    """Copy a seed's model to where people look for it."""
+    ignore = shutil.ignore_patterns(*NOT_COPIED)
+    shutil.copytree(seed_folder(output_dir, seed), output_dir, ignore=ignore, dirs_exist_ok=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    try:
+        run(sys.argv[1:] if arguments is None else arguments)
+    except InputError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
