@@ -36,6 +36,13 @@ class ModelArguments:
         default=None,
         metadata={"help": "eager, sdpa, flash_attention_2 or flex_attention. Default: the library's choice."},
     )
+    license: str | None = field(
+        default=None, metadata={"help": "For the model card: the licence it is published under, apache-2.0 for one."}
+    )
+    language: list[str] = field(
+        default_factory=list,
+        metadata={"help": "For the model card: the text's languages by ISO 639 code, en for one."},
+    )
 
 
 @dataclass
@@ -115,6 +122,10 @@ class PretrainingArguments(TrainingArguments):
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is nothing to copy to; the DataLoader warns
 
+    def __getstate__(self):
+        # The Trainer pickles its arguments into every checkpoint, which others may get to see.
+        return {**self.__dict__, "hub_token": None}
+
     def get_warmup_steps(self, num_training_steps: int) -> int:
         steps = super().get_warmup_steps(num_training_steps)
         return min(steps, MOST_WARMUP_STEPS) if self.warmup_steps < 1 else steps
@@ -170,7 +181,7 @@ def recipe_value(path: str, name: str, value: object) -> object:
     if value is None:
         return None
     text = json.dumps(value) if isinstance(value, dict) else str(value)
-    return [text] if name in ("train_file", "validation_file") else text
+    return [text] if name in ("train_file", "validation_file", "language") else text
 
 
 def read_settings(path: str | Path) -> dict:
