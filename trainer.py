@@ -2,7 +2,6 @@
 counted on the device, an alarm for each way of learning nothing, and a report with everything that is published."""
 
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from transformers import Trainer, TrainerCallback
@@ -10,6 +9,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import logging
 
 from span_electra.metrics import PretrainingMetrics
+from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.publishing import PublishingError, is_from_the_hub, one_line
 from span_electra.reporting import write_report
 
@@ -165,9 +165,9 @@ class WholeUploads(TrainerCallback):
     def __init__(self, trainer: SpanElectraTrainer):
         self.trainer = trainer
 
-    def on_push_begin(self, args, state, control, model=None, **kwargs):
-        if args.should_save and (Path(args.output_dir) / "config.json").is_file():
-            custom_object_save(model, args.output_dir)
+    def on_push_begin(self, args, state, control, **kwargs):
+        if args.should_save:
+            custom_object_save(SpanElectraForPreTraining, args.output_dir)
         self.trainer.create_model_card()
 
 

@@ -76,6 +76,7 @@ class Hub:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"hub": self}))
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.storage_url = f"http://localhost:{self.server.server_port}"  # large files are on a host of their own
 
     def __enter__(self) -> "Hub":
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
@@ -267,8 +268,8 @@ class Handler(BaseHTTPRequestHandler):
         self.check_writer(name)
         objects = []
         for wanted in json.loads(self.body())["objects"]:
-            actions = {"upload": {"href": f"{self.hub.url}/large/{wanted['oid']}"}}
-            actions |= {"verify": {"href": f"{self.hub.url}/large/{wanted['oid']}/verify"}}
+            actions = {"upload": {"href": f"{self.hub.storage_url}/large/{wanted['oid']}"}}
+            actions |= {"verify": {"href": f"{self.hub.storage_url}/large/{wanted['oid']}/verify"}}
             known = wanted["oid"] in self.hub.large_files
             objects.append({**wanted} if known else {**wanted, "actions": actions})
         self.answer({"transfer": "basic", "objects": objects})
@@ -305,9 +306,12 @@ class Handler(BaseHTTPRequestHandler):
         siblings = [{"rfilename": path} for path in repository.at(revision)]
         self.answer({"id": name, "sha": repository.commit_hash(), "siblings": siblings, "private": False, "tags": []})
 
-    def list_files(self, name: str, revision: str, folder: str = "") -> None:
+    def list_files(self, name: str, revision: str, folder: str | None = None) -> None:
         files = self.hub.find(name).at(revision)
-        found = [described(path, content) for path, content in files.items() if path.startswith(folder)]
+        inside = (
+            {path: content for path, content in files.items() if path.startswith(f"{folder}/")} if folder else files
+        )
+        found = [described(path, content) for path, content in inside.items()]
         if folder and not found:
             raise Refusal(404, f"{folder} does not exist", "EntryNotFound")
         self.answer(found)
@@ -322,7 +326,7 @@ class Handler(BaseHTTPRequestHandler):
         if not is_large(path, len(content)):
             return self.answer(content, headers=headers | {"ETag": f'"{blob_id(content)}"'})
         headers |= {"X-Linked-Size": str(len(content)), "X-Linked-ETag": f'"{sha256(content)}"'}
-        self.answer(b"", 302, headers | {"Location": f"{self.hub.url}/large/{sha256(content)}"})
+        self.answer(b"", 302, headers | {"Location": f"{self.hub.storage_url}/large/{sha256(content)}"})
 
     def get_large_file(self, oid: str) -> None:
         self.answer(self.hub.large_files[oid], headers={"ETag": f'"{oid}"'})
