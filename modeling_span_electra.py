@@ -50,9 +50,17 @@ from .configuration_span_electra import ENCODER_SHAPE, STOCK_SETTINGS, SpanElect
 logger = logging.get_logger(__name__)
 
 WORD_EMBEDDINGS = "electra.embeddings.word_embeddings.weight"
-# By the first the folder of a run is known; the rest of it is not published with a model that was loaded from there.
-RUN_HISTORY = "history.json"
-NOT_PUBLISHED = ("checkpoint-*", "runs", "training_args.bin", "model*.safetensors*")
+# What a run leaves beside the weights, as globs.
+RUN_CARD = "README.md"
+RUN_COMPANIONS = (
+    "arguments.json",
+    "history.json",
+    "curves.png",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens*",
+)
 
 
 @dataclass
@@ -409,22 +417,21 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
             state_dict = self.fold_embeddings(state_dict)
         super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
 
-    def push_to_hub(
-        self, repo_id: str, *, private: bool | None = None, token: bool | str | None = None, **kwargs
-    ) -> str:
-        """As [`PreTrainedModel.push_to_hub`]. A model that was loaded from a run's folder takes along, in one commit,
-        what lies there beside the weights: tokenizer, model card, history and curves."""
+    def push_to_hub(self, repo_id: str, *, private=None, token=None, **kwargs) -> str:  # type: ignore[override]
+        """As [`PreTrainedModel.push_to_hub`]. A model that was loaded from the folder of a run takes along what lies
+        there beside the weights, in the same commit: tokenizer, model card, history and curves."""
         run = Path(self.name_or_path)
-        if not (run / RUN_HISTORY).is_file():
+        if not self.name_or_path or not (run / RUN_CARD).is_file():
             return super().push_to_hub(repo_id, private=private, token=token, **kwargs)
         shard_size, tags = kwargs.pop("max_shard_size", "50GB"), kwargs.pop("tags", None)
         api = HfApi(token=token)
         with TemporaryDirectory() as folder:
-            shutil.copytree(run, folder, ignore=shutil.ignore_patterns(*NOT_PUBLISHED), dirs_exist_ok=True)
+            for path in (path for pattern in RUN_COMPANIONS for path in run.glob(pattern)):
+                shutil.copy(path, folder)
             self.save_pretrained(folder, max_shard_size=shard_size)
-            card = ModelCard.load(Path(folder) / "README.md")
+            card = ModelCard.load(run / RUN_CARD)
             card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *(tags or [])]))
-            card.save(Path(folder) / "README.md")
+            card.save(Path(folder) / RUN_CARD)
             repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
             kwargs["commit_message"] = kwargs.get("commit_message") or "Upload model"
             return api.upload_folder(repo_id=repository, folder_path=folder, **kwargs)

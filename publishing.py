@@ -72,8 +72,9 @@ def check_metadata(card: ModelCard) -> None:
     try:
         card.validate()
     except ValueError as error:
+        license, language = card.data.get("license"), card.data.get("language")
         raise InputError(
-            f"--license {card.data.license}, --language {card.data.language}: the Hub does not take the model card's "
+            f"--license {license}, --language {language}: the Hub does not take the model card's "
             f"metadata ({one_line(error)}); give a licence such as apache-2.0 and languages such as en."
         ) from error
 

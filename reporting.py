@@ -86,7 +86,7 @@ def last_metrics(history: list[dict]) -> dict[str, float]:
 
 def last_evaluation(history: list[dict]) -> dict[str, float]:
     """The last evaluation's metrics without their prefix; empty without an evaluation."""
-    last = next((entry for entry in reversed(history) if "eval_loss" in entry), {})
+    last: dict = next((entry for entry in reversed(history) if "eval_loss" in entry), {})
     return {name.removeprefix("eval_"): value for name, value in last.items()}
 
 

@@ -91,7 +91,7 @@ class SpanElectraTrainer(Trainer):
 
     # --- publishing -----------------------------------------------------------------------------------------------
 
-    def create_model_card(self, **metadata):
+    def create_model_card(self, **metadata) -> None:  # type: ignore[override]
         """Write the model card with the history and the curves that it shows, instead of the library's card.
 
         Args:

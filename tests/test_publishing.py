@@ -207,9 +207,25 @@ def test_a_model_that_was_loaded_from_a_run_takes_the_rest_along(published, tmp_
     assert result.returncode == 0, result.stderr
     first, again = hub.repositories["ada/spans"], hub.repositories["ada/again"]
     assert len(again.commits) == 2
-    assert set(again.files) == set(first.files)
+    assert set(again.files) == set(first.files) - {".gitignore"}
     card = ModelCard(again.files["README.md"].decode())
     assert "mine" in card.data.tags and card.data.license == "mit"
+
+
+@pytest.mark.slow
+def test_a_new_model_takes_nothing_along_from_where_it_is_published(hub, tmp_path):
+    (tmp_path / "README.md").write_text("# My diary")
+    program = f"""
+        from span_electra import SpanElectraConfig, SpanElectraForPreTraining
+        SpanElectraForPreTraining(SpanElectraConfig(vocab_size=99, **{SIZES})).push_to_hub("ada/new")
+    """
+    result = python(program, hub, tmp_path)
+    assert result.returncode == 0, result.stderr
+    files = hub.repositories["ada/new"].files
+    assert "diary" not in files["README.md"].decode()
+    assert {"model.safetensors", "config.json", "modeling_span_electra.py", "configuration_span_electra.py"} < set(
+        files
+    )
 
 
 # --- interruptions -----------------------------------------------------------------------------------------------
