@@ -42,6 +42,13 @@ class ModelArguments:
         default=None,
         metadata={"help": "eager, sdpa, flash_attention_2 or flex_attention. Default: the library's choice."},
     )
+    license: str | None = field(
+        default=None, metadata={"help": "For the model card: the licence it is published under, apache-2.0 for one."}
+    )
+    language: list[str] = field(
+        default_factory=list,
+        metadata={"help": "For the model card: the text's languages by ISO 639 code, en for one."},
+    )
 
 
 @dataclass
@@ -99,6 +106,10 @@ class PretrainingArguments(RunArguments):
     eval_steps: float | None = field(default=1000, metadata={"help": "Evaluate every so many steps."})
     save_steps: float = field(default=1000, metadata={"help": "Write a checkpoint every so many steps."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator picks its columns itself."})
+
+    def __getstate__(self):
+        # The Trainer pickles its arguments into every checkpoint, which others may get to see.
+        return {**self.__dict__, "hub_token": None}
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
         steps = super().get_warmup_steps(num_training_steps)

@@ -12,9 +12,13 @@ This file travels with every checkpoint, so it imports nothing of the package bu
 
 import math
 import os
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
+from huggingface_hub import HfApi, ModelCard
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -50,6 +54,17 @@ TRAINED_LOSSES = {
     "discriminator": ("rtd", "sbpo"),
 }
 WORD_EMBEDDINGS = "electra.embeddings.word_embeddings.weight"
+# What a run leaves beside the weights, as globs.
+RUN_CARD = "README.md"
+RUN_COMPANIONS = (
+    "arguments.json",
+    "history.json",
+    "curves.png",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens*",
+)
 
 
 @dataclass
@@ -437,6 +452,25 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
         else:
             state_dict = self.fold_embeddings(state_dict)
         super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+
+    def push_to_hub(self, repo_id: str, *, private=None, token=None, **kwargs) -> str:  # type: ignore[override]
+        """As [`PreTrainedModel.push_to_hub`]. A model that was loaded from the folder of a run takes along what lies
+        there beside the weights, in the same commit: tokenizer, model card, history and curves."""
+        run = Path(self.name_or_path)
+        if not self.name_or_path or not (run / RUN_CARD).is_file():
+            return super().push_to_hub(repo_id, private=private, token=token, **kwargs)
+        shard_size, tags = kwargs.pop("max_shard_size", "50GB"), kwargs.pop("tags", None)
+        api = HfApi(token=token)
+        with TemporaryDirectory() as folder:
+            for path in (path for pattern in RUN_COMPANIONS for path in run.glob(pattern)):
+                shutil.copy(path, folder)
+            self.save_pretrained(folder, max_shard_size=shard_size)
+            card = ModelCard.load(run / RUN_CARD)
+            card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *(tags or [])]))
+            card.save(Path(folder) / RUN_CARD)
+            repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            kwargs["commit_message"] = kwargs.get("commit_message") or "Upload model"
+            return api.upload_folder(repo_id=repository, folder_path=folder, **kwargs)
 
     def discriminator_embeddings(self, input_ids: torch.Tensor) -> torch.Tensor | None:
         """The discriminator's word embeddings of `input_ids`, (B, T, E), or None where it has a table of its own."""

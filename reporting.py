@@ -6,11 +6,13 @@ import math
 from pathlib import Path
 
 import matplotlib
+from huggingface_hub import ModelCard
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from span_electra.metrics import LOSSES
+from span_electra.publishing import card_metadata
 
 logger = logging.getLogger("span_electra")
 
@@ -50,19 +52,20 @@ def describe(trainer, max_seq_length: int) -> None:
     logger.info(f"{len(trainer.train_dataset):,} rows to train on, {evaluated} to evaluate on")
 
 
-def write_report(output_dir: str, settings: dict, history: list[dict]) -> str:
+def write_report(output_dir: str, settings: dict, history: list[dict], **metadata) -> str:
     """Write history, curves and model card to `output_dir`; return a table of the last metrics for the terminal.
 
     Args:
         output_dir: The run's folder.
         settings: All options by name.
         history: The Trainer's `state.log_history`.
+        metadata: What goes before the run's own entries in the card, by the names of `ModelCardData`.
     """
     folder, metrics = Path(output_dir), last_metrics(history)
     content = {"arguments": settings, "history": history}
     (folder / HISTORY).write_text(json.dumps(without_nan(content), indent=1, default=str) + "\n", encoding="utf-8")
     plot_curves(history, folder / CURVES)
-    (folder / CARD).write_text(model_card(settings, metrics, history), encoding="utf-8")
+    model_card(settings, history, **metadata).save(folder / CARD)
     rows = "\n".join(f"{name:<30}{value:>12}  {baseline}" for name, value, baseline in metric_rows(metrics))
     return f"{rows}\nsaved to {output_dir}: the model, {HISTORY}, {CURVES} and a model card"
 
@@ -78,10 +81,13 @@ def without_nan(content):
 
 def last_metrics(history: list[dict]) -> dict[str, float]:
     """The last evaluation's metrics without their prefix, or without an evaluation training's last ones."""
-    evaluations = [entry for entry in history if "eval_loss" in entry]
-    if evaluations:
-        return {name.removeprefix("eval_"): value for name, value in evaluations[-1].items()}
-    return next((entry for entry in reversed(history) if "loss" in entry), {})
+    return last_evaluation(history) or next((entry for entry in reversed(history) if "loss" in entry), {})
+
+
+def last_evaluation(history: list[dict]) -> dict[str, float]:
+    """The last evaluation's metrics without their prefix; empty without an evaluation."""
+    last: dict = next((entry for entry in reversed(history) if "eval_loss" in entry), {})
+    return {name.removeprefix("eval_"): value for name, value in last.items()}
 
 
 def metric_rows(metrics: dict[str, float]) -> list[tuple[str, str, str]]:
@@ -135,35 +141,30 @@ def draw(axes: Axes, history: list[dict], *names: str) -> None:
 # --- model card --------------------------------------------------------------------------------------------------
 
 
-def model_card(settings: dict, metrics: dict[str, float], history: list[dict]) -> str:
-    """The README.md that goes with the weights to the Hub."""
+def model_card(settings: dict, history: list[dict], **metadata) -> ModelCard:
+    """The README.md that goes with the weights to the Hub; arguments as for `write_report`."""
     options = {name: settings[name] for name in CARD_OPTIONS if settings.get(name) not in (None, "", -1)}
-    data = ", ".join(Path(path).name or path for path in settings["train_file"])
+    data = ", ".join(Path(path).name or path for path in settings.get("train_file", []))
     steps = max((entry["step"] for entry in history), default=0)
-    metric_table = "\n".join(f"| {name} | {value} | {note} |" for name, value, note in metric_rows(metrics))
+    rows = metric_rows(last_metrics(history))
+    metric_table = "\n".join(f"| {name} | {value} | {note} |" for name, value, note in rows)
     option_table = "\n".join(f"| `{name}` | {value} |" for name, value in options.items())
-    return CARD_TEMPLATE.format(
-        data=data,
-        steps=f"{steps:,}",
+    text = CARD_TEMPLATE.format(
+        training=f"{steps:,} steps" + (f" on {data}" if data else ""),
+        path=settings.get("hub_model_id") or ".",
         metrics=metric_table,
         options=option_table,
         curves=CURVES,
         history=HISTORY,
     )
+    return ModelCard(f"---\n{card_metadata(settings, last_evaluation(history), **metadata)}\n---\n{text}")
 
 
-CARD_TEMPLATE = """---
-library_name: transformers
-pipeline_tag: fill-mask
-tags:
-- span-electra
-- electra
----
-
+CARD_TEMPLATE = """
 # SpanElectra
 
 A text encoder, pretrained the ELECTRA way on spans: a generator fills masked spans, a discriminator finds the tokens
-that it replaced. Trained for {steps} steps on {data}.
+that it replaced. Trained for {training}.
 
 The folder holds both halves. The **discriminator** is the encoder to fine-tune: `electra.*` in the weights, and what
 `AutoModel` and every task class load. The **generator** predicts masked tokens: `generator.*` in the weights, and what
@@ -174,7 +175,7 @@ The folder holds both halves. The **discriminator** is the encoder to fine-tune:
 ```python
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, ElectraModel, pipeline
 
-path = "."  # this folder, or its name on the Hub
+path = "{path}"  # a folder with these files, or its name on the Hub
 tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
 encoder = AutoModel.from_pretrained(path, trust_remote_code=True)
 classifier = AutoModelForSequenceClassification.from_pretrained(path, num_labels=2, trust_remote_code=True)

@@ -9,11 +9,14 @@ from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraCo
 from span_electra.tokenization.text import InputError
 
 ARGUMENTS = "arguments.json"  # written first: by it a folder is known to be a run's
+IGNORED = ".gitignore"  # what of the folder is not published: the Hub's clients and git go by it
 TRAINER_STATE_NAME = "trainer_state.json"  # the last file that the Trainer writes to a checkpoint
 # What a checkpoint and the model to go on with must have in common.
 SHAPE = (*ENCODER_SHAPE, *(f"generator_{name}" for name in ENCODER_SHAPE), "vocab_size", "embedding_size")
 SHAPE += ("max_position_embeddings", "type_vocab_size", "max_span_length", "boundary_position_size")
 SHAPE += ("embedding_sharing", "use_sbgo", "use_sbpo")
+# Checkpoints hold the optimizer, and to load pickled arguments is to run them.
+NOT_PUBLISHED = ("checkpoint-*/", "runs/", "training_args.bin")
 # All that a run writes, as globs; --overwrite_output_dir removes nothing else.
 WRITTEN = ("checkpoint-*", "runs", "*.safetensors", "config.json", "history.json", "curves.png", "README.md")
 
@@ -32,7 +35,8 @@ def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Pa
     folder = Path(output_dir)
     names = names_in_run(folder, ARGUMENTS)
     resume = None if resume is None or str(resume).lower() == "false" else str(resume)
-    names = [] if names == [ARGUMENTS] else names  # a run that ended before it had anything to keep
+    if set(names) <= {ARGUMENTS, IGNORED}:
+        names = []  # a run that ended before it had anything to keep
     if names and resume is None and not overwrite:
         raise InputError(
             f"--output_dir {folder}: already holds a run; go on with it by --resume_from_checkpoint true, replace it "
@@ -109,6 +113,9 @@ def check_shape(checkpoint: Path, config: SpanElectraConfig) -> None:
 def start_run(output_dir: str, settings: dict, resumes: bool) -> None:
     """Mark the folder as a run's. What an earlier run left there goes, unless this one resumes it."""
     start_folder(output_dir, ARGUMENTS, settings, written=() if resumes else WRITTEN)
+    wanted = "checkpoint-*/" if settings.get("hub_strategy") == "all_checkpoints" else None
+    ignored = [f"{pattern}\n" for pattern in NOT_PUBLISHED if pattern != wanted]
+    (Path(output_dir) / IGNORED).write_text("".join(ignored), encoding="utf-8")
 
 
 def start_folder(output_dir: str, marker: str, settings: dict, written: Sequence[str]) -> None:

@@ -16,7 +16,8 @@ from transformers import set_seed
 from span_electra.arguments import DataArguments, PretrainingArguments, parse_arguments
 from span_electra.building import build_model, build_rows, build_tokenizer, resolve_length
 from span_electra.data_collator import DataCollatorForSpanMasking
-from span_electra.reporting import describe, write_report
+from span_electra.publishing import PublishingError, prepare_repository
+from span_electra.reporting import describe, model_card, write_report
 from span_electra.run_folder import check_run_folder, check_shape, start_run
 from span_electra.tokenization.text import InputError
 from span_electra.trainer import NonFiniteLossError, SpanElectraTrainer
@@ -43,6 +44,9 @@ def run(arguments: Sequence[str]) -> None:
     resolve_length(data_arguments, model.config)
     if checkpoint is not None:
         check_shape(checkpoint, model.config)
+    if training_arguments.push_to_hub and training_arguments.process_index == 0:
+        described = {**asdict(model_arguments), **asdict(data_arguments)}
+        prepare_repository(training_arguments, model_card(described, history=[]))
     with training_arguments.main_process_first(desc="tokenization"):
         train_rows, eval_rows = build_rows(data_arguments, tokenizer)
     settings = {**asdict(model_arguments), **asdict(data_arguments), **training_arguments.to_dict()}
@@ -51,11 +55,12 @@ def run(arguments: Sequence[str]) -> None:
             start_run(training_arguments.output_dir, settings, resumes=checkpoint is not None)
 
     trainer = build_trainer(model, tokenizer, train_rows, eval_rows, data_arguments, training_arguments)
+    trainer.settings = settings
     describe(trainer, data_arguments.max_seq_length)
     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     if eval_rows is not None:
         trainer.evaluate()
-    trainer.save_model()
+    trainer.save_model()  # with --push_to_hub it is published as well, and its report with it
     if trainer.is_world_process_zero():
         print(write_report(training_arguments.output_dir, settings, trainer.state.log_history))
 
@@ -86,7 +91,7 @@ def build_trainer(model, tokenizer, train_rows, eval_rows, data: DataArguments, 
 def main(arguments: Sequence[str] | None = None) -> None:
     try:
         run(sys.argv[1:] if arguments is None else arguments)
-    except (InputError, NonFiniteLossError) as error:
+    except (InputError, NonFiniteLossError, PublishingError) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)

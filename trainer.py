@@ -1,13 +1,17 @@
 """The Trainer of joint pretraining: fresh masks every epoch, the same masks at every evaluation, metrics that are
-counted on the device, and an alarm for each way of learning nothing."""
+counted on the device, an alarm for each way of learning nothing, and a report with everything that is published."""
 
 from contextlib import contextmanager
 
 import torch
 from transformers import Trainer, TrainerCallback
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import logging
 
 from span_electra.metrics import PretrainingMetrics
+from span_electra.modeling_span_electra import SpanElectraForPreTraining
+from span_electra.publishing import PublishingError, is_from_the_hub, one_line
+from span_electra.reporting import write_report
 
 logger = logging.get_logger(__name__)
 
@@ -30,12 +34,16 @@ class SpanElectraTrainer(Trainer):
         eval_data_collator: Masks the rows of evaluation. It must be another one: worker processes may hold on to
             either.
         kwargs: As for [`~transformers.Trainer`].
+
+    Attributes:
+        settings: All options of the run by name, for its report; at first those in `args`.
     """
 
     def __init__(self, *args, data_collator, eval_data_collator, **kwargs):
         if eval_data_collator is data_collator:
             raise ValueError("`eval_data_collator` is `data_collator` itself; evaluation needs a collator of its own.")
         super().__init__(*args, data_collator=data_collator, **kwargs)  # type: ignore[misc]
+        self.settings = self.args.to_dict()
         self.eval_data_collator = eval_data_collator
         self.eval_data_collator.set_epoch(EVALUATION_EPOCH)
         vocab_size: int = self.model.config.vocab_size  # type: ignore[assignment]
@@ -45,6 +53,7 @@ class SpanElectraTrainer(Trainer):
         self.found_nonfinite = torch.zeros((), device=device)  # 1 from the first non-finite loss or gradient on
         self.add_callback(EpochMasks(data_collator))
         self.add_callback(LearningMonitor())
+        self.add_callback(WholeUploads(self))
 
     # --- metrics --------------------------------------------------------------------------------------------------
 
@@ -79,6 +88,34 @@ class SpanElectraTrainer(Trainer):
         metrics = self.eval_metrics.compute(self.sum_over_processes)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
+
+    # --- publishing -----------------------------------------------------------------------------------------------
+
+    def create_model_card(self, **metadata) -> None:  # type: ignore[override]
+        """Write the model card with the history and the curves that it shows, instead of the library's card.
+
+        Args:
+            metadata: What goes before the run's own entries, by the names of [`~huggingface_hub.ModelCardData`].
+        """
+        if self.is_world_process_zero():
+            settings = {**self.settings, "hub_model_id": self.hub_model_id or self.args.hub_model_id}
+            write_report(self.args.output_dir, settings, self.state.log_history, **metadata)
+
+    def push_to_hub(self, *args, **kwargs):
+        """As [`~transformers.Trainer.push_to_hub`].
+
+        Raises:
+            PublishingError: the upload failed. The model is saved, and the repository is as it was.
+        """
+        try:
+            return super().push_to_hub(*args, **kwargs)
+        except Exception as error:
+            if not is_from_the_hub(error):
+                raise
+            raise PublishingError(
+                f"The upload to {self.hub_model_id} failed ({one_line(error)}). Nothing is lost: all of it is in "
+                f"{self.args.output_dir}, and `hf upload {self.hub_model_id} {self.args.output_dir}` sends it."
+            ) from error
 
     # --- numbers that are not -------------------------------------------------------------------------------------
     # Reading a number from the device at every step would make it wait. So a flag stays there: the fused optimizer
@@ -119,6 +156,19 @@ class EpochMasks(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.collator.set_epoch(int(state.epoch or 0))  # the whole epochs behind us, after a resume as well
+
+
+class WholeUploads(TrainerCallback):
+    """Completes the run's folder before it is sent while training goes on, when the library puts only the weights,
+    their configuration and the tokenizer there."""
+
+    def __init__(self, trainer: SpanElectraTrainer):
+        self.trainer = trainer
+
+    def on_push_begin(self, args, state, control, **kwargs):
+        if args.should_save:
+            custom_object_save(SpanElectraForPreTraining, args.output_dir)
+        self.trainer.create_model_card()
 
 
 class LearningMonitor(TrainerCallback):

@@ -128,7 +128,9 @@ def test_evaluation_repeats_itself_and_leaves_the_randomness_of_training_alone(t
     trainer.data_collator.set_epoch(5)
     second = trainer.evaluate()
     timing = {name for name in first if "runtime" in name or "per_second" in name or "time" in name}
-    assert {k: v for k, v in first.items() if k not in timing} == {k: v for k, v in second.items() if k not in timing}
+    # As text, for a score that does not exist is not a number, which equals nothing.
+    first, second = ({k: str(v) for k, v in metrics.items() if k not in timing} for metrics in (first, second))
+    assert first == second
     assert 0 < first["eval_discriminator_auc"] < 1 and first["eval_mlm_loss"] == pytest.approx(math.log(99), rel=0.05)
 
 
