@@ -129,8 +129,8 @@ def test_evaluation_repeats_itself_and_leaves_the_randomness_of_training_alone(t
     second = trainer.evaluate()
     timing = {name for name in first if "runtime" in name or "per_second" in name or "time" in name}
     # As text, for a score that does not exist is not a number, which equals nothing.
-    first, second = ({k: str(v) for k, v in metrics.items() if k not in timing} for metrics in (first, second))
-    assert first == second
+    texts = [{k: str(v) for k, v in metrics.items() if k not in timing} for metrics in (first, second)]
+    assert texts[0] == texts[1]
     assert 0 < first["eval_discriminator_auc"] < 1 and first["eval_mlm_loss"] == pytest.approx(math.log(99), rel=0.05)
 
 
