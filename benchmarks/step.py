@@ -18,11 +18,12 @@ import itertools
 import json
 import multiprocessing
 import resource
+import socket
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -37,7 +38,6 @@ from span_electra.data_collator import DataCollatorForSpanMasking
 sys.path.insert(0, str(Path(__file__).parent))
 from data import made_up_tokenizer
 
-MASK_RATIO = 0.15
 ELECTRA_SMALL = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024, "embedding_size": 128}
 ELECTRA_BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072, "embedding_size": 768}
 SIZES = {
@@ -59,10 +59,16 @@ class Setting:
     dropout: float
     device: str
     attention: str = "sdpa"
+    mask_ratio: float = 0.15
+    width: int | None = None  # another one than the size's own
 
     def config(self, **objectives) -> SpanElectraConfig:
+        shape = dict(SIZES[self.size])
+        if self.width is not None:  # heads of 64, as wide a feed-forward layer as ELECTRA's
+            shape |= {"hidden_size": self.width, "num_attention_heads": self.width // 64}
+            shape["intermediate_size"] = 4 * self.width
         return SpanElectraConfig(
-            **SIZES[self.size],
+            **shape,
             vocab_size=self.vocab_size,
             max_position_embeddings=max(512, self.length),
             hidden_dropout_prob=self.dropout,
@@ -74,7 +80,7 @@ class Setting:
     def make_batch(self) -> dict[str, torch.Tensor]:
         """Full rows of random tokens, a third of which continue a word; every span becomes [MASK]."""
         collator = DataCollatorForSpanMasking(
-            made_up_tokenizer(self.vocab_size), MASK_RATIO, mask_token_share=1, random_token_share=0
+            made_up_tokenizer(self.vocab_size), self.mask_ratio, mask_token_share=1, random_token_share=0
         )
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(5, self.vocab_size, (self.batch, self.length), generator=generator)
@@ -125,14 +131,14 @@ class Logits(nn.Module):
 class ElectraPyTorch(nn.Module):
     """The package electra-pytorch, which masks in its forward: single tokens, as many as the others have."""
 
-    def __init__(self, generator: ElectraForMaskedLM, discriminator: ElectraForPreTraining):
+    def __init__(self, generator: ElectraForMaskedLM, discriminator: ElectraForPreTraining, mask_ratio: float = 0.15):
         from electra_pytorch import Electra
 
         super().__init__()
         self.electra = Electra(
             Logits(generator),
             Logits(discriminator),
-            mask_prob=MASK_RATIO,
+            mask_prob=mask_ratio,
             replace_prob=1.0,
             mask_token_id=3,
             pad_token_id=2,
@@ -199,7 +205,7 @@ def build(name: str, setting: Setting) -> nn.Module:
         ours = SpanElectraForPreTraining(setting.config(**objectives))
         ours.load_state_dict(source.state_dict(), strict=not objectives)
         ours.set_attn_implementation(setting.attention)
-        ours.masked_capacity = MASK_RATIO + 1 / setting.length  # as run_pretraining.py sets it
+        ours.masked_capacity = setting.mask_ratio + 1 / setting.length  # as run_pretraining.py sets it
         model = Ours(ours)
     model = model.to(setting.device).train()
     return torch.compile(model) if name.endswith("compiled") else model  # type: ignore[return-value]
@@ -250,7 +256,7 @@ def best_guess_sampled(labels: torch.Tensor):
 @torch.no_grad()
 def check_losses(setting: Setting) -> dict[str, float]:
     """MLM + 50 · RTD of every contestant in float32 without dropout; they must agree, or their times mean nothing."""
-    setting = Setting(**{**asdict(setting), "dropout": 0.0, "precision": "fp32"})
+    setting = replace(setting, dropout=0.0, precision="fp32")
     batch = setting.make_batch()
     losses = {}
     with best_guess_sampled(batch["labels"]):
@@ -303,7 +309,7 @@ def matrix_product(setting: Setting) -> tuple[Callable[[], object], float]:
 
 def count_flops(name: str, setting: Setting, batch: dict[str, torch.Tensor]) -> float:
     """FLOPs of the matrix products of forward and backward; eager attention, whose products the counter knows."""
-    model = build(name.removesuffix(", compiled"), Setting(**{**asdict(setting), "attention": "eager"}))
+    model = build(name.removesuffix(", compiled"), replace(setting, attention="eager"))
     with FlopCounterMode(display=False) as counter:
         model(**batch).backward()
     return float(counter.get_total_flops())
@@ -312,7 +318,7 @@ def count_flops(name: str, setting: Setting, batch: dict[str, torch.Tensor]) -> 
 def peak_memory(name: str, setting: Setting) -> float:
     """Bytes that three steps take at their peak, beyond what the process had before. Runs in a process of its own."""
     # What libraries load on first use belongs to none of the contestants.
-    small = Setting(**{**asdict(setting), "size": "tiny", "length": 8, "batch": 1})
+    small = replace(setting, size="tiny", length=8, batch=1)
     make_step(name, small, small.make_batch())()
     batch = setting.make_batch()
     if setting.device != "cpu":
@@ -325,6 +331,12 @@ def peak_memory(name: str, setting: Setting) -> float:
     if setting.device != "cpu":
         return float(torch.cuda.max_memory_allocated())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0 - before
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        return server.getsockname()[1]
 
 
 def in_new_process(function: Callable, *arguments):
@@ -430,7 +442,7 @@ def largest_batch(name: str, setting: Setting) -> int:
     rows = 8
     while True:
         try:
-            larger = Setting(**{**asdict(setting), "batch": 2 * rows})
+            larger = replace(setting, batch=2 * rows)
             make_step(name, larger, larger.make_batch())()
         except torch.OutOfMemoryError:
             return rows
