@@ -4,8 +4,9 @@ import glob
 import math
 from pathlib import Path
 
-from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, constants
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, constants, get_session
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
+from huggingface_hub.utils import hf_raise_for_status
 from transformers import TrainingArguments
 
 from span_electra.tokenization.text import InputError
@@ -69,14 +70,17 @@ def create_repository(api: HfApi, name: str, user: str, private: bool | None) ->
 
 def check_metadata(card: ModelCard) -> None:
     """Ask the Hub whether it takes the card's metadata: otherwise it refuses the whole upload."""
-    try:
-        card.validate()
-    except ValueError as error:
+    # `ModelCard.validate` would do, but asks huggingface.co in older versions, whatever HF_ENDPOINT says.
+    question = {"repoType": "model", "content": str(card)}
+    response = get_session().post(f"{constants.ENDPOINT}/api/validate-yaml", json=question)
+    if response.status_code == 400:
+        problems = "; ".join(problem["message"] for problem in response.json()["errors"])
         license, language = card.data.get("license"), card.data.get("language")
         raise InputError(
-            f"--license {license}, --language {language}: the Hub does not take the model card's "
-            f"metadata ({one_line(error)}); give a licence such as apache-2.0 and languages such as en."
-        ) from error
+            f"--license {license}, --language {language}: the Hub does not take the model card's metadata "
+            f"({problems}); give a licence such as apache-2.0 and languages such as en."
+        )
+    hf_raise_for_status(response)
 
 
 def refusal(error: Exception, name: str, folder: str) -> str:
