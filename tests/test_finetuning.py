@@ -105,7 +105,7 @@ def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     words = [*GOOD, *BAD, *NEUTRAL, *PEOPLE, *SURNAMES, *PLACES, "who"]
     (home / "text.txt").write_text("\n".join(" ".join(words) for _ in range(50)), encoding="utf-8")
-    train_tokenizer([home / "text.txt"], home / "tokenizer", vocab_size=400)
+    train_tokenizer([home / "text.txt"], home / "tokenizer", vocab_size=600)  # a token for each word
     tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer")
     torch.manual_seed(0)
     common = SHAPE | {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
@@ -763,7 +763,7 @@ def test_overwriting_replaces_the_earlier_run_and_nothing_else(home, tmp_path):
     assert [path.name for path in folder.glob("seed-*")] == ["seed-42"]
 
 
-LEARNT = {"learning_rate": 5e-3, "num_train_epochs": 8, "seeds": 2, "layerwise_lr_decay": 0.9}
+LEARNT = {"learning_rate": 1e-2, "num_train_epochs": 12, "seeds": 2, "layerwise_lr_decay": 0.9}
 
 
 @pytest.fixture(scope="module")
