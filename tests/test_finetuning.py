@@ -99,6 +99,14 @@ def squad(count, seed, length=10):
     return {"version": "1.1", "data": [{"title": "names", "paragraphs": paragraphs}]}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Keeps what is read out of the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder with models of every kind and data for every task; nothing in it may change."""
