@@ -117,7 +117,7 @@ def train(
         seed=arguments.seed,
         metrics={**task.score(answers), "loss": output.metrics["eval_loss"]},
         collapsed=task.all_alike(answers),
-        kept_step=trainer.state.best_global_step,
+        kept_step=trainer.state.best_global_step if arguments.load_best_model_at_end else None,
         steps=trainer.state.global_step,
         seconds=seconds,
         answers=answers,

@@ -90,9 +90,11 @@ def read_file(path: Path) -> datasets.Dataset:
     settings = {"keep_default_na": False} if path.suffix == ".csv" else {}
     try:
         return datasets.load_dataset(BUILDERS[path.suffix], data_files=str(path), split="train", **settings)
-    except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
+    except Exception as error:  # every kind of failure to read a file has its own class
         reason = first_line(error.__cause__ or error)
-        raise InputError(f"{path}: cannot be read as {BUILDERS[path.suffix].upper()} ({reason})") from error
+        raise InputError(
+            f"{path}: cannot be read as {BUILDERS[path.suffix].upper()}, or has no rows ({reason})"
+        ) from error
 
 
 def squad_articles(path: Path) -> list | None:

@@ -74,7 +74,7 @@ class MatthewsCorrelation(ClassMetric):
 class ScoreMetric(OfflineMetric):
     """Compares numbers."""
 
-    features = datasets.Features({"predictions": datasets.Value("float"), "references": datasets.Value("float")})
+    features = datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("float64")})
 
 
 class Pearsonr(ScoreMetric):

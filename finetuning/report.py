@@ -25,7 +25,7 @@ class SeedResult:
     seed: int
     metrics: dict[str, float]
     collapsed: bool  # all answers are the same
-    kept_step: int | None  # of the checkpoint; None: the last, for no evaluation had a figure to go by
+    kept_step: int | None  # of the checkpoint; None: the last, for none was the best
     steps: int  # in all
     seconds: float  # of training
     answers: Any  # to all validation rows

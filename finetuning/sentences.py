@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from abc import abstractmethod
 from collections import Counter
 from typing import Any
@@ -18,6 +19,7 @@ from span_electra.tokenization.text import InputError
 
 logger = logging.getLogger(__name__)
 
+NUMBER = re.compile(r"-?\d+")
 SMALLEST_SPREAD = 1e-3  # of predicted scores, relative to the labels' spread: below, they are all the same score
 
 
@@ -76,9 +78,7 @@ class Classification(SentenceTask):
     def check_labels(self, train, validation):
         self.names = class_names(train)
         counts = Counter(self.class_name(label, self.train_name, row) for row, label in enumerate(train["label"], 1))
-        self.labels = sorted(
-            counts, key=lambda name: (int(name), "") if name.lstrip("-").isdigit() else (math.inf, name)
-        )
+        self.labels = sorted(counts, key=lambda name: (int(name) if NUMBER.fullmatch(name) else math.inf, name))
         if len(self.labels) < 2:
             raise InputError(
                 f"{self.train_name}: all rows have the label {self.labels[0]!r}. Give rows of 2 labels or more."

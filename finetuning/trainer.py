@@ -24,7 +24,7 @@ class FinetuningTrainer(Trainer):
         return super().create_optimizer()
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
-        """Parameters by depth and by whether weights decay, each group with its learning rate."""
+        """Parameters by depth and by whether weights decay, each group with its learning rate, the highest first."""
         encoder: str = self.model.base_model_prefix  # type: ignore[assignment]
         depths = parameter_depths(model, encoder)
         decayed = set(self.get_decay_parameter_names(model))
@@ -39,7 +39,7 @@ class FinetuningTrainer(Trainer):
                 "lr": self.args.learning_rate * self.args.layerwise_lr_decay ** (top - depth),
                 "weight_decay": self.args.weight_decay if decays else 0.0,
             }
-            for (depth, decays), parameters in sorted(groups.items(), key=lambda group: group[0])
+            for (depth, decays), parameters in sorted(groups.items(), key=lambda group: group[0], reverse=True)
         ]
 
 
