@@ -41,6 +41,7 @@ setup(
         "datasets>=4.0",
         "accelerate>=1.1",
         "evaluate>=0.4.3",
+        "huggingface_hub>=1.5",
         "safetensors",
         "numpy>=1.26",
         "matplotlib>=3.8",
