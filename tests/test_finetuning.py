@@ -124,6 +124,7 @@ def home(tmp_path_factory):
         "bert": BertForMaskedLM(BertConfig(**bert)),
         "span_electra": SpanElectraForPreTraining(SpanElectraConfig(**common)),
         "span_generator": SpanElectraForMaskedLM(SpanElectraConfig(**common)),
+        "first_stage": SpanElectraForPreTraining(SpanElectraConfig(**common, objective="generator")),
     }
     for name, model in models.items():
         model.save_pretrained(home / name)
@@ -566,6 +567,10 @@ REFUSED = {
     "SpanElectra's generator": (
         {"model_name_or_path": "{home}/span_generator"},
         r"was saved as SpanElectraForMaskedLM, a generator",
+    ),
+    "first of two stages": (
+        {"model_name_or_path": "{home}/first_stage"},
+        r"first_stage: only its generator was trained .* --objective discriminator --generator .*first_stage\.",
     ),
     "unknown option": ({"seds": 5}, r"--seds is not an option: did you mean --seeds\?"),
     "too long": ({"max_seq_length": 65}, r"--max_seq_length is 65; it must lie between 16 and 64"),
