@@ -391,8 +391,11 @@ def test_every_word_is_labelled_once_at_its_first_token_however_long_the_documen
     assert max(map(len, windows["input_ids"])) == 24 and len(windows) > 2 * len(rows)
     found = [(document, word) for document, words in zip(task.documents, task.words, strict=True) for word in words]
     assert sorted(found) == [(i, word) for i, row in enumerate(rows) for word in range(len(row["tokens"]))]
-    for window, document, words in zip(windows, task.documents, task.words, strict=True):
+    for i, (window, document, words) in enumerate(zip(windows, task.documents, task.words, strict=True)):
         places = [place for place, label in enumerate(window["labels"]) if label != NO_LABEL]
+        # Of 8 tokens that two windows share, each labels the half that lies farther from its edge.
+        assert document not in task.documents[:i] or min(places) >= 4
+        assert document not in task.documents[i + 1 :] or max(places) <= 23 - 4
         for place, word in zip(places, words, strict=True):
             piece = task.tokenizer.decode([window["input_ids"][place]]).strip().removeprefix("##")
             # An unknown character, or the first byte of one.
