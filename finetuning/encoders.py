@@ -20,7 +20,7 @@ def load_config(arguments: EncoderArguments) -> PretrainedConfig:
     """The encoder's configuration.
 
     Raises:
-        InputError: there is none, or it is a generator's.
+        InputError: there is none, or it is a generator's, or that of a pretraining's first stage.
     """
     name = arguments.model_name_or_path
     try:
@@ -32,6 +32,13 @@ def load_config(arguments: EncoderArguments) -> PretrainedConfig:
         raise InputError(
             f"--model_name_or_path {name}: was saved as {saved_as}, a generator, which is small and only there to "
             f"train the discriminator. Fine-tune the discriminator: {find_discriminator(name)}."
+        )
+    # The library's warning of this would go with its report of the new head.
+    if getattr(config, "objective", None) == "generator":
+        raise InputError(
+            f"--model_name_or_path {name}: only its generator was trained (objective 'generator'), and fine-tuning "
+            "takes the discriminator. Train that first: run_pretraining.py --config small --objective discriminator "
+            f"--generator {name}."
         )
     return config
 

@@ -124,6 +124,7 @@ def home(tmp_path_factory):
         "bert": BertForMaskedLM(BertConfig(**bert)),
         "span_electra": SpanElectraForPreTraining(SpanElectraConfig(**common)),
         "span_generator": SpanElectraForMaskedLM(SpanElectraConfig(**common)),
+        "first_stage": SpanElectraForPreTraining(SpanElectraConfig(**common, objective="generator")),
     }
     for name, model in models.items():
         model.save_pretrained(home / name)
@@ -390,8 +391,11 @@ def test_every_word_is_labelled_once_at_its_first_token_however_long_the_documen
     assert max(map(len, windows["input_ids"])) == 24 and len(windows) > 2 * len(rows)
     found = [(document, word) for document, words in zip(task.documents, task.words, strict=True) for word in words]
     assert sorted(found) == [(i, word) for i, row in enumerate(rows) for word in range(len(row["tokens"]))]
-    for window, document, words in zip(windows, task.documents, task.words, strict=True):
+    for i, (window, document, words) in enumerate(zip(windows, task.documents, task.words, strict=True)):
         places = [place for place, label in enumerate(window["labels"]) if label != NO_LABEL]
+        # Of 8 tokens that two windows share, each labels the half that lies farther from its edge.
+        assert document not in task.documents[:i] or min(places) >= 4
+        assert document not in task.documents[i + 1 :] or max(places) <= 23 - 4
         for place, word in zip(places, words, strict=True):
             piece = task.tokenizer.decode([window["input_ids"][place]]).strip().removeprefix("##")
             # An unknown character, or the first byte of one.
@@ -566,6 +570,10 @@ REFUSED = {
     "SpanElectra's generator": (
         {"model_name_or_path": "{home}/span_generator"},
         r"was saved as SpanElectraForMaskedLM, a generator",
+    ),
+    "first of two stages": (
+        {"model_name_or_path": "{home}/first_stage"},
+        r"first_stage: only its generator was trained .* --objective discriminator --generator .*first_stage\.",
     ),
     "unknown option": ({"seds": 5}, r"--seds is not an option: did you mean --seeds\?"),
     "too long": ({"max_seq_length": 65}, r"--max_seq_length is 65; it must lie between 16 and 64"),
