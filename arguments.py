@@ -31,9 +31,12 @@ class ModelArguments:
             "aliases": ["--generator"],
         },
     )
-    objective: str = field(
-        default="joint",
-        metadata={"help": "What is trained: joint (both networks), generator or discriminator (the other stays)."},
+    objective: str | None = field(
+        default=None,
+        metadata={
+            "help": "What is trained: joint (both networks), generator or discriminator (the other stays). Default: "
+            "what the configuration or the checkpoint says, and joint otherwise."
+        },
     )
     tokenizer: str | None = field(
         default=None, metadata={"help": "A tokenizer's folder or Hub name. Default: that of model_name_or_path."}
@@ -138,17 +141,12 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
             f"{came} of --config and --model_name_or_path given: give one, --config small (tiny, base, your.json) for "
             "a new model, --model_name_or_path for one to go on from."
         )
-    if model.objective not in OBJECTIVES:
+    if model.objective is not None and model.objective not in OBJECTIVES:
         raise InputError(f"--objective is {model.objective}; accepted are {', '.join(OBJECTIVES)}.")
     if model.generator_name_or_path and not model.model_name_or_path and model.objective != "discriminator":
         raise InputError(
             "--generator_name_or_path needs --model_name_or_path, the discriminator that goes with it, or --config "
             "with --objective discriminator, which trains a new one against it."
-        )
-    if model.objective == "discriminator" and model.config and not model.generator_name_or_path:
-        raise InputError(
-            "--objective discriminator with --config needs --generator, the folder of a generator that is trained: "
-            "train one by --objective generator."
         )
     if data.mask_ratio is not None and not 0 < data.mask_ratio < 1:
         raise InputError(

@@ -40,7 +40,7 @@ def build_model(
     if arguments.config is None:
         model = load_model(arguments)
     else:
-        model = new_model(arguments, read_config(arguments.config, data, tokenizer))
+        model = new_model(arguments, read_config(arguments.config, data, tokenizer), tokenizer)
     if (tokens := max(tokenizer.get_vocab().values()) + 1) > model.config.vocab_size:
         raise InputError(
             f"The tokenizer {tokenizer.name_or_path} has {tokens} tokens, the model has room for "
@@ -57,16 +57,25 @@ def build_model(
     return model
 
 
-def new_model(arguments: ModelArguments, settings: dict) -> SpanElectraForPreTraining:
+def new_model(
+    arguments: ModelArguments, settings: dict, tokenizer: PreTrainedTokenizerBase
+) -> SpanElectraForPreTraining:
     """A model with the configuration's `settings`; in the second of two stages, one around a trained generator."""
     name, generator = arguments.config, arguments.generator_name_or_path
+    if arguments.objective is not None:
+        settings["objective"] = arguments.objective
+    if settings.get("objective") == "discriminator" and generator is None:
+        raise InputError(
+            "--objective discriminator with --config needs --generator, the folder of a generator that is trained: "
+            "train one by --objective generator."
+        )
     if generator is not None:
-        kinds = ("SpanElectraForPreTraining", "ElectraForMaskedLM")
-        check_kind("--generator", generator, kinds)
+        check_kind("--generator", generator, ("SpanElectraForPreTraining", "ElectraForMaskedLM"))
     try:
         if generator is not None:
             return from_generator(generator, **settings)
-        return SpanElectraForPreTraining(SpanElectraConfig(**settings | {"objective": arguments.objective}))
+        settings.setdefault("vocab_size", max(tokenizer.get_vocab().values()) + 1)
+        return SpanElectraForPreTraining(SpanElectraConfig(**settings))
     except OSError as error:
         raise InputError(f"--generator {generator}: cannot be loaded ({first_line(error)})") from error
     except (TypeError, ValueError, StrictDataclassError) as error:
@@ -95,7 +104,6 @@ def read_config(name: str, data: DataArguments, tokenizer: PreTrainedTokenizerBa
                 f"{name}: {key} is {settings[key]}, but the tokenizer's {role} token is {actual}. Ids come from the "
                 "tokenizer: leave the line out, or use the tokenizer that the file was written for."
             )
-    settings.setdefault("vocab_size", max(tokenizer.get_vocab().values()) + 1)
     settings["pad_token_id"] = tokenizer.pad_token_id
     return settings
 
@@ -111,10 +119,17 @@ def load_model(arguments: ModelArguments) -> SpanElectraForPreTraining:
                 f"and {name} was saved as {saved_as}; leave it out."
             )
         check_kind("--generator_name_or_path", generator, ("ElectraForMaskedLM",))
+    elif arguments.objective == "discriminator" and kind != SpanElectraConfig.model_type:
+        raise InputError(
+            f"--objective discriminator: {name} brings no generator to train against. Give an ELECTRA discriminator "
+            "with --generator_name_or_path, or --config with --generator."
+        )
     try:
+        settings = {} if arguments.objective is None else {"objective": arguments.objective}
         if kind == SpanElectraConfig.model_type:
-            return SpanElectraForPreTraining.from_pretrained(name, objective=arguments.objective)
-        settings = {"objective": arguments.objective}
+            return SpanElectraForPreTraining.from_pretrained(name, **settings)
+        if arguments.objective == "discriminator":
+            settings["embedding_sharing"] = "separate"  # or training the one would change the other
         if saved_as == "ElectraForPreTraining":
             return from_electra(name, generator, **settings)
         return from_encoder(name, **settings)

@@ -252,6 +252,11 @@ class SpanElectraConfig(ElectraConfig):
                 "generator; accepted are `embedding_sharing` 'separate' or 'disentangled', and an encoder each."
             )
 
+    @property
+    def discriminator_is_untrained(self) -> bool:
+        """Whether only the generator was trained, and the discriminator is not the same encoder."""
+        return self.objective == "generator" and not self.share_encoder
+
     def discriminator_config(self) -> ElectraConfig:
         """The discriminator as a stock ELECTRA configuration, the labels of a fine-tuned head included."""
         stock = {name: getattr(self, name) for name in STOCK_SETTINGS}

@@ -27,11 +27,16 @@ def export(checkpoint: str | Path, output_dir: str | Path, overwrite: bool = Fal
         overwrite: replace an earlier export there.
 
     Raises:
-        InputError: no such checkpoint, or `output_dir` holds something else.
+        InputError: no such checkpoint, one of a generator alone, or `output_dir` holds something else.
     """
     output_dir = Path(output_dir)
     check_output_dir(output_dir, "an export", WRITTEN, "discriminator", overwrite)
     model = load_checkpoint(checkpoint)
+    if model.config.discriminator_is_untrained:
+        raise InputError(
+            f"{checkpoint}: only its generator was trained, so there is no discriminator to export. Train one by "
+            f"run_pretraining.py --objective discriminator --generator {checkpoint}."
+        )
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     discriminator = ElectraForPreTraining(model.config.discriminator_config())
     weights = model.fold_embeddings(model.state_dict())

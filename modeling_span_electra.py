@@ -215,7 +215,7 @@ class SpanElectraPreTrainedModel(ElectraPreTrainedModel):
         """As [`PreTrainedModel.from_pretrained`]."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        if model.config.objective == "generator" and not hasattr(model, "generator"):
+        if model.config.discriminator_is_untrained and not hasattr(model, "generator"):
             logger.warning(
                 f"{model.config.name_or_path}: only its generator was trained (objective 'generator'); this is the "
                 "discriminator, which was not. Train it with --objective discriminator, or load the generator with "

@@ -38,6 +38,7 @@ from span_electra.data_collator import DataCollatorForSpanMasking
 sys.path.insert(0, str(Path(__file__).parent))
 from data import made_up_tokenizer
 
+MASK_RATIO = 0.15
 ELECTRA_SMALL = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024, "embedding_size": 128}
 ELECTRA_BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072, "embedding_size": 768}
 SIZES = {
@@ -59,7 +60,7 @@ class Setting:
     dropout: float
     device: str
     attention: str = "sdpa"
-    mask_ratio: float = 0.15
+    mask_ratio: float = MASK_RATIO  # electra-pytorch knows only this one
     width: int | None = None  # another one than the size's own
 
     def config(self, **objectives) -> SpanElectraConfig:
@@ -131,14 +132,14 @@ class Logits(nn.Module):
 class ElectraPyTorch(nn.Module):
     """The package electra-pytorch, which masks in its forward: single tokens, as many as the others have."""
 
-    def __init__(self, generator: ElectraForMaskedLM, discriminator: ElectraForPreTraining, mask_ratio: float = 0.15):
+    def __init__(self, generator: ElectraForMaskedLM, discriminator: ElectraForPreTraining):
         from electra_pytorch import Electra
 
         super().__init__()
         self.electra = Electra(
             Logits(generator),
             Logits(discriminator),
-            mask_prob=mask_ratio,
+            mask_prob=MASK_RATIO,
             replace_prob=1.0,
             mask_token_id=3,
             pad_token_id=2,
@@ -214,8 +215,8 @@ def build(name: str, setting: Setting) -> nn.Module:
 def make_step(name: str, setting: Setting, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
     model = build(name, setting)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    fused = "fused" if name.startswith(OURS) else None
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, eps=1e-6, weight_decay=0.01, fused=bool(fused) or None)
+    fused = True if name.startswith(OURS) else None  # None: torch's default, which is what the others would get
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, eps=1e-6, weight_decay=0.01, fused=fused)
 
     def step() -> None:
         with setting.autocast():
@@ -231,12 +232,10 @@ def make_step(name: str, setting: Setting, batch: dict[str, torch.Tensor]) -> Ca
 @contextlib.contextmanager
 def best_guess_sampled(labels: torch.Tensor):
     """Make every contestant replace the same tokens by the same ones: the generator's best guess."""
-    import torch as patched
-
     changes: list[tuple[object, str, object]] = [
         (modeling_span_electra, "sample_tokens", lambda logits, temperature=1.0: logits.argmax(dim=-1)),
         (Naive, "sample", lambda self, logits: logits.argmax(dim=-1)),
-        (patched, "multinomial", lambda probabilities, count: probabilities.argmax(dim=-1, keepdim=True)),
+        (torch, "multinomial", lambda probabilities, count: probabilities.argmax(dim=-1, keepdim=True)),
     ]
     if importlib.util.find_spec("electra_pytorch"):
         from electra_pytorch import electra_pytorch

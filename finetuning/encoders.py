@@ -34,7 +34,7 @@ def load_config(arguments: EncoderArguments) -> PretrainedConfig:
             f"train the discriminator. Fine-tune the discriminator: {find_discriminator(name)}."
         )
     # The library's warning of this would go with its report of the new head.
-    if getattr(config, "objective", None) == "generator":
+    if getattr(config, "discriminator_is_untrained", False):
         raise InputError(
             f"--model_name_or_path {name}: only its generator was trained (objective 'generator'), and fine-tuning "
             "takes the discriminator. Train that first: run_pretraining.py --config small --objective discriminator "

@@ -7,6 +7,7 @@ from importlib.resources import files
 
 import pytest
 import torch
+from refusals import assert_refused, snapshot
 from transformers import (
     AutoModel,
     AutoTokenizer,
@@ -17,9 +18,9 @@ from transformers import (
     ElectraForPreTraining,
 )
 
-from span_electra import SpanElectraConfig, SpanElectraForMaskedLM, SpanElectraForPreTraining
-from span_electra.arguments import PretrainingArguments, parse_arguments
-from span_electra.building import build_model, read_config
+from span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining
+from span_electra.arguments import ModelArguments, PretrainingArguments, parse_arguments
+from span_electra.building import build_model, new_model, read_config
 from span_electra.run_pretraining import main, run
 from span_electra.tokenization.create_features import create_features
 from span_electra.tokenization.text import InputError
@@ -76,10 +77,6 @@ def arguments(home, folder, **changes):
     options |= {"documents": "file", "eval_steps": 2, "validation_split_percentage": 10}
     options = {name: value for name, value in (options | changes).items() if value is not None}
     return [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-
-
-def snapshot(folder):
-    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.rglob("*"))}
 
 
 REFUSED = {
@@ -149,15 +146,8 @@ REFUSED = {
 def test_bad_input_is_refused_in_one_line_and_nothing_is_touched(home, tmp_path, capsys, case):
     changes, text = REFUSED[case]
     changes = {k: v.format(home=home) if isinstance(v, str) else v for k, v in changes.items()}
-    before = snapshot(home)
-    with pytest.raises(SystemExit) as exit_info:
-        main(arguments(home, tmp_path / "out", **changes))
-    message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert exit_info.value.code == 2
-    assert message.startswith("error: ")
-    assert_matches(text, message)
-    assert snapshot(home) == before
-    assert not (tmp_path / "out").exists()
+    out = tmp_path / "out"
+    assert_refused(main, arguments(home, out, **changes), text, home, out, capsys)
 
 
 @pytest.mark.parametrize(
@@ -343,7 +333,8 @@ def test_a_recipe_is_checked(tmp_path, capsys, content, text):
 def test_shipped_configurations_are_read_by_name(home, tmp_path, name):
     tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer")
     _, data, _ = parsed(home, tmp_path, config=name, max_seq_length=None)
-    config = SpanElectraConfig(**read_config(name, data, tokenizer))
+    model_arguments = ModelArguments(config=name)
+    config = new_model(model_arguments, read_config(name, data, tokenizer), tokenizer).config
     assert config.vocab_size == (10_000 if name == "tutorial" else 280)
     assert (data.mask_ratio, data.max_seq_length) == ((0.2, 512) if name == "tutorial" else (None, None))
     assert config.generator_hidden_size == {"tiny": 64, "small": 64, "base": 256, "tutorial": 128}[name]
@@ -415,6 +406,31 @@ def test_two_stages_train_one_half_each(home, tmp_path):
     losses = [entry["loss"] for entry in history if "loss" in entry]
     assert losses[-1] < losses[0]
     assert AutoModel.from_pretrained(tmp_path / "second").config.objective == "discriminator"
+
+
+def test_a_discriminator_is_trained_against_a_published_generator(home, tmp_path):
+    torch.manual_seed(0)
+    ElectraForPreTraining(ElectraConfig(**SIZES, vocab_size=280)).save_pretrained(tmp_path / "discriminator")
+    generator = ElectraForMaskedLM(ElectraConfig(**SIZES | {"hidden_size": 16}, vocab_size=280))
+    generator.save_pretrained(tmp_path / "generator")
+    tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer")
+    options = {"config": None, "model_name_or_path": tmp_path / "discriminator", "objective": "discriminator"}
+    model, data, _ = parsed(home, tmp_path, **options, generator=tmp_path / "generator")
+    built = build_model(model, data, tokenizer)
+    assert not any(parameter.requires_grad for parameter in built.generator.parameters())
+    for name, weight in generator.state_dict().items():
+        assert torch.equal(weight, built.generator.state_dict()[name])
+    model, data, _ = parsed(home, tmp_path, **options)
+    with pytest.raises(InputError, match="brings no generator to train against"):
+        build_model(model, data, tokenizer)
+
+
+def test_a_new_discriminator_has_its_generators_vocabulary(home, tmp_path):
+    wide = ElectraForMaskedLM(ElectraConfig(**SIZES, vocab_size=288))  # padded to a multiple of 32
+    wide.save_pretrained(tmp_path / "generator")
+    options = {"objective": "discriminator", "generator": tmp_path / "generator"}
+    model, data, _ = parsed(home, tmp_path, **options)
+    assert build_model(model, data, AutoTokenizer.from_pretrained(home / "tokenizer")).config.vocab_size == 288
 
 
 def test_another_kind_of_model_is_refused(home, tmp_path):

@@ -251,6 +251,12 @@ def test_what_has_learnt_nothing_is_said_in_words(broken, text):
     assert re.search(text, message)
 
 
+def test_a_generator_alone_is_judged_without_a_discriminator():
+    alone = {name: value for name, value in HEALTHY.items() if name.startswith("generator")}
+    assert learning_problems(alone) == {}
+    assert learning_problems(alone | {"generator_accuracy": 0.0}).keys() == {"generator"}
+
+
 def test_alarms_come_late_once_and_again_after_a_recovery(tmp_path, caplog):
     args = PretrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", warmup_steps=800)
     monitor = LearningMonitor()
