@@ -9,14 +9,14 @@ Names, arguments and results are those of the Hub's metrics of the same names, s
 import re
 import string
 from collections import Counter
-from collections.abc import Iterator, Sequence
 
 import datasets
 import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
-
-Entity = tuple[str, int, int]  # its type, its first token and the one after its last
+from scipy import stats
+from seqeval import metrics as entity_metrics
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 
 class OfflineMetric(evaluate.Metric):
@@ -41,34 +41,21 @@ class Accuracy(ClassMetric):
     """The share of predictions that are right."""
 
     def _compute(self, predictions, references):
-        return {"accuracy": float(np.mean(np.asarray(predictions) == np.asarray(references)))}
+        return {"accuracy": float(accuracy_score(references, predictions))}
 
 
 class F1(ClassMetric):
-    """The harmonic mean of precision and recall: of the class 1 (`binary`), or the mean over classes (`macro`).
-
-    The mean is over the classes that are predicted or there.
-    """
+    """The harmonic mean of precision and recall: of the class 1 (`binary`), or the mean over classes (`macro`)."""
 
     def _compute(self, predictions, references, average="binary"):
-        counts = confusion_matrix(predictions, references)
-        true_positives = counts.diagonal()
-        scores = 2 * true_positives / np.maximum(counts.sum(0) + counts.sum(1), 1)
-        if average == "macro":
-            occurs = counts.sum(0) + counts.sum(1) > 0
-            return {"f1": float(scores[occurs].mean())}
-        return {"f1": float(scores[1]) if len(scores) > 1 else 0.0}
+        return {"f1": float(f1_score(references, predictions, average=average, zero_division=0))}
 
 
 class MatthewsCorrelation(ClassMetric):
     """Matthews' correlation for any number of classes (Gorodkin, 2004); 0 where one side is constant."""
 
     def _compute(self, predictions, references):
-        counts = confusion_matrix(predictions, references).astype(float)
-        predicted, actual, total = counts.sum(0), counts.sum(1), counts.sum()
-        covariance = counts.trace() * total - predicted @ actual
-        spread = np.sqrt((total**2 - predicted @ predicted) * (total**2 - actual @ actual))
-        return {"matthews_correlation": float(covariance / spread) if spread else 0.0}
+        return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
 
 
 class ScoreMetric(OfflineMetric):
@@ -81,23 +68,21 @@ class Pearsonr(ScoreMetric):
     """Pearson's correlation; 0 where one side is constant or not finite."""
 
     def _compute(self, predictions, references):
-        return {"pearsonr": correlation(np.asarray(predictions), np.asarray(references))}
+        return {"pearsonr": correlation(stats.pearsonr, predictions, references)}
 
 
 class Spearmanr(ScoreMetric):
-    """Spearman's correlation: Pearson's of the ranks, in which equal values share the mean of theirs."""
+    """Spearman's correlation; 0 where one side is constant or not finite."""
 
     def _compute(self, predictions, references):
-        if not np.isfinite(predictions).all():
-            return {"spearmanr": 0.0}
-        return {"spearmanr": correlation(ranks(predictions), ranks(references))}
+        return {"spearmanr": correlation(stats.spearmanr, predictions, references)}
 
 
 class Seqeval(OfflineMetric):
     """Precision, recall and F1 over entities (of exactly the right tokens and type), accuracy over tokens.
 
-    What an entity is follows the package seqeval in its default mode, and with it the CoNLL-2000 script: an I- after
-    O or after another type begins an entity as a B- does.
+    An entity is what the package seqeval takes for one in its default mode, and with it the CoNLL-2000 script: an I-
+    after O or after another type begins an entity as a B- does.
     """
 
     features = datasets.Features(
@@ -108,20 +93,13 @@ class Seqeval(OfflineMetric):
     )
 
     def _compute(self, predictions, references):
-        predicted = {(row, *entity) for row, tags in enumerate(predictions) for entity in entities(tags)}
-        actual = {(row, *entity) for row, tags in enumerate(references) for entity in entities(tags)}
-        right = len(predicted & actual)
-        pairs = [
-            (guess, tag)
-            for guesses, tags in zip(predictions, references, strict=True)
-            for guess, tag in zip(guesses, tags, strict=True)
-        ]
-        return {
-            "overall_precision": right / max(len(predicted), 1),
-            "overall_recall": right / max(len(actual), 1),
-            "overall_f1": 2 * right / max(len(predicted) + len(actual), 1),
-            "overall_accuracy": sum(guess == tag for guess, tag in pairs) / max(len(pairs), 1),
+        scores = {
+            "overall_precision": entity_metrics.precision_score(references, predictions, zero_division=0),
+            "overall_recall": entity_metrics.recall_score(references, predictions, zero_division=0),
+            "overall_f1": entity_metrics.f1_score(references, predictions, zero_division=0),
+            "overall_accuracy": entity_metrics.accuracy_score(references, predictions),
         }
+        return {name: float(score) for name, score in scores.items()}
 
 
 class Squad(OfflineMetric):
@@ -153,35 +131,11 @@ class Squad(OfflineMetric):
         return {"exact_match": 100 * float(np.mean(exact)), "f1": 100 * float(np.mean(f1))}
 
 
-def confusion_matrix(predictions: ArrayLike, references: ArrayLike, classes: int = 0) -> np.ndarray:
-    """How often each class (row) was predicted to be each (column); at least `classes` of them, (classes, classes)."""
-    predicted, actual = np.asarray(predictions), np.asarray(references)
-    classes = max(classes, predicted.max() + 1, actual.max() + 1)
-    return np.bincount(actual * classes + predicted, minlength=classes**2).reshape(classes, classes)
-
-
-def correlation(first: np.ndarray, second: np.ndarray) -> float:
+def correlation(function, first: ArrayLike, second: ArrayLike) -> float:
+    """A correlation by scipy, and 0 where it has none: one side is constant, or not finite."""
     if not (np.isfinite(first).all() and np.ptp(first) and np.ptp(second)):
         return 0.0
-    return float(np.corrcoef(first, second)[0, 1])
-
-
-def ranks(values: Sequence[float]) -> np.ndarray:
-    """The rank of each value from 1 up; equal values share the mean of the ranks that they take up together."""
-    _, place, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
-
-
-def entities(tags: Sequence[str]) -> Iterator[Entity]:
-    """The entities that BIO tags describe."""
-    kind, start = None, 0
-    for i, tag in enumerate([*tags, "O"]):
-        prefix, _, tag_kind = tag.partition("-")
-        if kind is not None and (prefix != "I" or tag_kind != kind):
-            yield kind, start, i
-            kind = None
-        if kind is None and prefix in ("B", "I"):
-            kind, start = tag_kind, i
+    return float(function(first, second).statistic)
 
 
 def normal_words(text: str) -> list[str]:

@@ -10,8 +10,8 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from sklearn.metrics import confusion_matrix
 
-from span_electra.finetuning.metrics import confusion_matrix
 from span_electra.reporting import without_nan
 
 RESULTS, CONFUSION = "results.json", "confusion.png"
@@ -83,7 +83,7 @@ def results_table(summary: dict) -> str:
 
 def plot_confusion(answers: np.ndarray, references: list[int], labels: list[str], path: Path) -> None:
     """Draw how often each class was taken for each: colours by share of the true class, counts as numbers."""
-    counts = confusion_matrix(answers, references, classes=len(labels))
+    counts = confusion_matrix(references, answers, labels=range(len(labels)))  # (true, predicted)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 3 + 0.5 * min(len(labels), MOST_COUNTED_CLASSES)
     with matplotlib.rc_context({"font.size": 9}):

@@ -1,0 +1,222 @@
+"""What files and data sets become: rows, labels, windows of long texts, and answers put together again."""
+
+import json
+import re
+
+import datasets
+import numpy as np
+import pytest
+from finetuning_examples import documents, squad, task_of, write_lines
+from transformers import (
+    AutoTokenizer,
+)
+
+from span_electra.finetuning.data import Column, read_examples, sample
+from span_electra.finetuning.questions import LONGEST_ANSWER, QuestionAnswering, answer_tokens, best_span
+from span_electra.finetuning.sentences import Classification, Regression
+from span_electra.finetuning.tokens import NO_LABEL, TokenClassification, first_tokens
+from span_electra.tokenization.train_tokenizer import train_tokenizer
+
+TEXT = {"text": Column(("sentence", "text")), "label": Column(("label",))}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "parquet"])
+def test_every_format_gives_the_same_rows(tmp_path, suffix):
+    rows = [{"text": "null", "label": 1}, {"text": 'one, "two"', "label": 0}, {"text": "NA", "label": 1}]
+    path = tmp_path / f"data.{suffix}"
+    data = datasets.Dataset.from_list(rows)
+    {"csv": data.to_csv, "parquet": data.to_parquet}.get(suffix, data.to_json)(path)
+    assert read_examples(str(path), "train", TEXT, {}).to_list() == rows
+
+
+def test_columns_are_found_by_their_usual_names_or_the_users(tmp_path):
+    write_lines(tmp_path / "data.jsonl", [{"premise": "a", "sentence": "b", "label": 0, "more": 1}])
+    read = read_examples(str(tmp_path / "data.jsonl"), "train", TEXT, {})
+    assert read.to_list() == [{"text": "b", "label": 0}]
+    read = read_examples(str(tmp_path / "data.jsonl"), "train", TEXT, {"text": "premise"})
+    assert read.to_list() == [{"text": "a", "label": 0}]
+
+
+def test_squads_format_gives_a_row_for_each_question(home):
+    columns = QuestionAnswering.columns
+    rows = read_examples(str(home / "squad_dev.json"), "train", columns, {})
+    assert len(rows) == 40 and set(rows.column_names) == {"id", "question", "context", "answers"}
+    first = rows[0]
+    (start,), (text,) = first["answers"]["answer_start"], first["answers"]["text"]
+    assert first["id"] == "q2-0" and first["context"][start : start + len(text)] == text
+
+
+def test_a_sample_is_the_same_every_time_and_not_the_beginning():
+    rows = datasets.Dataset.from_dict({"n": list(range(100))})
+    first, again = (sample(rows, 10)["n"][:] for _ in range(2))
+    assert first == again == sorted(first) and first != list(range(10)) and len(set(first)) == 10
+    assert len(sample(rows, 200)) == 100
+
+
+def test_class_names_of_a_data_set_are_the_models_labels(home, tmp_path):
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    rows = datasets.Dataset.from_dict({"text": ["film", "city"], "label": [1, 0]}, features=features)
+    rows.to_parquet(tmp_path / "data.parquet")
+    task = task_of(Classification, home, tmp_path / "data.parquet", tmp_path / "data.parquet")
+    train_rows, _ = task.build_rows()
+    assert task.head_settings()["id2label"] == {0: "no", 1: "yes"} and train_rows["labels"][:] == [1, 0]
+
+
+def test_labels_are_the_same_as_text_as_number_and_with_a_point(home, tmp_path):
+    write_lines(tmp_path / "train.jsonl", [{"text": "film", "label": label} for label in (2, 10, 0)])
+    (tmp_path / "dev.csv").write_text("text,label\nfilm,10.0\nfilm,2.0\nfilm,0.0\n")
+    task = task_of(Classification, home, tmp_path / "train.jsonl", tmp_path / "dev.csv")
+    _, eval_rows = task.build_rows()
+    assert task.labels == ["0", "2", "10"] and eval_rows["labels"][:] == [2, 1, 0]
+
+
+def test_pairs_are_encoded_with_both_sentences(home):
+    task = task_of(Regression, home, home / "scores_train.jsonl", home / "scores_dev.jsonl")
+    train_rows, _ = task.build_rows()
+    text = task.tokenizer.decode(train_rows[0]["input_ids"])
+    assert text.endswith("[SEP]film[SEP]") and train_rows[0]["labels"] in (0.0, 2.5)
+    assert 1 in train_rows[0]["token_type_ids"]
+
+
+def test_cut_rows_are_counted(home, tmp_path, caplog):
+    write_lines(tmp_path / "long.jsonl", [{"text": "film " * 100, "label": 0}, {"text": "city", "label": 1}])
+    task = task_of(Classification, home, tmp_path / "long.jsonl", home / "dev.jsonl", max_seq_length=32)
+    train_rows, _ = task.build_rows()
+    assert max(map(len, train_rows["input_ids"])) == 32
+    (warning,) = caplog.messages
+    assert "long.jsonl: 1 of 2 rows are longer than 32 tokens and were cut there. Raise --max_seq_length" in warning
+    assert "room for 64" in warning
+
+
+def test_a_label_that_only_the_training_data_has_is_pointed_out(home, tmp_path, caplog):
+    write_lines(tmp_path / "dev.jsonl", [{"text": "film", "label": 0}])
+    task_of(Classification, home, home / "train.jsonl", tmp_path / "dev.jsonl").build_rows()
+    assert re.search(r"dev\.jsonl: no row has the label 1, which .*train\.jsonl has", caplog.text)
+    caplog.clear()
+    write_lines(tmp_path / "ner.jsonl", [{"tokens": ["Rome"], "ner_tags": ["B-place"]}])
+    task_of(TokenClassification, home, home / "ner_train.jsonl", tmp_path / "ner.jsonl").build_rows()
+    assert re.search(r"ner\.jsonl: no row has an entity of the type person, which", caplog.text)
+
+
+def test_an_inside_tag_is_known_by_its_entitys_type(home, tmp_path):
+    write_lines(tmp_path / "train.jsonl", [{"tokens": ["Rome"], "ner_tags": ["B-place"]}])
+    write_lines(tmp_path / "dev.jsonl", [{"tokens": ["Rome", "Oslo"], "ner_tags": ["B-place", "I-place"]}])
+    task = task_of(TokenClassification, home, tmp_path / "train.jsonl", tmp_path / "dev.jsonl")
+    task.build_rows()
+    assert task.labels == ["O", "B-place", "I-place"]
+
+
+# --- windows -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokenizer_name", ["tokenizer", "word_piece"])
+def test_every_word_is_labelled_once_at_its_first_token_however_long_the_document(home, tmp_path, tokenizer_name):
+    if tokenizer_name == "word_piece":
+        train_tokenizer([home / "text.txt"], tmp_path / "word_piece", tokenizer_type="BERT", vocab_size=100)
+    rows = documents(30, 3, longest=120)
+    rows += [{"tokens": ["élan", "naïve", "x" * 90, "Ada"], "ner_tags": ["O", "O", "O", "B-person"]}]
+    write_lines(tmp_path / "long.jsonl", [*rows, {"tokens": [], "ner_tags": []}])
+    task = task_of(
+        TokenClassification, home, tmp_path / "long.jsonl", tmp_path / "long.jsonl", max_seq_length=24, stride=8
+    )
+    if tokenizer_name == "word_piece":
+        task.tokenizer = AutoTokenizer.from_pretrained(tmp_path / "word_piece")
+    _, windows = task.build_rows()
+    assert max(map(len, windows["input_ids"])) == 24 and len(windows) > 2 * len(rows)
+    found = [(document, word) for document, words in zip(task.documents, task.words, strict=True) for word in words]
+    assert sorted(found) == [(i, word) for i, row in enumerate(rows) for word in range(len(row["tokens"]))]
+    for i, (window, document, words) in enumerate(zip(windows, task.documents, task.words, strict=True)):
+        places = [place for place, label in enumerate(window["labels"]) if label != NO_LABEL]
+        # Of 8 tokens that two windows share, each labels the half that lies farther from its edge.
+        assert document not in task.documents[:i] or min(places) >= 4
+        assert document not in task.documents[i + 1 :] or max(places) <= 23 - 4
+        for place, word in zip(places, words, strict=True):
+            piece = task.tokenizer.decode([window["input_ids"][place]]).strip().removeprefix("##")
+            # An unknown character, or the first byte of one.
+            piece = piece.removeprefix("[UNK]").rstrip("\N{REPLACEMENT CHARACTER}")
+            assert rows[document]["tokens"][word].startswith(piece)
+            assert task.labels[window["labels"][place]] == rows[document]["ner_tags"][word]
+
+
+def test_right_scores_in_windows_come_together_as_right_tags(home, tmp_path, caplog):
+    rows = documents(10, 4, longest=90)
+    write_lines(tmp_path / "long.jsonl", [*rows, {"tokens": [], "ner_tags": []}])
+    task = task_of(TokenClassification, home, tmp_path / "long.jsonl", tmp_path / "long.jsonl", max_seq_length=24)
+    _, windows = task.build_rows()
+    assert re.search(r"long\.jsonl: \d+ of 11 rows are longer than 24 tokens and were split", caplog.text)
+    logits = np.zeros((len(windows), 24, len(task.labels)))
+    for window, labels in enumerate(windows["labels"]):
+        for place, label in enumerate(labels):
+            logits[window, place, label if label != NO_LABEL else 1] = 1
+    answers = task.answers(logits)
+    assert answers == [*(row["ner_tags"] for row in rows), []]
+    assert task.score(answers)["overall_f1"] == 1.0 and not task.all_alike(answers)
+    assert task.all_alike(task.answers(np.zeros_like(logits)))  # O is the first label
+
+
+def test_a_words_first_token_may_begin_with_the_space_before_it():
+    offsets = [(0, 0), (0, 2), (2, 6), (6, 8), (8, 9), (0, 0)]  # "one two": [CLS], on, e_tw of both, …
+    assert first_tokens([(0, 0), (0, 3), (3, 6), (6, 7), (0, 0)], ["one", "two"]) == {0: 1, 1: 2}
+    assert first_tokens([(0, 0), (2, 3), (4, 7), (0, 0)], ["one", "two"]) == {1: 2}  # begins within a word
+    assert first_tokens(offsets, ["one", "twoo"]) == {0: 1, 1: 2}
+
+
+def test_every_window_points_at_the_whole_answer_or_at_its_first_token(home, tmp_path, caplog):
+    (tmp_path / "long.json").write_text(json.dumps(squad(30, 6, length=60)))
+    task = task_of(QuestionAnswering, home, tmp_path / "long.json", tmp_path / "long.json", max_seq_length=32)
+    train_rows, _ = task.build_rows()
+    assert "30 of 30 contexts are longer than a row of 32 tokens and were split into windows" in caplog.text
+    assert max(map(len, train_rows["input_ids"])) == 32
+    answered = set()
+    for row, place in zip(train_rows, task.places, strict=True):
+        example = task.validation[place["example"]]
+        (start,), (text,) = example["answers"]["answer_start"], example["answers"]["text"]
+        seen = place["offsets"][0][0] <= start and start + len(text) <= place["offsets"][-1][1]
+        if seen:
+            answered.add(place["example"])
+            ids = row["input_ids"][row["start_positions"] : row["end_positions"] + 1]
+            assert task.tokenizer.decode(ids).strip() == text
+        else:
+            assert row["start_positions"] == row["end_positions"] == 0
+    assert len(answered) == 30
+
+
+def test_right_scores_in_windows_give_the_right_answers(home, tmp_path):
+    (tmp_path / "long.json").write_text(json.dumps(squad(10, 7, length=60)))
+    task = task_of(QuestionAnswering, home, tmp_path / "long.json", tmp_path / "long.json", max_seq_length=32)
+    _, rows = task.build_rows()
+    scores = [np.full((len(rows), 32), -5.0) for _ in range(2)]
+    for window, row in enumerate(rows):
+        for side, name in zip(scores, ("start_positions", "end_positions"), strict=True):
+            side[window, row[name]] = 5.0
+    answers = task.answers(tuple(scores))
+    assert task.score(answers) == {"exact_match": 100.0, "f1": 100.0}
+    assert not task.all_alike(answers)
+    for lost in (np.zeros((len(rows), 32)), np.full((len(rows), 32), np.nan)):
+        assert task.all_alike(task.answers((lost, lost)))
+
+
+def test_long_questions_are_cut_and_counted(home, tmp_path, caplog):
+    content = squad(2, 8)
+    content["data"][0]["paragraphs"][0]["qas"][0]["question"] = "who " * 50
+    (tmp_path / "squad.json").write_text(json.dumps(content))
+    task = task_of(QuestionAnswering, home, tmp_path / "squad.json", home / "squad_dev.json", max_seq_length=48)
+    task.build_rows()
+    assert re.search(r"squad\.json: 1 of 2 questions are longer than 12 tokens, a quarter of a row", caplog.text)
+
+
+def test_the_best_span_equals_a_search_through_all():
+    draw = np.random.default_rng(0)
+    for _ in range(50):
+        start, end = draw.normal(size=(2, 60))
+        spans = [(i, j) for i in range(60) for j in range(i, min(60, i + LONGEST_ANSWER))]
+        first, last = max(spans, key=lambda span: start[span[0]] + end[span[1]])
+        assert best_span(start, end) == (pytest.approx(start[first] + end[last]), first, last)
+
+
+def test_tokens_of_an_answer_cover_it():
+    offsets = [(3, 6), (6, 9), (10, 12), (12, 15)]
+    assert answer_tokens(offsets, 6, 3) == (1, 1)
+    assert answer_tokens(offsets, 7, 6) == (1, 3)  # begins and ends within tokens
+    assert answer_tokens(offsets, 2, 3) is None and answer_tokens(offsets, 12, 4) is None
+    assert answer_tokens([], 0, 1) is None

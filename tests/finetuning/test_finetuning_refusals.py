@@ -1,0 +1,130 @@
+"""What is refused, in which words, and that nothing is touched."""
+
+import pytest
+from finetuning_examples import NER, QA, SCORES, arguments
+from refusals import assert_refused
+
+from span_electra.run_finetuning import main, run
+from span_electra.tokenization.text import InputError
+
+NER |= {"validation_file": "{home}/ner_dev.jsonl"}
+QA |= {"validation_file": "{home}/squad_dev.json"}
+SCORES |= {"validation_file": "{home}/scores_dev.jsonl"}
+REFUSED = {
+    "unknown label": (
+        {"validation_file": "{home}/unknown_label.jsonl"},
+        r"unknown_label\.jsonl, row 2: the label '7' does not occur in .*train\.jsonl, which has 0, 1\. Correct",
+    ),
+    "one label": ({"train_file": "{home}/one_label.jsonl"}, r"one_label\.jsonl: all rows have the label '1'"),
+    "missing column": (
+        {"train_file": "{home}/no_label.jsonl"},
+        r"no_label\.jsonl: no column 'label'\. The columns are: sentence1, kind\. .*--columns label=NAME",
+    ),
+    "missing named column": ({"columns": "label=gold"}, r"no column 'gold'\. The columns are: sentence1, label"),
+    "unknown column": ({"columns": "labl=gold"}, r"--columns labl=gold: names one of sentence1, .* write label=NAME"),
+    "column without name": ({"columns": "label"}, r"--columns label: .* write label=NAME"),
+    "no label": ({"validation_file": "{home}/empty_label.jsonl"}, r"row 2: no label\. Give each row one"),
+    "text is a number": ({"train_file": "{home}/number_text.jsonl"}, r"row 1: sentence1 is 5, which is not text"),
+    "pairs and singles": ({"train_file": "{home}/pairs.jsonl"}, r"only one of them has the column 'sentence2'"),
+    "scores as labels": (
+        {"train_file": "{home}/scores_train.jsonl", "validation_file": "{home}/scores_dev.jsonl"},
+        r"the label 2\.5 is a score\. Use --task regression",
+    ),
+    "words as scores": (
+        SCORES | {"validation_file": "{home}/word_scores.jsonl"},
+        r"word_scores\.jsonl, row 1: the label 'high' is not a number",
+    ),
+    "constant scores": (SCORES | {"train_file": "{home}/same_scores.jsonl"}, r"all rows have the label 2\.5"),
+    "unknown tag": (
+        NER | {"validation_file": "{home}/ner_unknown.jsonl"},
+        r"row 2, tag 1: 'B-ship' does not occur in .*ner_train\.jsonl, which has .* person, place\.",
+    ),
+    "uneven tags": (NER | {"train_file": "{home}/ner_uneven.jsonl"}, r"two lists of one length; .* 2 long and 1 long"),
+    "not BIO": (NER | {"train_file": "{home}/ner_not_bio.jsonl"}, r"row 1, tag 1: 'NOUN' is not a BIO tag"),
+    "tag ids": (NER | {"train_file": "{home}/ner_ids.jsonl"}, r"row 1, tag 1: 3 is not a BIO tag"),
+    "no entities": (
+        NER | {"train_file": "{home}/ner_outside.jsonl"},
+        r"all tags are O\. Give rows that have entities",
+    ),
+    "answer elsewhere": (
+        QA | {"train_file": "{home}/squad_elsewhere.json"},
+        r"q5-0: the answer 'Zuse' is not at character \d+ of its context: it is not in the context\. Correct",
+    ),
+    "answer shifted": (QA | {"validation_file": "{home}/squad_shifted.json"}, r"q5-0: the answer .*: it is at \d+\."),
+    "no answer": (QA | {"train_file": "{home}/squad_unanswered.json"}, r"q5-0: 0 answers at 0 places"),
+    "no context": (
+        QA | {"train_file": "{home}/squad_no_context.json"},
+        r"not in SQuAD's format \(KeyError: 'context'",
+    ),
+    "no such file": ({"train_file": "{home}/missing.jsonl"}, r"missing\.jsonl: no such file"),
+    "no such data set": ({"train_file": "user/missing"}, r"user/missing: neither a file, .* can be loaded"),
+    "unknown suffix": (
+        {"train_file": "{home}/table.xlsx"},
+        r"table\.xlsx: unknown suffix '\.xlsx'; accepted are \.jsonl",
+    ),
+    "broken lines": ({"train_file": "{home}/broken.jsonl"}, r"broken\.jsonl: cannot be read as JSON"),
+    "empty file": ({"train_file": "{home}/empty.jsonl"}, r"empty\.jsonl: cannot be read as JSON, or has no rows"),
+    "no rows": ({"train_file": "{home}/no_rows.csv"}, r"no_rows\.csv: cannot be read as CSV, or has no rows"),
+    "no questions": (QA | {"train_file": "{home}/squad_empty.json"}, r"squad_empty\.json: no rows"),
+    "no training data": ({"train_file": None}, r"--train_file is missing"),
+    "no validation data": ({"validation_file": None}, r"--validation_file is missing: the best checkpoint"),
+    "no task": ({"task": None}, r"--task is missing; accepted are classification, regression, token-class"),
+    "unknown task": ({"task": "ner"}, r"--task is 'ner'; accepted are"),
+    "no model": ({"model_name_or_path": None}, r"--model_name_or_path is missing"),
+    "no such model": ({"model_name_or_path": "{home}/missing"}, r"missing: cannot be loaded"),
+    "no tokenizer": ({"tokenizer": "{home}/halves"}, r"halves: no tokenizer can be loaded .*--tokenizer"),
+    "generator": (
+        {"model_name_or_path": "{home}/generator"},
+        r"saved as ElectraForMaskedLM, a generator, .* Fine-tune the discriminator: .*/discriminator\.",
+    ),
+    "generator beside its discriminator": (
+        {"model_name_or_path": "{home}/halves/generator"},
+        r"Fine-tune the discriminator: .*/halves/discriminator\.",
+    ),
+    "SpanElectra's generator": (
+        {"model_name_or_path": "{home}/span_generator"},
+        r"was saved as SpanElectraForMaskedLM, a generator",
+    ),
+    "first of two stages": (
+        {"model_name_or_path": "{home}/first_stage"},
+        r"first_stage: only its generator was trained .* --objective discriminator --generator .*first_stage\.",
+    ),
+    "unknown option": ({"seds": 5}, r"--seds is not an option: did you mean --seeds\?"),
+    "too long": ({"max_seq_length": 65}, r"--max_seq_length is 65; it must lie between 16 and 64"),
+    "too short": ({"max_seq_length": 8}, r"--max_seq_length is 8; it must lie between 16 and 64"),
+    "large stride": ({"max_seq_length": 32, "stride": 20}, r"--stride is 20; it must be at most half"),
+    "no seeds": ({"seeds": 0}, r"--seeds is 0; it must be at least 1"),
+    "no learning": ({"learning_rate": 0}, r"--learning_rate is 0\.0; it must be above 0"),
+    "growing rates": ({"layerwise_lr_decay": 1.5}, r"--layerwise_lr_decay is 1\.5; it must lie in \(0, 1\]"),
+    "no epochs": ({"num_train_epochs": 0}, r"--num_train_epochs is 0\.0; it must be above 0"),
+    "no evaluation": ({"eval_strategy": "no"}, r"--eval_strategy is no; .* give steps or epoch"),
+    "unknown metric": ({"metric_for_best_model": "bleu"}, r"is 'bleu'; accepted here are accuracy, .*, loss\."),
+    "upload": ({"push_to_hub": True}, r"--push_to_hub: .* hf upload"),
+    "resume": ({"resume_from_checkpoint": "true"}, r"--resume_from_checkpoint: .* leave it out"),
+    "no output": ({"output_dir": None}, r"--output_dir is missing"),
+    "used folder": ({"output_dir": "{home}/used"}, r"already holds something that is not a run .*thesis\.txt"),
+    "earlier run": ({"output_dir": "{home}/run"}, r"already holds a run; replace it by --overwrite_output_dir"),
+    "pretraining's folder": (
+        {"output_dir": "{home}/pretraining_run", "overwrite_output_dir": True},
+        r"already holds something that is not a run of this script",
+    ),
+    "the model's own folder": (
+        {"output_dir": "{home}/electra", "overwrite_output_dir": True},
+        r"lies in --output_dir, which --overwrite_output_dir would empty",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_refused_in_one_line_and_nothing_is_touched(home, tmp_path, capsys, case):
+    changes, text = REFUSED[case]
+    changes = {k: v.format(home=home) if isinstance(v, str) else v for k, v in changes.items()}
+    out = tmp_path / "out"
+    assert_refused(main, arguments(home, out, **changes), text, home, out, capsys)
+
+
+def test_an_encoder_that_is_in_part_random_is_refused(home, tmp_path):
+    with pytest.raises(
+        InputError, match=r"half_empty: 16 of the encoder's weights are missing .*layer\.1.*from_scratch"
+    ):
+        run(arguments(home, tmp_path / "out", model_name_or_path=home / "half_empty"))
