@@ -1,6 +1,6 @@
 """How time and memory of the joint step grow, one thing at a time: a table, the exponents and a picture.
 
-    python benchmarks/scaling.py --output_dir scaling               # a few minutes for the tiny size on two cores
+    python benchmarks/scaling.py --output_dir scaling               # some ten minutes for the tiny size on two cores
     python benchmarks/scaling.py --size small --batch 64            # on a GPU
 
 Along each axis everything else stays as it is. An exponent is the slope of a straight line through the points in
@@ -134,6 +134,8 @@ def plot(results: list[dict], path: Path) -> dict[str, dict[str, float]]:
             axes.loglog(values, measured, "o-")
             axes.set(xlabel=name, title=f"exponent {slope:.2f}", ylim=(min(measured) / 3, max(measured) * 3))
             axes.set_ylabel(unit if column == 0 else "")
+            axes.set_xticks(values, [f"{value:g}" for value in values], rotation=45)
+            axes.minorticks_off()
             axes.grid(True, alpha=0.3)
     figure.savefig(path, dpi=110)
     return exponents
