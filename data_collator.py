@@ -18,7 +18,7 @@ IGNORED_LABEL = -100
 MAX_WORD_TOKENS = 10  # a longer run without a word break is a script written without spaces, a URL, ...
 ATTEMPTS = 32  # of 15,000 rows of 3 to 14 words 1 stays below what it could hold; with 16 attempts 11, with 1 772
 # What a random number is for: one address space for each purpose.
-LENGTHS, ORDER, REMAINDER, REPLACEMENT, RANDOM_TOKENS = range(1, 6)
+LENGTHS, ORDER, REMAINDER, REPLACEMENT, RANDOM_TOKENS, SAMPLING = range(1, 7)
 # Classes of characters in the word tables. JOINS meets every class, BREAKS meets none.
 BREAKS, LETTER, DIGIT, OTHER, JOINS = 0, 1, 2, 4, 7
 
@@ -71,6 +71,8 @@ class DataCollatorForSpanMasking:
     >>> batch["attention_mask"]
     tensor([[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
             [1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]])
+    >>> batch["sampling_keys"].shape
+    torch.Size([2])
     """
 
     def __init__(
@@ -123,7 +125,8 @@ class DataCollatorForSpanMasking:
 
     def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
         """Return `input_ids`, `attention_mask` and `labels` (the original id where masked, else -100), all int64
-        of shape (rows, longest row). Of each feature only `input_ids`, special tokens included, is read."""
+        of shape (rows, longest row), and `sampling_keys`, int32 of shape (rows), by which the generator's samples
+        are as reproducible as the masks. Of each feature only `input_ids`, special tokens included, is read."""
         rows = [np.asarray(feature["input_ids"]) for feature in features]
         row_tokens = np.array([len(row) for row in rows])  # (B,)
         if not rows or not row_tokens.all():
@@ -136,7 +139,8 @@ class DataCollatorForSpanMasking:
                 f"input id {wrong} is not in the tokenizer's vocabulary (0 to {len(self.ordinary) - 1}): make the "
                 "features again with this tokenizer, or give the collator the one they were made with."
             )
-        corrupted, labels = self._mask(input_ids, row_tokens)
+        keys = row_keys(input_ids, row_tokens, self.seed, int(self._epoch))
+        corrupted, labels = self._mask(input_ids, row_tokens, keys)
 
         width = row_tokens.max()
         if self.pad_to_multiple_of:
@@ -151,11 +155,12 @@ class DataCollatorForSpanMasking:
             padded = np.full(real.shape, padding)
             padded[real] = values
             tensors[name] = torch.from_numpy(padded)
+        sampling = random_bits(keys, SAMPLING, np.zeros(len(rows)))
+        tensors["sampling_keys"] = torch.from_numpy((sampling >> np.uint64(32)).astype(np.uint32).view(np.int32))
         return tensors
 
-    def _mask(self, input_ids: np.ndarray, row_tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _mask(self, input_ids: np.ndarray, row_tokens: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         row_starts = np.cumsum(row_tokens) - row_tokens  # (B,)
-        keys = row_keys(input_ids, row_tokens, self.seed, int(self._epoch))
         starts = word_starts(input_ids, row_starts, self.opens, self.closes)  # (W,)
         word_tokens = np.diff(starts, append=input_ids.size)
         first_words = np.searchsorted(starts, row_starts)  # (B,)

@@ -16,8 +16,8 @@ class PretrainingMetrics:
     """
     Accumulates the metrics of pretraining over batches without a synchronisation with the device.
 
-    Every loss is the mean of the batches' means, as training sees it. All other figures are exact counts over
-    tokens, but for the AUC, which is computed from a histogram of the logits (ties count half).
+    Every loss is the mean over the tokens that it is of. All other figures are exact counts over tokens, but for the
+    AUC, which is computed from a histogram of the logits (ties count half).
 
     Args:
         vocab_size: Size of the model's vocabulary.
@@ -45,10 +45,11 @@ class PretrainingMetrics:
             labels: The original id of masked tokens, -100 elsewhere; shape (rows, tokens).
             attention_mask: 1 for real tokens, 0 for padding; same shape.
         """
+        counts = token_counts(labels, attention_mask)
         for i, name in enumerate(LOSSES):
             if getattr(outputs, name) is not None:
-                self.loss_sums[i] += getattr(outputs, name).detach()
-                self.loss_counts[i] += 1
+                self.loss_sums[i] += getattr(outputs, name).detach() * counts[name]
+                self.loss_counts[i] += counts[name]
 
         masked = (labels != -100).long().flatten()  # (B * T)
         self.originals.scatter_add_(0, labels.clamp(min=0).flatten(), masked)
@@ -88,6 +89,12 @@ class PretrainingMetrics:
         off = {name for name, count in zip(LOSSES, loss_counts, strict=True) if not count}
         off |= set() if tokens_judged else detection.keys()
         return {name: value for name, value in zip(values, stacked, strict=False) if name not in off}
+
+
+def token_counts(labels: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """How many tokens of a batch each of the losses is a mean over; arguments as in `update`."""
+    masked, real = (labels != -100).sum(), attention_mask.sum()
+    return {name: real if name == "rtd_loss" else masked for name in LOSSES}
 
 
 def logit_bins(logits: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ This file travels with every checkpoint, so it imports nothing of the package bu
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,6 +54,7 @@ TRAINED_LOSSES = {
     "generator": ("mlm", "sbgo"),
     "discriminator": ("rtd", "sbpo"),
 }
+GOLDEN_RATIO = 0x9E3779B9 - 2**32  # of 2**32, as int32: its multiples lie far apart
 WORD_EMBEDDINGS = "electra.embeddings.word_embeddings.weight"
 # What a run leaves beside the weights, as globs.
 RUN_CARD = "README.md"
@@ -141,11 +143,27 @@ def masked_positions(masked: torch.Tensor, capacity: int | None = None) -> tuple
     return positions, flat[positions]
 
 
-def sample_tokens(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+def mix32(bits: torch.Tensor) -> torch.Tensor:
+    """A bijection on int32 that passes for random (Wellons' lowbias32), written over its argument."""
+    bits ^= bits >> 16 & 0xFFFF  # a shift of signed numbers draws the sign along: the masks take it off
+    bits *= 0x7FEB352D
+    bits ^= bits >> 15 & 0x1FFFF
+    bits *= 0x846CA68B - 2**32
+    bits ^= bits >> 16 & 0xFFFF
+    return bits
+
+
+def token_keys(row_keys: torch.Tensor, positions: torch.Tensor, tokens: int) -> torch.Tensor:
+    """A key for each token, int32, (N,): from its row's, int32, (batch,), and its place in a row of `tokens`."""
+    return mix32(row_keys[positions // tokens] + (positions % tokens).int() * GOLDEN_RATIO)
+
+
+def sample_tokens(logits: torch.Tensor, keys: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """Draw one token from each row's softmax (ELECTRA, section 2), with the Gumbel-max trick in float32.
 
     Args:
         logits: scores over the vocabulary, (N, vocabulary).
+        keys: what the randomness follows from, int32, (N,): the same key draws the same token, in whatever company.
         temperature: divides the logits; above 0.
 
     Returns:
@@ -154,10 +172,12 @@ def sample_tokens(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tenso
     scores = logits.detach().float()
     if temperature != 1.0:
         scores = scores / temperature
-    # -log(-log u) is a Gumbel variate; a u of 0 gives minus infinity, which never wins. On a CPU `exponential_` would
-    # give -log u, too, at four times the price.
-    noise = torch.rand_like(scores).log_().neg_().log_()
-    return (scores - noise).argmax(dim=-1)
+    column = torch.arange(logits.shape[1], dtype=torch.int32, device=logits.device)
+    bits = mix32(keys[:, None] + column * GOLDEN_RATIO)  # (N, V)
+    uniform = (
+        bits.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF).float().add_(0.5).mul_(2.0**-24)
+    )  # strictly between 0 and 1
+    return (scores - uniform.log_().neg_().log_()).argmax(dim=-1)  # -log(-log u) is a Gumbel variate
 
 
 def replace_tokens(input_ids: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -507,6 +527,7 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        sampling_keys: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -518,6 +539,8 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
             token_type_ids, position_ids: as in [`ElectraModel`].
             inputs_embeds: instead of `input_ids`, only without `labels`, (batch, tokens, embedding).
             labels: original ids where tokens are masked, -100 elsewhere, (batch, tokens).
+            sampling_keys: what the generator's samples in each row follow from, int32, (batch,); by default drawn
+                from torch's random numbers. With them a row's samples are the same in any batch, on any process.
 
         Raises:
             ValueError: `labels` without `input_ids`.
@@ -547,7 +570,10 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
                 ),
             )
             if self.config.objective != "generator":
-                sampled = sample_tokens(mlm_logits, self.config.sampling_temperature)  # (N,)
+                if sampling_keys is None:
+                    sampling_keys = torch.randint(2**31, labels.shape[:1], dtype=torch.int32, device=labels.device)
+                keys = token_keys(sampling_keys, spans.positions, labels.shape[1])
+                sampled = sample_tokens(mlm_logits, keys, self.config.sampling_temperature)  # (N,)
                 corrupted_ids = spans.write(sampled, input_ids)
                 is_replaced = (labels != -100) & (corrupted_ids != labels)
                 logits, encoded = self.discriminate(corrupted_ids, **inputs, **recorded)
@@ -575,11 +601,12 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
         losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return masked_mean(losses, spans.is_masked)
 
-    def weighted_sum(self, output: SpanElectraForPreTrainingOutput) -> torch.Tensor:
-        """The loss to minimise: what the objective trains, weighted."""
-        names = TRAINED_LOSSES[self.config.objective]
-        losses = [(getattr(self.config, f"{name}_weight"), getattr(output, f"{name}_loss")) for name in names]
-        return torch.stack([weight * loss for weight, loss in losses if loss is not None]).sum()
+    def weighted_sum(self, losses: Mapping):
+        """The loss to minimise: what the objective trains of `losses`, which are named as in the output, weighted."""
+        weights = {
+            f"{name}_loss": getattr(self.config, f"{name}_weight") for name in TRAINED_LOSSES[self.config.objective]
+        }
+        return sum(weight * losses[name] for name, weight in weights.items() if losses.get(name) is not None)
 
     def _init_weights(self, module):
         super()._init_weights(module)

@@ -8,7 +8,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import logging
 
-from span_electra.metrics import PretrainingMetrics
+from span_electra.metrics import LOSSES, PretrainingMetrics, token_counts
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.publishing import PublishingError, is_from_the_hub, one_line
 from span_electra.reporting import write_report
@@ -55,11 +55,31 @@ class SpanElectraTrainer(Trainer):
         self.add_callback(LearningMonitor())
         self.add_callback(WholeUploads(self))
 
+    # --- the loss -------------------------------------------------------------------------------------------------
+    # An update averages over the tokens of all its batches, on all processes: however its rows are divided, the
+    # gradient is that of one batch with all of them.
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """Over how many tokens each loss is averaged in the update that the batches are for, (losses,)."""
+        if not batch_samples or self.args.n_gpu > 1:  # one process for many devices averages over these
+            return None
+        return self.sum_over_processes(sum(loss_token_counts(batch) for batch in batch_samples).to(device))
+
+    def share_of_update(self, outputs, inputs, update_counts: torch.Tensor) -> torch.Tensor:
+        """The batch's part of the update's loss. What comes after divides it by the number of batches and that of
+        processes, so it is multiplied by both."""
+        parts = self.current_gradient_accumulation_steps * self.accelerator.num_processes
+        shares = loss_token_counts(inputs) / update_counts.clamp(min=1) * parts
+        losses = {name: outputs[name] * share for name, share in zip(LOSSES, shares, strict=True) if name in outputs}
+        return self.accelerator.unwrap_model(self.model).weighted_sum(losses)
+
     # --- metrics --------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
+            if num_items_in_batch is not None:
+                loss = self.share_of_update(outputs, inputs, num_items_in_batch)
             self.found_nonfinite.clamp_(min=(~loss.detach().isfinite()).float())
         metrics = self.train_metrics if model.training else self.eval_metrics
         metrics.update(outputs, inputs["labels"], inputs["attention_mask"])
@@ -83,11 +103,24 @@ class SpanElectraTrainer(Trainer):
 
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
         self.eval_metrics.reset()
-        with fixed_randomness(self.args.seed + self.args.process_index, self.args.device):
+        with torch.random.fork_rng(devices=[]):  # an iterator over batches draws a number of training's
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)  # type: ignore[misc]
         metrics = self.eval_metrics.compute(self.sum_over_processes)
+        metrics["loss"] = self.accelerator.unwrap_model(self.model).weighted_sum(metrics)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
+
+    def prediction_step(self, model, inputs, *args, **kwargs):
+        """As [`~transformers.Trainer.prediction_step`], without the rows by which Accelerate fills up the last batches
+        of several processes: they were counted before."""
+        state, rows = self.accelerator.gradient_state, len(inputs["labels"])
+        if not state.end_of_dataloader or state.remainder <= 0:
+            return super().prediction_step(model, inputs, *args, **kwargs)
+        own = min(max(state.remainder - rows * self.args.process_index, 0), rows)
+        inputs = {name: values[: max(own, 1)] for name, values in inputs.items()}
+        counted = self.eval_metrics if own else PretrainingMetrics(len(self.eval_metrics.originals), self.args.device)
+        with replaced_attribute(self, "eval_metrics", counted):
+            return super().prediction_step(model, inputs, *args, **kwargs)
 
     # --- publishing -----------------------------------------------------------------------------------------------
 
@@ -213,16 +246,10 @@ def learning_problems(logs: dict[str, float]) -> dict[str, str]:
     return problems
 
 
-@contextmanager
-def fixed_randomness(seed: int, device: torch.device):
-    """Inside, torch draws the same numbers every time; outside, as if nothing had been drawn."""
-    if device.type == "cpu":
-        fork = torch.random.fork_rng(devices=[])
-    else:
-        fork = torch.random.fork_rng(devices=[device], device_type=device.type)
-    with fork:
-        torch.manual_seed(seed)
-        yield
+def loss_token_counts(batch) -> torch.Tensor:
+    """How many tokens of a batch each of `LOSSES` is a mean over, (losses,)."""
+    counts = token_counts(batch["labels"], batch["attention_mask"])
+    return torch.stack([counts[name] for name in LOSSES])
 
 
 @contextmanager

@@ -233,7 +233,7 @@ def make_step(name: str, setting: Setting, batch: dict[str, torch.Tensor]) -> Ca
 def best_guess_sampled(labels: torch.Tensor):
     """Make every contestant replace the same tokens by the same ones: the generator's best guess."""
     changes: list[tuple[object, str, object]] = [
-        (modeling_span_electra, "sample_tokens", lambda logits, temperature=1.0: logits.argmax(dim=-1)),
+        (modeling_span_electra, "sample_tokens", lambda logits, keys, temperature=1.0: logits.argmax(dim=-1)),
         (Naive, "sample", lambda self, logits: logits.argmax(dim=-1)),
         (torch, "multinomial", lambda probabilities, count: probabilities.argmax(dim=-1, keepdim=True)),
     ]

@@ -284,8 +284,9 @@ def test_single_words_are_masked_when_the_longest_span_is_one_word(wordpiece):
 def test_labels_are_the_original_ids_and_visible_tokens_are_unchanged(wordpiece):
     rows = make_rows(500)
     batch = collate(DataCollatorForSpanMasking(wordpiece), rows)
-    assert set(batch) == {"input_ids", "attention_mask", "labels"}
-    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+    assert set(batch) == {"input_ids", "attention_mask", "labels", "sampling_keys"}
+    dtypes = {name: tensor.dtype for name, tensor in batch.items()}
+    assert dtypes.pop("sampling_keys") == torch.int32 and set(dtypes.values()) == {torch.int64}
     for i, row in enumerate(rows):
         labels = batch["labels"][i].numpy()
         mask = labels != -100
@@ -460,6 +461,20 @@ def test_masks_differ_between_epochs_and_seeds_and_repeat_for_the_same_ones(word
     for other in (mask(0, 1), mask(1, 0), mask(1, 1), mask(-1, 0)):
         overlap = (base & other).sum() / base.sum()
         assert 0.12 < overlap < 0.18  # two independent masks share 15 % of their tokens
+
+
+def test_sampling_keys_are_of_the_row_the_seed_and_the_epoch(wordpiece):
+    rows = make_rows(300)
+
+    def keys(rows, seed=0, epoch=0):
+        collator = DataCollatorForSpanMasking(wordpiece, seed=seed)
+        collator.set_epoch(epoch)
+        return collate(collator, rows)["sampling_keys"].tolist()
+
+    base = keys(rows)
+    assert len(set(base)) == 300 and min(base) < -(2**30) and max(base) > 2**30
+    assert keys(rows[:7]) == base[:7]
+    assert not set(base) & set(keys(rows, seed=1)) and not set(base) & set(keys(rows, epoch=1))
 
 
 def features(count=96):

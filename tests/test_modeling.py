@@ -15,6 +15,7 @@ from span_electra.modeling_span_electra import (
     replace_tokens,
     sample_tokens,
     span_boundaries,
+    token_keys,
 )
 
 MASK = 3
@@ -90,21 +91,39 @@ def test_a_capacity_fixes_the_number_of_positions_and_marks_the_filling():
     assert len(set(positions.tolist())) == 5
 
 
+def keys_of_rows(rows: int, tokens: int) -> torch.Tensor:
+    return token_keys(torch.arange(rows, dtype=torch.int32), torch.arange(rows * tokens), tokens)
+
+
 def test_samples_follow_the_softmax():
     logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05])).expand(40_000, 4) + 3.0
-    torch.manual_seed(0)
-    counts = torch.bincount(sample_tokens(logits), minlength=4)
+    counts = torch.bincount(sample_tokens(logits, keys_of_rows(400, 100)), minlength=4)
     expected = 40_000 * torch.tensor([0.5, 0.3, 0.15, 0.05])
     assert ((counts - expected) ** 2 / expected).sum() < 16.3  # chi-square, 3 degrees of freedom, p = 0.001
-    cold = torch.bincount(sample_tokens(logits, temperature=0.01), minlength=4)
+    cold = torch.bincount(sample_tokens(logits, keys_of_rows(400, 100), temperature=0.01), minlength=4)
     assert cold[0] == 40_000
 
 
+def test_samples_of_a_large_vocabulary_are_even_and_neighbours_know_nothing_of_each_other():
+    samples = sample_tokens(torch.zeros(40_000, 1000), keys_of_rows(400, 100))
+    for values, cells in ((samples, 1000), (samples[1:] // 50 * 20 + samples[:-1] // 50, 400)):
+        counts = torch.bincount(values, minlength=cells)
+        expected = len(values) / cells
+        chi_square = ((counts - expected) ** 2 / expected).sum()
+        assert abs(chi_square - cells) < 3.3 * math.sqrt(2 * cells)  # p = 0.001
+
+
+def test_a_sample_follows_from_its_key_alone():
+    logits, keys = torch.randn(300, 99), keys_of_rows(3, 100)
+    samples = sample_tokens(logits, keys)
+    few = torch.tensor([299, 7, 150])
+    assert torch.equal(sample_tokens(logits[few], keys[few]), samples[few])
+    assert (sample_tokens(logits, keys.roll(1)) != samples).float().mean() > 0.9
+
+
 def test_samples_of_half_precision_logits_are_drawn_in_float32():
-    torch.manual_seed(0)
-    half = sample_tokens(torch.randn(64, 999).bfloat16())
-    torch.manual_seed(0)
-    assert torch.equal(half, sample_tokens(torch.randn(64, 999).bfloat16().float()))
+    logits = torch.randn(64, 999).bfloat16()
+    assert torch.equal(sample_tokens(logits, keys_of_rows(8, 8)), sample_tokens(logits.float(), keys_of_rows(8, 8)))
 
 
 def test_replacing_leaves_the_input_as_it_is():
@@ -275,7 +294,7 @@ def test_a_fixed_capacity_changes_no_loss_and_no_gradient():
     inputs["labels"] = inputs["labels"].clone()
     with pytest.MonkeyPatch.context() as patch:
         # The two draw different numbers of random numbers: the best guess stands in for the sample.
-        patch.setattr("span_electra.modeling_span_electra.sample_tokens", lambda logits, _: logits.argmax(-1))
+        patch.setattr("span_electra.modeling_span_electra.sample_tokens", lambda logits, *_: logits.argmax(-1))
         results = []
         for capacity in (None, 0.3):
             model.masked_capacity = capacity
@@ -432,7 +451,7 @@ def test_the_whole_step_compiles_without_a_graph_break():
     model.masked_capacity = 0.3
     inputs = batch()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("span_electra.modeling_span_electra.sample_tokens", lambda logits, _: logits.argmax(-1))
+        patch.setattr("span_electra.modeling_span_electra.sample_tokens", lambda logits, *_: logits.argmax(-1))
         model.eval()
         expected = model(**inputs)
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(**inputs)

@@ -134,21 +134,25 @@ def test_evaluation_repeats_itself_and_leaves_the_randomness_of_training_alone(t
     assert 0 < first["eval_discriminator_auc"] < 1 and first["eval_mlm_loss"] == pytest.approx(math.log(99), rel=0.05)
 
 
+def rows_of_many_lengths(count):
+    return datasets.Dataset.from_dict(
+        {"input_ids": [row[: 6 + 3 * i] for i, row in enumerate(rows(count)["input_ids"])]}
+    )
+
+
 def test_one_batch_of_8_has_the_gradient_of_4_batches_of_2(tokenizer, tmp_path):
     gradients = []
     for batch_size, accumulated in ((8, 1), (2, 4)):
-        # A temperature near 0 makes sampling the same for any batch; the rows are of one length and masked alike.
-        no_chance = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "sampling_temperature": 1e-6}
         trainer = make_trainer(
             tokenizer,
             tmp_path,
-            model=tiny_model(**no_chance),
-            count=8,
+            model=tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
             max_steps=1,
             per_device_train_batch_size=batch_size,
             gradient_accumulation_steps=accumulated,
             max_grad_norm=1e9,
         )
+        trainer.train_dataset = rows_of_many_lengths(8)  # the means of the small batches are of unequal weight
         trainer.train()
         gradients.append(trainer.gradients)
     for name, gradient in gradients[0].items():
@@ -183,7 +187,7 @@ class Poison(TrainerCallback):
 
             def poisoned(**inputs):
                 output = forward(**inputs)
-                output.loss = output.loss * float("nan")
+                output.mlm_loss = output.mlm_loss * float("nan")
                 return output
 
             self.model.forward = poisoned
