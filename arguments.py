@@ -108,6 +108,9 @@ class PretrainingArguments(RunArguments):
     eval_strategy: str = field(default="steps", metadata={"help": "When to evaluate: no, steps or epoch."})
     eval_steps: float | None = field(default=1000, metadata={"help": "Evaluate every so many steps."})
     save_steps: float = field(default=1000, metadata={"help": "Write a checkpoint every so many steps."})
+    stop_on_save_error: bool = field(
+        default=False, metadata={"help": "Stop where a checkpoint cannot be written (disk full). Default: go on."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator picks its columns itself."})
 
     def __getstate__(self):

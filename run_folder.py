@@ -1,24 +1,27 @@
 """The folder of a run: whether it may be used, which checkpoint to go on from, and what an earlier run left there."""
 
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from span_electra.checkpointing import ASIDE, damage, facts
 from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraConfig
 from span_electra.tokenization.text import InputError
 
+logger = logging.getLogger("span_electra")
+
 ARGUMENTS = "arguments.json"  # written first: by it a folder is known to be a run's
 IGNORED = ".gitignore"  # what of the folder is not published: the Hub's clients and git go by it
-TRAINER_STATE_NAME = "trainer_state.json"  # the last file that the Trainer writes to a checkpoint
 # What a checkpoint and the model to go on with must have in common.
 SHAPE = (*ENCODER_SHAPE, *(f"generator_{name}" for name in ENCODER_SHAPE), "vocab_size", "embedding_size")
 SHAPE += ("max_position_embeddings", "type_vocab_size", "max_span_length", "boundary_position_size")
 SHAPE += ("embedding_sharing", "use_sbgo", "use_sbpo")
 # Checkpoints hold the optimizer, and to load pickled arguments is to run them.
-NOT_PUBLISHED = ("checkpoint-*/", "runs/", "training_args.bin")
+NOT_PUBLISHED = ("checkpoint-*/", f"{ASIDE}/", "runs/", "training_args.bin")
 # All that a run writes, as globs; --overwrite_output_dir removes nothing else.
-WRITTEN = ("checkpoint-*", "runs", "*.safetensors", "config.json", "history.json", "curves.png", "README.md")
+WRITTEN = ("checkpoint-*", ASIDE, "runs", "*.safetensors", "config.json", "history.json", "curves.png", "README.md")
 
 
 def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Path | None:
@@ -79,24 +82,47 @@ def names_in_run(folder: Path, marker: str) -> list[str]:
 
 
 def find_checkpoint(folder: Path, resume: str) -> Path:
-    """The checkpoint that `resume` names: a path, or "true" for the newest in `folder`."""
+    """The checkpoint that `resume` names: a path, or "true" for the newest in `folder` that is whole."""
     if resume.lower() != "true":
-        if not is_checkpoint(Path(resume)):
+        if problem := damage(Path(resume)):
             raise InputError(
-                f"--resume_from_checkpoint {resume}: not a checkpoint (no {TRAINER_STATE_NAME} or no weights); give "
-                "a checkpoint-N folder of a run, or true for the newest in --output_dir."
+                f"--resume_from_checkpoint {resume}: not a checkpoint to go on from, {problem}; give another "
+                "checkpoint-N folder of a run, or true for the newest in --output_dir that is whole."
             )
         return Path(resume)
-    checkpoints = [path for path in folder.glob("checkpoint-*") if is_checkpoint(path)]
-    if not checkpoints:
-        raise InputError(
-            f"--resume_from_checkpoint true: there is no checkpoint in {folder}; leave it out to start anew."
-        )
-    return max(checkpoints, key=lambda path: int(path.name.split("-")[1]))
+    passed_over: list[str] = []
+    steps = {path: path.name.split("-")[1] for path in folder.glob("checkpoint-*")}
+    for checkpoint in sorted((path for path in steps if steps[path].isdigit()), key=lambda path: -int(steps[path])):
+        if not (problem := damage(checkpoint)):
+            for damaged in passed_over:
+                logger.warning(f"Passed over {damaged}.")
+            return checkpoint
+        passed_over.append(f"{checkpoint.name}: {problem}")
+    found = (
+        f"none of those in {folder} is whole ({'; '.join(passed_over)})"
+        if passed_over
+        else f"there is none in {folder}"
+    )
+    raise InputError(
+        f"--resume_from_checkpoint true: no checkpoint to go on from, {found}; leave it out to start anew."
+    )
 
 
-def is_checkpoint(folder: Path) -> bool:
-    return (folder / TRAINER_STATE_NAME).is_file() and any(folder.glob("model*.safetensors"))
+def check_same_rows(checkpoint: Path, settings: dict) -> None:
+    """Refuse to resume where the rows still to come would be others than those the run has not seen.
+
+    Args:
+        checkpoint: The one to go on from.
+        settings: This run's `run_facts`.
+    """
+    for name, saved in facts(checkpoint).items():
+        if settings[name] != saved:
+            raise InputError(
+                f"--resume_from_checkpoint {checkpoint}: its run had {name} {saved}, this one {settings[name]}: some "
+                "rows would come twice and others not at all. Resume as it began (rows_per_update is processes x "
+                "per_device_train_batch_size x gradient_accumulation_steps, of which only the product must stay), or "
+                f"begin a run of its own with --model_name_or_path {checkpoint}."
+            )
 
 
 def check_shape(checkpoint: Path, config: SpanElectraConfig) -> None:

@@ -15,10 +15,11 @@ from transformers import set_seed
 
 from span_electra.arguments import DataArguments, PretrainingArguments, parse_arguments
 from span_electra.building import build_model, build_rows, build_tokenizer, resolve_length
+from span_electra.checkpointing import InterruptedRun, SaveError, run_facts
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.publishing import PublishingError, prepare_repository
 from span_electra.reporting import describe, model_card, write_report
-from span_electra.run_folder import check_run_folder, check_shape, start_run
+from span_electra.run_folder import check_run_folder, check_same_rows, check_shape, start_run
 from span_electra.tokenization.text import InputError
 from span_electra.trainer import NonFiniteLossError, SpanElectraTrainer
 
@@ -49,6 +50,8 @@ def run(arguments: Sequence[str]) -> None:
         prepare_repository(training_arguments, model_card(described, history=[]))
     with training_arguments.main_process_first(desc="tokenization"):
         train_rows, eval_rows = build_rows(data_arguments, tokenizer)
+    if checkpoint is not None:
+        check_same_rows(checkpoint, run_facts(training_arguments, train_rows))
     settings = {**asdict(model_arguments), **asdict(data_arguments), **training_arguments.to_dict()}
     with training_arguments.main_process_first(desc="the run's folder"):
         if training_arguments.should_save:
@@ -91,9 +94,11 @@ def build_trainer(model, tokenizer, train_rows, eval_rows, data: DataArguments, 
 def main(arguments: Sequence[str] | None = None) -> None:
     try:
         run(sys.argv[1:] if arguments is None else arguments)
-    except (InputError, NonFiniteLossError, PublishingError) as error:
+    except (InputError, NonFiniteLossError, PublishingError, SaveError, InterruptedRun) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, InterruptedRun):
+            sys.exit(128 + error.signal)  # as a process that the signal ended
         sys.exit(2 if isinstance(error, InputError) else 1)
 
 

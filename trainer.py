@@ -4,10 +4,12 @@ counted on the device, an alarm for each way of learning nothing, and a report w
 from contextlib import contextmanager
 
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.dynamic_module_utils import custom_object_save
+from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
+from span_electra.checkpointing import CheckpointingTrainer
 from span_electra.metrics import LOSSES, PretrainingMetrics, token_counts
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.publishing import PublishingError, is_from_the_hub, one_line
@@ -25,7 +27,7 @@ class NonFiniteLossError(ArithmeticError):
     """The loss or the gradient is infinite or not a number; raised before either reaches a checkpoint."""
 
 
-class SpanElectraTrainer(Trainer):
+class SpanElectraTrainer(CheckpointingTrainer):
     """
     Trains a `SpanElectraForPreTraining`.
 
@@ -50,6 +52,7 @@ class SpanElectraTrainer(Trainer):
         device = self.args.device
         self.train_metrics = PretrainingMetrics(vocab_size, device)
         self.eval_metrics = PretrainingMetrics(vocab_size, device)
+        self.resumable_tensors = vars(self.train_metrics)
         self.found_nonfinite = torch.zeros((), device=device)  # 1 from the first non-finite loss or gradient on
         self.add_callback(EpochMasks(data_collator))
         self.add_callback(LearningMonitor())
@@ -71,6 +74,9 @@ class SpanElectraTrainer(Trainer):
         parts = self.current_gradient_accumulation_steps * self.accelerator.num_processes
         shares = loss_token_counts(inputs) / update_counts.clamp(min=1) * parts
         losses = {name: outputs[name] * share for name, share in zip(LOSSES, shares, strict=True) if name in outputs}
+        return self.weighted_sum(losses)
+
+    def weighted_sum(self, losses):
         return self.accelerator.unwrap_model(self.model).weighted_sum(losses)
 
     # --- metrics --------------------------------------------------------------------------------------------------
@@ -89,7 +95,9 @@ class SpanElectraTrainer(Trainer):
         if "loss" in logs:  # a training log: the metrics since the last one
             self.check_finite()
             logs |= self.train_metrics.compute(self.sum_over_processes)
+            logs["loss"] = self.weighted_sum(logs)  # the library's forgets, at a resumption, the steps since the last
             self.train_metrics.reset()
+        logs.pop("train_loss", None)  # which the library divides by all steps, those before a resumption included
         super().log(logs, start_time)
 
     def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -106,7 +114,7 @@ class SpanElectraTrainer(Trainer):
         with torch.random.fork_rng(devices=[]):  # an iterator over batches draws a number of training's
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)  # type: ignore[misc]
         metrics = self.eval_metrics.compute(self.sum_over_processes)
-        metrics["loss"] = self.accelerator.unwrap_model(self.model).weighted_sum(metrics)
+        metrics["loss"] = self.weighted_sum(metrics)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
@@ -204,20 +212,23 @@ class WholeUploads(TrainerCallback):
         self.trainer.create_model_card()
 
 
-class LearningMonitor(TrainerCallback):
+class LearningMonitor(TrainerCallback, ExportableState):
     """Says so, once per occasion, when a network has learnt nothing long after warm-up."""
 
     def __init__(self):
-        self.alarms: set[str] = set()
+        self.alarms: list[str] = []  # by name, those that were given and hold still
+
+    def state(self) -> dict:
+        return {"args": {}, "attributes": {"alarms": self.alarms}}
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         patience = max(PATIENCE_IN_STEPS, PATIENCE_IN_WARMUPS * args.get_warmup_steps(state.max_steps))
         if not state.is_world_process_zero or "generator_accuracy" not in logs or state.global_step < patience:
             return
         problems = learning_problems(logs)
-        for name in problems.keys() - self.alarms:
+        for name in problems.keys() - set(self.alarms):
             logger.warning(f"Step {state.global_step}: {problems[name]}")
-        self.alarms = set(problems)
+        self.alarms = list(problems)
 
 
 def learning_problems(logs: dict[str, float]) -> dict[str, str]:

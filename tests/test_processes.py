@@ -41,7 +41,9 @@ def history(home, name, processes, rows, accumulated):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
     command += ["--module", "span_electra.run_pretraining"]
     command += [part for option, value in options.items() for part in (f"--{option}", value)]
-    done = subprocess.run(list(map(str, command)), env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        list(map(str, command)), env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((options["output_dir"] / "history.json").read_text())["history"]
 

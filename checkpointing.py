@@ -1,0 +1,308 @@
+"""Checkpoints that are whole or not there at all, and runs that end where they are told to without losing a step."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length, rotate_checkpoints
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+MANIFEST = "manifest.json"  # names every file of a checkpoint, with its size and its digest
+ASIDE = ".unfinished"  # the folder, in a run's, for what is being written
+TRAINER_STATE = "trainer_state.json"
+STOPS = (signal.SIGTERM, signal.SIGINT)  # what a scheduler sends, and Ctrl-C
+
+
+class SaveError(RuntimeError):
+    """A checkpoint could not be written; those before it are as they were."""
+
+
+class InterruptedRun(RuntimeError):
+    """Training was stopped by a signal, after a last checkpoint.
+
+    Attributes:
+        signal: Its number.
+    """
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.signal = number
+
+
+# --- folders ------------------------------------------------------------------------------------------------------
+
+
+def seal(folder: Path, **facts) -> None:
+    """See every file of `folder` to the disk, and then a manifest of them; `facts` are written beside."""
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST):
+        files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": digest(path)}
+        sync(path)
+    (folder / MANIFEST).write_text(json.dumps({"files": files, **facts}, indent=1) + "\n", encoding="utf-8")
+    sync(folder / MANIFEST)
+    sync(folder)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, None if it is whole. Nothing in it is loaded."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except FileNotFoundError:
+        return f"it has no {MANIFEST}, so it was never finished"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"its {MANIFEST} cannot be read"
+    for name, written in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != written["bytes"]:
+            return f"{name} has {path.stat().st_size:,} bytes of {written['bytes']:,}"
+        if digest(path) != written["sha256"]:
+            return f"{name} is not what was written (another SHA-256)"
+    return None
+
+
+def facts(folder: Path) -> dict:
+    """What `seal` was given beside the files."""
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return {name: value for name, value in manifest.items() if name != "files"}
+
+
+def digest(path: Path) -> str:
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            sha256.update(block)
+    return sha256.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def move_into_place(written: Path, place: Path) -> None:
+    """Give a finished folder its name in one step; another one of that name goes."""
+    if place.exists():
+        place.rename(written.with_name(f"{written.name}.replaced"))
+    written.rename(place)
+    sync(place.parent)
+    shutil.rmtree(written.with_name(f"{written.name}.replaced"), ignore_errors=True)
+
+
+def run_facts(args: TrainingArguments, dataset) -> dict:
+    """What a run that resumes must have in common with the one it resumes, for the rows to come to be the same."""
+    rows_per_process = args.per_device_train_batch_size * max(1, args.n_gpu) * args.gradient_accumulation_steps
+    return {
+        "rows": len(dataset) if has_length(dataset) else None,
+        "rows_per_update": rows_per_process * args.world_size,
+        "seed": args.seed,
+        "data_seed": args.data_seed,
+    }
+
+
+# --- the Trainer --------------------------------------------------------------------------------------------------
+
+
+class CheckpointingTrainer(Trainer):
+    """
+    A Trainer whose checkpoints appear whole or not at all, and hold all that an exact resumption takes.
+
+    Everything is written to a folder beside, seen to the disk and renamed; only then an older checkpoint goes. What
+    cannot be written leaves those before as they are: the run goes on, or stops if `args.stop_on_save_error`.
+
+    Attributes:
+        resumable_tensors: Accumulators that a resumed run goes on with, by name; each process has its own.
+        stopped_by: The signal by which training was stopped, or None.
+    """
+
+    def __init__(self, *args, **kwargs):
+        self.resumable_tensors: dict[str, torch.Tensor] = {}
+        self.stopped_by: int | None = None
+        self._writes_aside = False
+        super().__init__(*args, **kwargs)
+        self.add_callback(StopOnSignal(self))
+
+    def train(self, *args, **kwargs):
+        """As [`~transformers.Trainer.train`].
+
+        Raises:
+            InterruptedRun: SIGTERM or Ctrl-C came. A checkpoint of the last step is whole.
+            SaveError: a checkpoint could not be written, and `args.stop_on_save_error` is set.
+        """
+        if self.args.should_save:
+            shutil.rmtree(Path(self.args.output_dir) / ASIDE, ignore_errors=True)  # of a run that was killed
+        output = super().train(*args, **kwargs)
+        if self.stopped_by is not None:
+            step = self.state.global_step
+            raise InterruptedRun(
+                f"Stopped by {signal.Signals(self.stopped_by).name} after step {step:,} of {self.state.max_steps:,}. "
+                f"Nothing is lost: give the same command with --resume_from_checkpoint true to go on from "
+                f"{PREFIX_CHECKPOINT_DIR}-{step}.",
+                self.stopped_by,
+            )
+        return output
+
+    def _get_output_dir(self, trial):
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, ASIDE) if self._writes_aside else folder
+
+    def _save_checkpoint(self, model, trial):
+        run = Path(self._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        problem = self._write_aside(model, trial, run, name)
+        if self._any_process(problem is not None):
+            self._save_failed(run / name, problem)
+            return
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(run / name))
+        if self.args.should_save:
+            rotate_checkpoints(str(run), self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    def _write_aside(self, model, trial, run: Path, name: str) -> Exception | None:
+        """Write the checkpoint and give it its name; return what kept this process from it."""
+        best, state, problem = self.state.best_global_step, self.state, None
+        # The library looks for the best checkpoint where it writes, behind a barrier that a failure would not reach.
+        state.best_global_step = None
+        self._writes_aside = True
+        try:
+            super()._save_checkpoint(model, trial)
+        except Exception as error:
+            if not is_write_error(error):
+                raise
+            problem = error
+        finally:
+            self._writes_aside = False
+            state.best_global_step = best
+        if self._any_process(problem is not None) or not self.args.should_save:
+            return problem
+        try:
+            best_name = f"{PREFIX_CHECKPOINT_DIR}-{best}"
+            if best and (best_name == name or (run / best_name).is_dir()):
+                state.best_model_checkpoint = str(run / best_name)
+            state.save_to_json(str(run / ASIDE / name / TRAINER_STATE))
+            seal(run / ASIDE / name, **run_facts(self.args, self.train_dataset))
+            move_into_place(run / ASIDE / name, run / name)
+        except OSError as error:
+            return error
+        return None
+
+    def _save_failed(self, checkpoint: Path, problem: Exception | None) -> None:
+        shutil.rmtree(checkpoint.parent / ASIDE, ignore_errors=True)
+        reason = "another process failed" if problem is None else " ".join(str(problem).split())
+        message = (
+            f"{checkpoint} could not be written ({reason}). What was written of it is removed; the checkpoints before "
+            "it are as they were. Free some space, or write to another disk."
+        )
+        if self.args.stop_on_save_error:  # type: ignore[attr-defined]
+            raise SaveError(
+                f"{message} Stopped, as --stop_on_save_error asks; resume with --resume_from_checkpoint true."
+            )
+        logger.error(f"{message} Training goes on; --stop_on_save_error stops it instead.")
+
+    def _any_process(self, condition: bool) -> bool:
+        """Whether it holds on any of the processes; all of them must ask."""
+        if self.args.world_size == 1:
+            return condition
+        return bool(self.accelerator.reduce(torch.tensor(float(condition), device=self.args.device)).item())
+
+    def _push_from_checkpoint(self, checkpoint_folder):
+        if not self._writes_aside:  # it is sent under the name that it will have
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _save(self, output_dir=None, state_dict=None):
+        if self._writes_aside or not self.args.should_save:
+            super()._save(output_dir, state_dict)
+            return
+        # The model of an earlier stop, say, stays whole until this one is.
+        place = Path(self.args.output_dir if output_dir is None else output_dir)
+        aside = place / ASIDE
+        super()._save(str(aside), state_dict)
+        for path in sorted(aside.iterdir()):
+            sync(path)
+            path.replace(place / path.name)
+        aside.rmdir()
+        sync(place)
+
+    # Each process saves and restores its random state; its accumulators go with it.
+
+    def _save_rng_state(self, output_dir):
+        super()._save_rng_state(output_dir)
+        if self.resumable_tensors:
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in self.resumable_tensors.items()}
+            save_file(tensors, os.path.join(output_dir, accumulators_name(self.args.process_index)))
+
+    def _load_rng_state(self, checkpoint):
+        super()._load_rng_state(checkpoint)
+        if checkpoint is None:
+            return
+        path = Path(checkpoint) / accumulators_name(self.args.process_index)
+        if path.is_file():
+            for name, tensor in load_file(path).items():
+                self.resumable_tensors[name].copy_(tensor)
+
+
+def is_write_error(error: Exception) -> bool:
+    """Whether a full disk, or another trouble with it, is behind `error`: Python, safetensors and torch each say it in
+    their own way."""
+    return isinstance(error, (OSError, SafetensorError)) or "PytorchStreamWriter" in str(error)
+
+
+def accumulators_name(process_index: int) -> str:
+    return f"accumulators_{process_index}.safetensors"
+
+
+class StopOnSignal(TrainerCallback):
+    """On SIGTERM or Ctrl-C: finish the step, write a checkpoint, stop. A second signal ends the process at once."""
+
+    def __init__(self, trainer: CheckpointingTrainer):
+        self.trainer = trainer
+        self.handlers: dict = {}
+        self.group = None
+        self.owner = os.getpid()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.stopped_by, self.owner = None, os.getpid()
+        if args.world_size > 1 and self.group is None:
+            self.group = dist.new_group(backend="gloo")  # a word between the hosts makes no device wait
+        try:
+            self.handlers = {number: signal.signal(number, self.note) for number in STOPS}
+        except ValueError:
+            self.handlers = {}  # not the main thread: signals are somebody else's
+
+    def note(self, number, frame):
+        # A data worker, which inherits the handler, ends at once; so does everything at the second signal.
+        if os.getpid() != self.owner or self.trainer.stopped_by is not None:
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+            signal.raise_signal(number)
+            return
+        self.trainer.stopped_by = number
+
+    def on_step_end(self, args, state, control, **kwargs):
+        number = self.trainer.stopped_by or 0
+        if args.world_size > 1:
+            numbers = torch.tensor(number)
+            dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=self.group)
+            number = int(numbers)
+        if number:
+            self.trainer.stopped_by = number
+            control.should_training_stop = control.should_save = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.handlers = {}
