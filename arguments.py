@@ -108,6 +108,9 @@ class PretrainingArguments(RunArguments):
     eval_strategy: str = field(default="steps", metadata={"help": "When to evaluate: no, steps or epoch."})
     eval_steps: float | None = field(default=1000, metadata={"help": "Evaluate every so many steps."})
     save_steps: float = field(default=1000, metadata={"help": "Write a checkpoint every so many steps."})
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "Let callbacks, early stopping for one, go on where they were, too."}
+    )
     stop_on_save_error: bool = field(
         default=False, metadata={"help": "Stop where a checkpoint cannot be written (disk full). Default: go on."}
     )

@@ -197,6 +197,7 @@ class CheckpointingTrainer(Trainer):
             state.save_to_json(str(run / ASIDE / name / TRAINER_STATE))
             seal(run / ASIDE / name, **run_facts(self.args, self.train_dataset))
             move_into_place(run / ASIDE / name, run / name)
+            (run / ASIDE).rmdir()
         except OSError as error:
             return error
         return None

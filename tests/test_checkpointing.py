@@ -1,0 +1,281 @@
+"""Checkpoints: whole or not there, verified before use, kept until the next is whole, gone on from exactly."""
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+
+import pytest
+import torch
+from test_trainer import make_trainer, tiny_model, tokenizer  # noqa: F401 - a fixture
+from transformers import TrainerCallback
+
+from span_electra import checkpointing
+from span_electra.checkpointing import ASIDE, MANIFEST, InterruptedRun, SaveError, damage, run_facts, seal
+from span_electra.run_folder import check_same_rows, find_checkpoint
+from span_electra.tokenization.text import InputError
+
+SAVING = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
+
+
+@pytest.fixture
+def finished(tokenizer, tmp_path):  # noqa: F811
+    """A run's folder with checkpoints of steps 2, 4 and 6."""
+    make_trainer(tokenizer, tmp_path / "run", **SAVING | {"save_total_limit": None}).train()
+    return tmp_path / "run"
+
+
+# --- torn ---------------------------------------------------------------------------------------------------------
+
+
+def truncate(path):
+    with path.open("rb+") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "weights cut short": (
+        lambda folder: truncate(folder / "model.safetensors"),
+        r"model\.safetensors has .* bytes of",
+    ),
+    "optimizer cut short": (lambda folder: truncate(folder / "optimizer.pt"), r"optimizer\.pt has .* bytes of"),
+    "a bit of the weights": (lambda folder: flip_a_bit(folder / "model.safetensors"), "is not what was written"),
+    "no scheduler": (lambda folder: (folder / "scheduler.pt").unlink(), r"scheduler\.pt is missing"),
+    "half written": (lambda folder: (folder / MANIFEST).unlink(), "was never finished"),
+    "manifest cut short": (lambda folder: truncate(folder / MANIFEST), "cannot be read"),
+    "empty": (lambda folder: [path.unlink() for path in folder.iterdir()], "was never finished"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_by_name_and_refused_when_named(finished, caplog, case):
+    harm, reason = DAMAGES[case]
+    harm(finished / "checkpoint-6")
+    with caplog.at_level("WARNING", logger="span_electra"):
+        assert find_checkpoint(finished, "true").name == "checkpoint-4"
+    assert re.search(rf"Passed over checkpoint-6: .*{reason}", caplog.text)
+    with pytest.raises(InputError, match=rf"checkpoint-6: not a checkpoint to go on from, .*{reason}"):
+        find_checkpoint(finished, str(finished / "checkpoint-6"))
+
+
+def test_where_no_checkpoint_is_whole_each_is_named(finished):
+    for step in (2, 4, 6):
+        (finished / f"checkpoint-{step}" / "optimizer.pt").unlink()
+    with pytest.raises(
+        InputError, match=r"none of those .* is whole \(checkpoint-6: .*checkpoint-4: .*checkpoint-2: "
+    ):
+        find_checkpoint(finished, "true")
+
+
+def test_everything_in_a_checkpoint_is_in_its_manifest(finished):
+    names = {path.name for path in (finished / "checkpoint-4").iterdir()} - {MANIFEST}
+    assert set(json.loads((finished / "checkpoint-4" / MANIFEST).read_text())["files"]) == names
+    assert {"model.safetensors", "optimizer.pt", "rng_state.pth", "accumulators_0.safetensors"} <= names
+    assert damage(finished / "checkpoint-4") is None and not (finished / ASIDE).exists()
+
+
+# --- the next before the last goes -------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """What no `except Exception` stops, as no kill is stopped."""
+
+
+@pytest.mark.parametrize("place", ["_save_optimizer_and_scheduler", "_save_rng_state", "seal", "move_into_place"])
+def test_a_run_killed_while_it_saves_keeps_its_only_checkpoint(tokenizer, tmp_path, monkeypatch, place):  # noqa: F811
+    trainer = make_trainer(tokenizer, tmp_path, **SAVING)
+    owner = checkpointing if hasattr(checkpointing, place) else trainer
+    original = getattr(owner, place)
+
+    def killed_at_the_second(*args, **kwargs):
+        if trainer.state.global_step == 4:
+            raise Killed
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, place, killed_at_the_second)
+    with pytest.raises(Killed):
+        trainer.train()
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    assert damage(tmp_path / "checkpoint-2") is None
+    again = make_trainer(tokenizer, tmp_path, model=tiny_model(), **SAVING)
+    again.train(resume_from_checkpoint=str(find_checkpoint(tmp_path, "true")))
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-6"]
+    assert not (tmp_path / ASIDE).exists()
+
+
+def full_disk(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_reported_and_training_goes_on(tokenizer, tmp_path, caplog, monkeypatch):  # noqa: F811
+    trainer = make_trainer(tokenizer, tmp_path, **SAVING)
+    save = trainer._save_optimizer_and_scheduler
+    monkeypatch.setattr(
+        trainer,
+        "_save_optimizer_and_scheduler",
+        lambda folder: full_disk() if trainer.state.global_step == 4 else save(folder),
+    )
+    with caplog.at_level("ERROR"):
+        trainer.train()
+    assert re.search(r"checkpoint-4 could not be written .*No space left.*--stop_on_save_error", caplog.text)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-6"]
+
+
+def test_a_full_disk_stops_the_run_where_that_is_asked_for(tokenizer, tmp_path, monkeypatch):  # noqa: F811
+    trainer = make_trainer(tokenizer, tmp_path, stop_on_save_error=True, **SAVING)
+    monkeypatch.setattr(trainer, "_save_optimizer_and_scheduler", full_disk)
+    with pytest.raises(SaveError, match=r"No space left .* --resume_from_checkpoint true"):
+        trainer.train()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_really_full(finished, tokenizer, tmp_path, caplog):  # noqa: F811
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    checkpoint = sum(4096 + path.stat().st_size // 4096 * 4096 for path in (finished / "checkpoint-2").iterdir())
+    size = f"size={checkpoint * 5 // 2}"  # two find room, the third does not
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        trainer = make_trainer(tokenizer, disk, **SAVING | {"save_total_limit": None})
+        caplog.clear()
+        with caplog.at_level("ERROR"):
+            trainer.train()
+        assert "checkpoint-6 could not be written" in caplog.text
+        assert sorted(path.name for path in disk.iterdir()) == ["checkpoint-2", "checkpoint-4"]
+        assert find_checkpoint(disk, "true").name == "checkpoint-4"
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_the_best_checkpoint_is_known_by_its_final_name(tokenizer, tmp_path):  # noqa: F811
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
+    trainer = make_trainer(tokenizer, tmp_path, **SAVING, **best, eval_strategy="steps", eval_steps=2)
+    trainer.train()
+    name = f"checkpoint-{trainer.state.best_global_step}"
+    assert trainer.state.best_model_checkpoint == str(tmp_path / name)
+    state = json.loads((tmp_path / name / "trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] == str(tmp_path / name) and damage(tmp_path / name) is None
+
+
+def test_the_model_of_an_earlier_stop_stays_whole_until_the_next_is(tokenizer, tmp_path, monkeypatch):  # noqa: F811
+    trainer = make_trainer(tokenizer, tmp_path)
+    trainer.save_model()
+    before = (tmp_path / "model.safetensors").read_bytes()
+    monkeypatch.setattr(trainer.processing_class, "save_pretrained", full_disk)
+    with torch.no_grad():
+        next(trainer.model.parameters()).add_(1)
+    with pytest.raises(OSError, match="No space"):
+        trainer.save_model()
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+# --- as if never interrupted --------------------------------------------------------------------------------------
+
+TIMES = ("runtime", "per_second", "_time")
+
+
+def history(trainer):
+    """The log without what depends on the clock; as text, since what is not a number equals nothing."""
+    entries = [{k: str(v) for k, v in e.items() if not any(t in k for t in TIMES)} for e in trainer.state.log_history]
+    return [entry for entry in entries if entry.keys() - {"step", "epoch", "total_flos"}]
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("step", [1, 3, 4, 5])
+def test_weights_and_history_are_those_of_the_run_that_was_never_interrupted(
+    tokenizer,  # noqa: F811
+    tmp_path,
+    step,
+    workers,
+    accumulated,
+):
+    settings = {"count": 12, "logging_steps": 4, "save_strategy": "steps", "save_steps": 1}
+    settings |= {"dataloader_num_workers": workers, "gradient_accumulation_steps": accumulated}
+    settings |= {"per_device_train_batch_size": 4 // accumulated, "eval_strategy": "steps", "eval_steps": 2}
+    whole = make_trainer(tokenizer, tmp_path, **settings)
+    whole.train()
+    resumed = make_trainer(tokenizer, tmp_path, model=tiny_model(), **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+    for name, parameter in whole.model.named_parameters():
+        assert torch.equal(parameter, resumed.model.get_parameter(name)), name
+    assert history(resumed) == history(whole)
+
+
+def test_alarms_that_were_given_are_not_given_again_after_a_resumption(tokenizer, tmp_path):  # noqa: F811
+    class Alarmed(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            monitor_of(trainer).alarms = ["auc"]
+
+    def monitor_of(trainer):
+        return next(cb for cb in trainer.callback_handler.callbacks if type(cb).__name__ == "LearningMonitor")
+
+    trainer = make_trainer(tokenizer, tmp_path, **SAVING)
+    trainer.add_callback(Alarmed())
+    trainer.train()
+    resumed = make_trainer(tokenizer, tmp_path, model=tiny_model(), max_steps=6)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    assert monitor_of(resumed).alarms == ["auc"]
+
+
+def test_a_run_of_other_rows_may_not_resume(tokenizer, tmp_path):  # noqa: F811
+    seal(tmp_path, **run_facts(make_trainer(tokenizer, tmp_path / "a").args, range(24)))
+    same = make_trainer(tokenizer, tmp_path / "b", per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    check_same_rows(tmp_path, run_facts(same.args, range(24)))
+    for rows, settings, text in (
+        (24, {"per_device_train_batch_size": 8}, "rows_per_update 4, this one 8"),
+        (25, {}, "rows 24, this one 25"),
+        (24, {"seed": 1}, "seed 0, this one 1"),
+    ):
+        other = make_trainer(tokenizer, tmp_path / "c", **settings)
+        with pytest.raises(InputError, match=text):
+            check_same_rows(tmp_path, run_facts(other.args, range(rows)))
+
+
+# --- signals ------------------------------------------------------------------------------------------------------
+
+
+class Send(TrainerCallback):
+    def __init__(self, number, step):
+        self.number, self.step = number, step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            signal.raise_signal(self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_after_a_checkpoint_that_goes_on_exactly(tokenizer, tmp_path, number):  # noqa: F811
+    whole = make_trainer(tokenizer, tmp_path / "whole")
+    whole.train()
+    stopped = make_trainer(tokenizer, tmp_path / "run", model=tiny_model())
+    stopped.add_callback(Send(number, step=3))
+    before = [signal.getsignal(number) for number in checkpointing.STOPS]
+    name = signal.Signals(number).name
+    with pytest.raises(InterruptedRun, match=rf"{name} after step 4 of 6\. .*--resume_from_checkpoint true") as caught:
+        stopped.train()
+    assert caught.value.signal == number
+    assert [signal.getsignal(number) for number in checkpointing.STOPS] == before
+    resumed = make_trainer(tokenizer, tmp_path / "run", model=tiny_model())
+    resumed.train(resume_from_checkpoint=str(find_checkpoint(tmp_path / "run", "true")))
+    for name, parameter in whole.model.named_parameters():
+        assert torch.equal(parameter, resumed.model.get_parameter(name)), name
+
+
+def test_a_second_signal_ends_the_run_at_once(tokenizer, tmp_path):  # noqa: F811
+    trainer = make_trainer(tokenizer, tmp_path)
+    trainer.add_callback(Send(signal.SIGINT, step=3))
+    trainer.add_callback(Send(signal.SIGINT, step=3))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert list(tmp_path.glob("checkpoint-*")) == []
