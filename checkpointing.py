@@ -157,6 +157,12 @@ class CheckpointingTrainer(Trainer):
             )
         return output
 
+    def _run_epoch(self, *args, **kwargs):
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True  # or a finished run, resumed, would take one step more
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def _get_output_dir(self, trial):
         folder = super()._get_output_dir(trial)
         return os.path.join(folder, ASIDE) if self._writes_aside else folder

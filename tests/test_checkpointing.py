@@ -212,6 +212,17 @@ def test_weights_and_history_are_those_of_the_run_that_was_never_interrupted(
     assert history(resumed) == history(whole)
 
 
+def test_a_finished_run_that_is_resumed_takes_no_further_step(tokenizer, tmp_path):  # noqa: F811
+    settings = SAVING | {"max_steps": 4, "lr_scheduler_type": "constant"}  # 4 steps end inside an epoch of 6
+    whole = make_trainer(tokenizer, tmp_path, **settings)
+    whole.train()
+    resumed = make_trainer(tokenizer, tmp_path, model=tiny_model(), **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert resumed.batches == [] and history(resumed) == history(whole)
+    for name, parameter in whole.model.named_parameters():
+        assert torch.equal(parameter, resumed.model.get_parameter(name)), name
+
+
 def test_alarms_that_were_given_are_not_given_again_after_a_resumption(tokenizer, tmp_path):  # noqa: F811
     class Alarmed(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
