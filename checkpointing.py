@@ -264,9 +264,9 @@ class CheckpointingTrainer(Trainer):
 
 
 def is_write_error(error: Exception) -> bool:
-    """Whether a full disk, or another trouble with it, is behind `error`: Python, safetensors and torch each say it in
-    their own way."""
-    return isinstance(error, (OSError, SafetensorError)) or "PytorchStreamWriter" in str(error)
+    """Whether a full disk, or another trouble with it, is behind `error`, which every library says in its own way."""
+    by_torch = ("PytorchStreamWriter", "inline_container", "iostream error")  # RuntimeErrors, as so much else
+    return isinstance(error, (OSError, SafetensorError)) or any(text in str(error) for text in by_torch)
 
 
 def accumulators_name(process_index: int) -> str:
