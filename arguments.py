@@ -65,8 +65,8 @@ class DataArguments:
     streaming: bool = field(
         default=False,
         metadata={
-            "help": "Read the text of train_file while training goes on and keep no rows on disk; needs max_steps, and "
-            "a file (shard) or more for each data worker."
+            "help": "Read the text of train_file while training goes on, and keep no rows on disk. Needs max_steps, "
+            "and a file (shard) or more for each data worker."
         },
     )
     validation_file: list[str] = field(default_factory=list, metadata={"help": "The same, for evaluation."})

@@ -16,7 +16,13 @@ from span_electra.conversion import BERT_SHAPED, from_electra, from_encoder, fro
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.options import first_line, read_settings
 from span_electra.streaming import TextStream
-from span_electra.tokenization.create_features import METADATA, cached_features, load_features, load_tokenizer, make_packer
+from span_electra.tokenization.create_features import (
+    METADATA,
+    cached_features,
+    load_features,
+    load_tokenizer,
+    make_packer,
+)
 from span_electra.tokenization.text import Corpus, InputError
 
 logger = logging.getLogger("span_electra")
@@ -202,8 +208,20 @@ def build_rows(
     eval_rows = None
     if data.validation_file:  # first, for it is the smaller: what is wrong with it shows before the long work
         eval_rows = load_rows(data.validation_file, data, tokenizer, data.validation_split)
-    train_rows = stream or load_rows(data.train_file, data, tokenizer, data.split)
-    if stream is None and eval_rows is None and data.validation_split_percentage and len(train_rows) > 1:
+    train_rows: datasets.Dataset | TextStream | None = stream
+    if stream is None:
+        train_rows, eval_rows = load_train_rows(data, tokenizer, eval_rows)
+    if data.max_eval_samples is not None and eval_rows is not None:
+        eval_rows = eval_rows.select(range(min(data.max_eval_samples, len(eval_rows))))
+    return train_rows, eval_rows
+
+
+def load_train_rows(
+    data: DataArguments, tokenizer: PreTrainedTokenizerBase, eval_rows: datasets.Dataset | None
+) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+    """The rows for training, and those for evaluation, which are kept back from them where there are none yet."""
+    train_rows = load_rows(data.train_file, data, tokenizer, data.split)
+    if eval_rows is None and data.validation_split_percentage and len(train_rows) > 1:
         # `train_test_split` would write its indices into the user's folder of features.
         order = np.random.default_rng(SPLIT_SEED).permutation(len(train_rows))
         held_back = max(1, round(len(train_rows) * data.validation_split_percentage / 100))
@@ -211,8 +229,6 @@ def build_rows(
         train_rows = train_rows.select(order[held_back:], keep_in_memory=True)
     if data.max_train_samples is not None:
         train_rows = train_rows.select(range(min(data.max_train_samples, len(train_rows))))
-    if data.max_eval_samples is not None and eval_rows is not None:
-        eval_rows = eval_rows.select(range(min(data.max_eval_samples, len(eval_rows))))
     return train_rows, eval_rows
 
 
@@ -233,7 +249,9 @@ def load_rows(
     )
 
 
-def build_stream(data: DataArguments, tokenizer: PreTrainedTokenizerBase, training: PretrainingArguments) -> TextStream:
+def build_stream(
+    data: DataArguments, tokenizer: PreTrainedTokenizerBase, training: PretrainingArguments
+) -> TextStream:
     """The rows for training, cut while it goes on."""
     if any(map(is_features, data.train_file)):
         raise InputError(f"{data.train_file[0]}: a folder of features, which lies on disk; leave out --streaming.")

@@ -414,7 +414,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="what ends a document, which no row crosses; in tables, blank_line means every row",
     )
     parser.add_argument(
-        "--short_seq_probability", type=float, default=SHORT_SEQ_PROBABILITY, help="share of rows that get a random length"
+        "--short_seq_probability",
+        type=float,
+        default=SHORT_SEQ_PROBABILITY,
+        help="share of rows that get a random length",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random lengths")
     parser.add_argument("--text_column", default="text", help="the column of JSON, CSV, Parquet or `datasets`")

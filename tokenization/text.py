@@ -165,9 +165,7 @@ class Corpus:
         return _split_documents(row_lines, self.documents)
 
 
-def load_named_dataset(
-    name: str, split: str, streaming: bool = False
-) -> datasets.Dataset | datasets.IterableDataset:
+def load_named_dataset(name: str, split: str, streaming: bool = False) -> datasets.Dataset | datasets.IterableDataset:
     """A split of the dataset that is called `name`, or `name:configuration`, on the Hub.
 
     Raises:
