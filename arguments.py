@@ -62,6 +62,13 @@ class DataArguments:
         default_factory=list,
         metadata={"help": "Text: files, folders, globs, `datasets` names. Or one folder that create_features wrote."},
     )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the text of train_file while training goes on, and keep no rows on disk. Needs max_steps, "
+            "and a file (shard) or more for each data worker."
+        },
+    )
     validation_file: list[str] = field(default_factory=list, metadata={"help": "The same, for evaluation."})
     validation_split_percentage: float = field(
         default=1.0,
@@ -164,6 +171,8 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
         )
     check_positive(data, "max_train_samples", "max_eval_samples", "preprocessing_num_workers")
     check_training(training)
+    if data.streaming:
+        check_streaming(data, training)
     if training.label_smoothing_factor:
         raise InputError(
             f"--label_smoothing_factor is {training.label_smoothing_factor}; the objectives have no smoothed form: "
@@ -172,3 +181,14 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
     check_source(model.model_name_or_path, training)
     if not training.learning_rate > 0:
         raise InputError(f"--learning_rate is {training.learning_rate}; it must be above 0 (ELECTRA-Small's is 5e-4).")
+
+
+def check_streaming(data: DataArguments, training: PretrainingArguments) -> None:
+    """Refuse what a stream has not: an end, and rows that can be counted."""
+    if training.max_steps < 1:
+        raise InputError("--streaming needs --max_steps: a stream has no end, so say how many steps to train.")
+    for name in ("eval_strategy", "save_strategy"):
+        if getattr(training, name) == "epoch":
+            raise InputError(f"--{name} is epoch; with --streaming it must be steps or no, for a stream has no end.")
+    if data.max_train_samples is not None:
+        raise InputError("--max_train_samples: does not go with --streaming; give fewer --max_steps.")

@@ -1,6 +1,7 @@
 """What a run is built from, checked before anything is written: tokenizer, model, rows."""
 
 import json
+import logging
 from importlib.resources import files
 from pathlib import Path
 
@@ -9,13 +10,22 @@ import numpy as np
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase
 
-from span_electra.arguments import DataArguments, ModelArguments
+from span_electra.arguments import DataArguments, ModelArguments, PretrainingArguments
 from span_electra.configuration_span_electra import SpanElectraConfig, split_data_settings
 from span_electra.conversion import BERT_SHAPED, from_electra, from_encoder, from_generator
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.options import first_line, read_settings
-from span_electra.tokenization.create_features import METADATA, cached_features, load_features, load_tokenizer
+from span_electra.streaming import TextStream
+from span_electra.tokenization.create_features import (
+    METADATA,
+    cached_features,
+    load_features,
+    load_tokenizer,
+    make_packer,
+)
 from span_electra.tokenization.text import Corpus, InputError
+
+logger = logging.getLogger("span_electra")
 
 MASK_RATIO, MAX_SEQ_LENGTH = 0.15, 128  # ELECTRA-Small's
 SPLIT_SEED = 0  # not the run's: runs with different seeds are evaluated on the same rows
@@ -184,19 +194,32 @@ def is_features(path: str) -> bool:
 
 
 def build_rows(
-    data: DataArguments, tokenizer: PreTrainedTokenizerBase
-) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+    data: DataArguments, tokenizer: PreTrainedTokenizerBase, training: PretrainingArguments
+) -> tuple[datasets.Dataset | TextStream, datasets.Dataset | None]:
     """The rows for training and for evaluation (None: no evaluation). All text is found before any is tokenized."""
+    stream = build_stream(data, tokenizer, training) if data.streaming else None
     for paths, split in ((data.train_file, data.split), (data.validation_file, data.validation_split)):
         if not paths:
             continue
         if any(map(is_features, paths)) and len(paths) > 1:
             raise InputError(f"{paths[0]}, {paths[1]}: a folder of features stands alone; give one, or only text.")
-        if not is_features(paths[0]):
+        if not is_features(paths[0]) and not (data.streaming and paths is data.train_file):
             Corpus(paths, data.documents, data.text_column, split).identity()
     eval_rows = None
     if data.validation_file:  # first, for it is the smaller: what is wrong with it shows before the long work
         eval_rows = load_rows(data.validation_file, data, tokenizer, data.validation_split)
+    train_rows: datasets.Dataset | TextStream | None = stream
+    if stream is None:
+        train_rows, eval_rows = load_train_rows(data, tokenizer, eval_rows)
+    if data.max_eval_samples is not None and eval_rows is not None:
+        eval_rows = eval_rows.select(range(min(data.max_eval_samples, len(eval_rows))))
+    return train_rows, eval_rows
+
+
+def load_train_rows(
+    data: DataArguments, tokenizer: PreTrainedTokenizerBase, eval_rows: datasets.Dataset | None
+) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+    """The rows for training, and those for evaluation, which are kept back from them where there are none yet."""
     train_rows = load_rows(data.train_file, data, tokenizer, data.split)
     if eval_rows is None and data.validation_split_percentage and len(train_rows) > 1:
         # `train_test_split` would write its indices into the user's folder of features.
@@ -206,8 +229,6 @@ def build_rows(
         train_rows = train_rows.select(order[held_back:], keep_in_memory=True)
     if data.max_train_samples is not None:
         train_rows = train_rows.select(range(min(data.max_train_samples, len(train_rows))))
-    if data.max_eval_samples is not None and eval_rows is not None:
-        eval_rows = eval_rows.select(range(min(data.max_eval_samples, len(eval_rows))))
     return train_rows, eval_rows
 
 
@@ -225,4 +246,23 @@ def load_rows(
         text_column=data.text_column,
         split=split,
         workers=data.preprocessing_num_workers,
+    )
+
+
+def build_stream(
+    data: DataArguments, tokenizer: PreTrainedTokenizerBase, training: PretrainingArguments
+) -> TextStream:
+    """The rows for training, cut while it goes on."""
+    if any(map(is_features, data.train_file)):
+        raise InputError(f"{data.train_file[0]}: a folder of features, which lies on disk; leave out --streaming.")
+    if not data.validation_file:
+        logger.info("No evaluation: a stream keeps no rows back. Give text of its own as --validation_file.")
+    return TextStream(
+        Corpus(data.train_file, data.documents, data.text_column, data.split, streaming=True),
+        make_packer(tokenizer, data.max_seq_length),
+        batch_size=training.train_batch_size,
+        seed=training.seed if training.data_seed is None else training.data_seed,
+        workers=training.dataloader_num_workers,
+        process_index=training.process_index,
+        num_processes=training.world_size,
     )

@@ -126,7 +126,8 @@ class DataCollatorForSpanMasking:
     def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
         """Return `input_ids`, `attention_mask` and `labels` (the original id where masked, else -100), all int64
         of shape (rows, longest row), and `sampling_keys`, int32 of shape (rows), by which the generator's samples
-        are as reproducible as the masks. Of each feature only `input_ids`, special tokens included, is read."""
+        are as reproducible as the masks. Of each feature only `input_ids`, special tokens included, is read, and
+        `epoch` where a row brings its own, as a stream's rows do: a batch of these may be of two epochs."""
         rows = [np.asarray(feature["input_ids"]) for feature in features]
         row_tokens = np.array([len(row) for row in rows])  # (B,)
         if not rows or not row_tokens.all():
@@ -139,7 +140,9 @@ class DataCollatorForSpanMasking:
                 f"input id {wrong} is not in the tokenizer's vocabulary (0 to {len(self.ordinary) - 1}): make the "
                 "features again with this tokenizer, or give the collator the one they were made with."
             )
-        keys = row_keys(input_ids, row_tokens, self.seed, int(self._epoch))
+        epoch = int(self._epoch)
+        epochs = np.array([feature.get("epoch", epoch) for feature in features], dtype=np.uint64)  # (B,)
+        keys = row_keys(input_ids, row_tokens, self.seed, epochs)
         corrupted, labels = self._mask(input_ids, row_tokens, keys)
 
         width = row_tokens.max()
@@ -311,19 +314,19 @@ def random_bits(keys: np.ndarray, purpose: int, counters: np.ndarray) -> np.ndar
     return mix64(mix64(keys + np.uint64(purpose)) + counters)
 
 
-def row_keys(input_ids: np.ndarray, row_tokens: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """One key per row, from which all its random numbers follow.
+def row_keys(input_ids: np.ndarray, row_tokens: np.ndarray, seed: int, epoch) -> np.ndarray:
+    """One key per row, (B,), from which all its random numbers follow. The epoch is one for all, or each row's, (B,).
 
     A row is addressed by its content rather than by its place in the dataset: the content stays the same after
     resharding, shuffling, streaming and resuming, and the collator sees nothing else. Equal rows get equal masks.
     """
     origin = mix64(np.array([seed % 2**64], dtype=np.uint64))
-    origin = mix64(origin + np.uint64(epoch))
+    origins = mix64(origin + np.asarray(epoch, dtype=np.uint64))  # (1,) or (B,)
     # A sum of ids times random odd weights (multilinear hashing): one multiplication per token.
     weights = mix64(np.arange(1, row_tokens.max() + 1, dtype=np.uint64)) | np.uint64(1)
     weights = np.concatenate([weights[:n] for n in row_tokens])
     content = np.add.reduceat((input_ids + 1).view(np.uint64) * weights, np.cumsum(row_tokens) - row_tokens)
-    return mix64(mix64(content) + origin)
+    return mix64(mix64(content) + origins)
 
 
 # --- spans -----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from transformers.trainer_utils import has_length
 
 from span_electra.metrics import LOSSES
 from span_electra.publishing import card_metadata
@@ -49,7 +50,8 @@ def describe(trainer, max_seq_length: int) -> None:
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size * max(1, args.n_gpu)
     logger.info(f"up to {rows * max_seq_length:,} tokens in a step ({rows} rows of {max_seq_length})")
     evaluated = "none" if trainer.eval_dataset is None else f"{len(trainer.eval_dataset):,}"
-    logger.info(f"{len(trainer.train_dataset):,} rows to train on, {evaluated} to evaluate on")
+    trained = f"{len(trainer.train_dataset):,} rows" if has_length(trainer.train_dataset) else "a stream"
+    logger.info(f"{trained} to train on, {evaluated} to evaluate on")
 
 
 def write_report(output_dir: str, settings: dict, history: list[dict], **metadata) -> str:

@@ -20,6 +20,7 @@ from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.publishing import PublishingError, prepare_repository
 from span_electra.reporting import describe, model_card, write_report
 from span_electra.run_folder import check_run_folder, check_same_rows, check_shape, start_run
+from span_electra.streaming import check_stream
 from span_electra.tokenization.text import InputError
 from span_electra.trainer import NonFiniteLossError, SpanElectraTrainer
 
@@ -49,8 +50,9 @@ def run(arguments: Sequence[str]) -> None:
         described = {**asdict(model_arguments), **asdict(data_arguments)}
         prepare_repository(training_arguments, model_card(described, history=[]))
     with training_arguments.main_process_first(desc="tokenization"):
-        train_rows, eval_rows = build_rows(data_arguments, tokenizer)
+        train_rows, eval_rows = build_rows(data_arguments, tokenizer, training_arguments)
     if checkpoint is not None:
+        check_stream(checkpoint, train_rows)
         check_same_rows(checkpoint, run_facts(training_arguments, train_rows))
     settings = {**asdict(model_arguments), **asdict(data_arguments), **training_arguments.to_dict()}
     with training_arguments.main_process_first(desc="the run's folder"):

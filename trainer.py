@@ -4,6 +4,7 @@ counted on the device, an alarm for each way of learning nothing, and a report w
 from contextlib import contextmanager
 
 import torch
+import transformers
 from transformers import TrainerCallback
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.trainer_callback import ExportableState
@@ -14,6 +15,7 @@ from span_electra.metrics import LOSSES, PretrainingMetrics, token_counts
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.publishing import PublishingError, is_from_the_hub, one_line
 from span_electra.reporting import write_report
+from span_electra.streaming import StreamingTrainer, TextStream
 
 logger = logging.get_logger(__name__)
 
@@ -27,7 +29,7 @@ class NonFiniteLossError(ArithmeticError):
     """The loss or the gradient is infinite or not a number; raised before either reaches a checkpoint."""
 
 
-class SpanElectraTrainer(CheckpointingTrainer):
+class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
     """
     Trains a `SpanElectraForPreTraining`.
 
@@ -57,6 +59,17 @@ class SpanElectraTrainer(CheckpointingTrainer):
         self.add_callback(EpochMasks(data_collator))
         self.add_callback(LearningMonitor())
         self.add_callback(WholeUploads(self))
+
+    # --- training -------------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        if not isinstance(self.train_dataset, TextStream):
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        if resume_from_checkpoint is not None:
+            self.train_dataset.load(resume_from_checkpoint)
+        # The Trainer reads again what a resumed run has seen, to skip it; the stream starts where that ends.
+        with replaced_attribute(transformers.trainer, "skip_first_batches", lambda dataloader, _: dataloader):
+            return super().train(resume_from_checkpoint, *args, **kwargs)
 
     # --- the loss -------------------------------------------------------------------------------------------------
     # An update averages over the tokens of all its batches, on all processes: however its rows are divided, the

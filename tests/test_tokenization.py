@@ -98,8 +98,8 @@ def test_long_text_comes_in_bounded_blocks_and_nothing_is_lost(tmp_path, monkeyp
 
 
 def test_a_dataset_name_is_loaded_with_its_configuration_and_split(monkeypatch):
-    def load_dataset(name, configuration, split):
-        assert (name, configuration, split) == ("wikitext", "wikitext-2-raw-v1", "validation")
+    def load_dataset(name, configuration, split, streaming):
+        assert (name, configuration, split, streaming) == ("wikitext", "wikitext-2-raw-v1", "validation", False)
         return datasets.Dataset.from_dict({"text": ["a", "", "b"]})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 METADATA = "features.json"
 FEATURE_FILES = (METADATA, "data-*-of-*.arrow", "dataset_info.json", "state.json", "cache-*.arrow")
 FORMAT = 1  # raise it when the same settings give other rows than before
+SHORT_SEQ_PROBABILITY = 0.05  # of rows with a random length
 FEWEST_TOKENS = 10  # the longest span
 FEWEST_TOKENS_IN_ROW = 3  # a span of one token and its two boundaries
 NO_LIMIT = 10**6  # a tokenizer's `model_max_length` above this means that it has none
@@ -47,7 +48,7 @@ def create_features(
     *,
     max_seq_length: int = 128,
     documents: str = "blank_line",
-    short_seq_probability: float = 0.05,
+    short_seq_probability: float = SHORT_SEQ_PROBABILITY,
     seed: int = 0,
     text_column: str = "text",
     split: str = "train",
@@ -75,7 +76,7 @@ def create_features(
         "text_column": text_column,
         "split": split,
     }
-    packer = _make_packer(tokenizer, max_seq_length, short_seq_probability, seed)
+    packer = make_packer(tokenizer, max_seq_length, short_seq_probability, seed)
     if workers < 1:
         raise InputError(f"workers={workers} must be at least 1.")
     output_dir = Path(output_dir)
@@ -192,6 +193,10 @@ class Packer:
 
     def __call__(self, blocks: pa.Table, indices: list[int]) -> pa.Table:
         text, document_lines = blocks["text"][0].as_py(), blocks["document_lines"][0].values.to_numpy()
+        return pa.table({"input_ids": self.pack(text, document_lines, indices[0])})
+
+    def pack(self, text: str, document_lines: Sequence[int], number: int) -> pa.ListArray:
+        """The rows of a `Block` of text, which is the `number`-th of its corpus or shard."""
         # "[MASK]" in the text is seven characters, not an instruction. Set here: the setting is lost in
         # pickling.
         self.backend.encode_special_tokens = True
@@ -206,9 +211,9 @@ class Packer:
         document_ends = line_ends[np.cumsum(document_lines)]
         capacity = self.max_seq_length - len(self.prefix) - len(self.suffix)
         # Addressed by seed and block: the lengths do not depend on the process that happens to draw them.
-        generator = random.Random(f"{self.seed}-{indices[0]}")
+        generator = random.Random(f"{self.seed}-{number}")
         row_ends = cut_rows(document_ends.tolist(), capacity, self.short_seq_probability, generator)
-        return pa.table({"input_ids": add_special_tokens(tokens, row_ends, self.prefix, self.suffix)})
+        return add_special_tokens(tokens, row_ends, self.prefix, self.suffix)
 
 
 def cut_rows(document_ends: list[int], capacity: int, short_probability: float, generator: random.Random) -> list[int]:
@@ -248,9 +253,17 @@ def add_special_tokens(tokens: np.ndarray, row_ends: list[int], prefix: list[int
     return pa.ListArray.from_arrays(pa.array(offsets, type=pa.int32()), pa.array(values))
 
 
-def _make_packer(
-    tokenizer: PreTrainedTokenizerBase, max_seq_length: int, short_probability: float, seed: int
+def make_packer(
+    tokenizer: PreTrainedTokenizerBase,
+    max_seq_length: int,
+    short_probability: float = SHORT_SEQ_PROBABILITY,
+    seed: int = 0,
 ) -> Packer:
+    """What cuts text into rows, as `create_features` does with these settings.
+
+    Raises:
+        InputError: for settings or a tokenizer that cannot be used.
+    """
     if not 0 <= short_probability <= 1:
         raise InputError(f"short_seq_probability={short_probability} is not between 0 and 1.")
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # ours to change
@@ -401,7 +414,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="what ends a document, which no row crosses; in tables, blank_line means every row",
     )
     parser.add_argument(
-        "--short_seq_probability", type=float, default=0.05, help="share of rows that get a random length"
+        "--short_seq_probability",
+        type=float,
+        default=SHORT_SEQ_PROBABILITY,
+        help="share of rows that get a random length",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random lengths")
     parser.add_argument("--text_column", default="text", help="the column of JSON, CSV, Parquet or `datasets`")

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import datasets
 import pyarrow as pa
@@ -35,6 +35,7 @@ BLOCK_SIZE = 1 << 20  # characters: the unit that is handed to a worker
 READ_SIZE = 1 << 20  # bytes
 COMPRESSED_READ_SIZE = 1 << 14  # bytes; small, because what comes out can be thousands of times larger
 LONGEST_LINE = 10 << 20  # bytes
+Source: TypeAlias = Path | datasets.Dataset | datasets.IterableDataset
 DATASET_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
@@ -69,6 +70,8 @@ class Corpus:
             or `line`.
         text_column: the column of JSON lines, CSV, Parquet and `datasets` that holds the text.
         split: the split of a `datasets` name, which is written `name` or `name:configuration`.
+        streaming: read a `datasets` name from where it lies, a source for each of its shards, instead of
+            fetching all of it first.
 
     Raises:
         InputError: when a path, or (while `blocks` reads) its content, is not text that can be used.
@@ -78,6 +81,7 @@ class Corpus:
     documents: str = "blank_line"
     text_column: str = "text"
     split: str = "train"
+    streaming: bool = False
 
     def __post_init__(self) -> None:
         if self.documents not in DOCUMENT_RULES:
@@ -88,8 +92,8 @@ class Corpus:
             raise InputError("no input: give at least one file, folder, glob or `datasets` name.")
 
     @cached_property
-    def sources(self) -> list[Path | datasets.Dataset]:
-        """The files in reading order; a loaded `Dataset` in the place of its name."""
+    def sources(self) -> list[Source]:
+        """The files in reading order; a loaded `Dataset`, or a stream's shards, in the place of its name."""
         return [source for path in self.paths for source in self._resolve(str(path))]
 
     def identity(self) -> list[dict[str, Any]]:
@@ -106,12 +110,16 @@ class Corpus:
             names = ", ".join(str(path) for path in self.paths)
             raise InputError(f"{names}: empty, there is no text to read. Give files that hold text.")
 
+    def source_blocks(self, source: Source) -> Iterator[Block]:
+        """The text of one of `sources`; none if it is empty."""
+        return _group(self._documents(source))
+
     def lines(self) -> Iterator[list[str]]:
         """All the text as batches of lines."""
         for block in self.blocks():
             yield block.text.split("\n")
 
-    def _resolve(self, path: str) -> list[Path | datasets.Dataset]:
+    def _resolve(self, path: str) -> list[Source]:
         found = Path(path).expanduser()
         if found.is_dir():
             return [*_files_in(found)]
@@ -129,9 +137,13 @@ class Corpus:
             raise InputNotFoundError(
                 f"{path}: no such file or folder. Give a file, a folder, a glob or a `datasets` name."
             )
-        dataset = load_named_dataset(path, self.split)
-        _check_column(path, self.text_column, dataset.column_names)
-        return [dataset]
+        dataset = load_named_dataset(path, self.split, self.streaming)
+        if isinstance(dataset, datasets.Dataset):
+            _check_column(path, self.text_column, dataset.column_names)
+            return [dataset]
+        # A stream may know its columns only from its first row.
+        _check_column(path, self.text_column, dataset.column_names or next(iter(dataset), {}))
+        return [dataset.shard(dataset.num_shards, index) for index in range(dataset.num_shards)]
 
     def _all_documents(self) -> Iterator[Document]:
         for source in self.sources:
@@ -142,7 +154,7 @@ class Corpus:
             if is_empty:
                 logger.warning("%s is empty.", source)
 
-    def _documents(self, source: Path | datasets.Dataset) -> Iterator[Document]:
+    def _documents(self, source: Source) -> Iterator[Document]:
         if isinstance(source, Path) and _file_format(source) == "text":
             lines = (text.split("\n") for _, text in _read_text(source))
             return _split_documents(lines, self.documents)
@@ -153,7 +165,7 @@ class Corpus:
         return _split_documents(row_lines, self.documents)
 
 
-def load_named_dataset(name: str, split: str) -> datasets.Dataset:
+def load_named_dataset(name: str, split: str, streaming: bool = False) -> datasets.Dataset | datasets.IterableDataset:
     """A split of the dataset that is called `name`, or `name:configuration`, on the Hub.
 
     Raises:
@@ -161,7 +173,7 @@ def load_named_dataset(name: str, split: str) -> datasets.Dataset:
     """
     dataset_name, _, configuration = name.partition(":")
     try:
-        return datasets.load_dataset(dataset_name, configuration or None, split=split)
+        return datasets.load_dataset(dataset_name, configuration or None, split=split, streaming=streaming)
     except Exception as error:  # every kind of failure to reach or to read a dataset has its own class
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputNotFoundError(
@@ -170,7 +182,7 @@ def load_named_dataset(name: str, split: str) -> datasets.Dataset:
         ) from error
 
 
-def _identity(source: Path | datasets.Dataset) -> dict[str, Any]:
+def _identity(source: Source) -> dict[str, Any]:
     if isinstance(source, Path):
         stat = source.stat()
         return {"file": str(source.resolve()), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
@@ -292,10 +304,10 @@ def _decode(path: Path, line_number: int, data: bytes) -> str:
         ) from error
 
 
-def _read_rows(source: Path | datasets.Dataset, column: str) -> Iterator[str]:
+def _read_rows(source: Source, column: str) -> Iterator[str]:
     """The text column of a table, row by row."""
     rows: Iterator[tuple[str, Any]]
-    if isinstance(source, datasets.Dataset):
+    if not isinstance(source, Path):
         batches = source.select_columns([column]).with_format(None).iter(batch_size=1000)
         rows = ((str(source.info.dataset_name), value) for batch in batches for value in batch[column])
     else:

@@ -1,0 +1,164 @@
+"""What a stream takes: memory over tokens, twice killed and resumed, and the seconds until a resumed run has a batch.
+
+    python benchmarks/streaming.py --train_file corpus/ --tokenizer my_tokenizer --output_dir stream_figures
+
+A run of `run_pretraining --streaming` with a tiny model is watched from outside: the memory is that of all its
+processes, a page that several share counted once (PSS). Linux only. A second run of the same seed is killed twice,
+resumed, and has to end with the same weights. Writes `memory.json` and `memory.png`.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import psutil
+from matplotlib.figure import Figure
+from torch.utils.data import DataLoader
+
+from span_electra.data_collator import DataCollatorForSpanMasking
+from span_electra.streaming import POSITION, TextStream, collate_with_position
+from span_electra.tokenization.create_features import load_tokenizer, make_packer
+from span_electra.tokenization.text import Corpus
+
+ROWS, LENGTH = 32, 128
+MODEL = {"embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+MODEL |= {"intermediate_size": 64, "generator_hidden_size": 16, "generator_num_attention_heads": 1}
+LOG_STEPS = 20
+KILLED_AT = (0.3, 0.6)  # of the run
+
+
+def command(options: argparse.Namespace, folder: Path, steps: int) -> list[str]:
+    config = folder.parent / "model.json"
+    config.write_text(json.dumps(MODEL))
+    settings = {"config": config, "tokenizer": options.tokenizer, "output_dir": folder, "streaming": True}
+    settings |= {"max_steps": steps, "max_seq_length": LENGTH, "per_device_train_batch_size": ROWS, "use_cpu": True}
+    settings |= {"dataloader_num_workers": options.workers, "logging_steps": LOG_STEPS, "save_steps": steps // 10}
+    settings |= {"save_total_limit": 2, "disable_tqdm": True, "report_to": "none"}
+    words = [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
+    return [sys.executable, "-m", "span_electra.run_pretraining", *words, "--train_file", *options.train_file]
+
+
+def memory(process: psutil.Process) -> int:
+    """Bytes of a process and all below it."""
+    total = 0
+    for member in [process, *process.children(recursive=True)]:
+        try:
+            total += member.memory_full_info().pss
+        except psutil.Error:  # it has just ended
+            continue
+    return total
+
+
+def watch(command: list[str], first_step: int, kill_at: int | None = None) -> tuple[int, list[tuple[int, int]]]:
+    """Run `command`; return the last step it has logged, and (tokens, bytes) at every log. Kill it at a step."""
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process, step, samples = psutil.Process(child.pid), first_step, []
+    for line in child.stdout:
+        if "'grad_norm'" not in line:
+            continue
+        step += LOG_STEPS
+        samples.append((step * ROWS * LENGTH, memory(process)))
+        if kill_at is not None and step >= kill_at:
+            for member in [*process.children(recursive=True), process]:
+                member.kill()
+            break
+    if child.wait() and kill_at is None:
+        raise SystemExit(f"The run ended with status {child.returncode}; its message is above.")
+    return step, samples
+
+
+def bench_memory(options: argparse.Namespace, folder: Path) -> dict:
+    """Memory over tokens of a run that is left alone, and of one that is killed and resumed twice."""
+    steps = options.tokens // (ROWS * LENGTH) // LOG_STEPS * LOG_STEPS
+    whole, parts = folder / "whole", folder / "parts"
+    result = {"uninterrupted": watch(command(options, whole, steps), 0)[1]}
+    begin, resume = 0, []
+    for number, kill_at in enumerate([*(round(share * steps) for share in KILLED_AT), None]):
+        _, result[f"part {number + 1}"] = watch(command(options, parts, steps) + resume, begin, kill_at)
+        begin = max(int(path.name.split("-")[1]) for path in parts.glob("checkpoint-*"))
+        resume = ["--resume_from_checkpoint", "true"]
+    weights = [(run / "model.safetensors").read_bytes() for run in (whole, parts)]
+    return {"same weights": weights[0] == weights[1], "samples": result}
+
+
+def bench_resume(options: argparse.Namespace, counts: tuple[int, ...] = (100, 400, 1600)) -> list[dict]:
+    """Seconds from a new stream to its next batch, after so many: from the saved position, and by reading again."""
+    tokenizer = load_tokenizer(options.tokenizer)
+
+    def new_stream() -> TextStream:
+        packer = make_packer(tokenizer, LENGTH)
+        return TextStream(Corpus(options.train_file, streaming=True), packer, batch_size=ROWS, workers=1)
+
+    def loader(stream: TextStream) -> DataLoader:
+        collate = partial(collate_with_position, DataCollatorForSpanMasking(tokenizer))
+        return DataLoader(stream, batch_size=None, collate_fn=collate, num_workers=1)
+
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for count in counts:
+            stream, begin = new_stream(), time.perf_counter()
+            iterator = iter(loader(stream))
+            for batch in itertools.islice(iterator, count):
+                stream.passed(batch[POSITION])
+            expected, reread = next(iterator), time.perf_counter() - begin
+            stream.save(folder)
+            stream, begin = new_stream(), time.perf_counter()
+            stream.load(folder)
+            batch, resumed = next(iter(loader(stream))), time.perf_counter() - begin
+            same = bool((batch["input_ids"] == expected["input_ids"]).all())
+            results.append({"batches": count, "position": resumed, "reading again": reread, "same": same})
+    return results
+
+
+def at_tokens(samples: list, tokens: int) -> int:
+    """The memory at the sample nearest to so many tokens."""
+    return min(samples, key=lambda sample: abs(sample[0] - tokens))[1]
+
+
+def plot(samples: dict[str, list], path: Path) -> None:
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, values in samples.items():
+        style = {"linewidth": 2.5, "alpha": 0.5} if name == "uninterrupted" else {"linewidth": 1.2}
+        axes.plot([tokens / 1e6 for tokens, _ in values], [size / 2**20 for _, size in values], label=name, **style)
+    axes.set(xlabel="million tokens", ylabel="MiB, all processes", ylim=(0, None))
+    axes.set_title("Memory of a streaming run, and of one killed and resumed twice")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--train_file", nargs="+", required=True)
+    parser.add_argument("--tokenizer", required=True)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--tokens", type=int, default=10_000_000)
+    parser.add_argument("--workers", type=int, default=1)
+    options = parser.parse_args()
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    resumes = bench_resume(options)
+    for row in resumes:
+        same = "the same batch" if row["same"] else "ANOTHER BATCH"
+        seconds = f"{row['position']:.1f} s by the position, {row['reading again']:.1f} s by reading again"
+        print(f"resumed after {row['batches']} batches: {seconds}, {same}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        result = bench_memory(options, Path(folder))
+    whole, early_tokens = result["samples"]["uninterrupted"], options.tokens // 10
+    early, late = at_tokens(whole, early_tokens), at_tokens(whole, options.tokens)
+    print(f"after {early_tokens:,} tokens {early / 2**20:.0f} MiB, after {options.tokens:,} {late / 2**20:.0f} MiB")
+    print(f"a change of {late / early - 1:+.1%}")
+    print("resumed twice: the same weights" if result["same weights"] else "resumed twice: OTHER WEIGHTS")
+    (options.output_dir / "memory.json").write_text(json.dumps({**result, "resumes": resumes}) + "\n")
+    plot(result["samples"], options.output_dir / "memory.png")
+
+
+if __name__ == "__main__":
+    main()
