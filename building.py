@@ -197,19 +197,18 @@ def build_rows(
     data: DataArguments, tokenizer: PreTrainedTokenizerBase, training: PretrainingArguments
 ) -> tuple[datasets.Dataset | TextStream, datasets.Dataset | None]:
     """The rows for training and for evaluation (None: no evaluation). All text is found before any is tokenized."""
-    stream = build_stream(data, tokenizer, training) if data.streaming else None
     for paths, split in ((data.train_file, data.split), (data.validation_file, data.validation_split)):
-        if not paths:
-            continue
         if any(map(is_features, paths)) and len(paths) > 1:
             raise InputError(f"{paths[0]}, {paths[1]}: a folder of features stands alone; give one, or only text.")
-        if not is_features(paths[0]) and not (data.streaming and paths is data.train_file):
+        if paths and not is_features(paths[0]) and not (data.streaming and paths is data.train_file):
             Corpus(paths, data.documents, data.text_column, split).identity()
+    train_rows: datasets.Dataset | TextStream | None = None
+    if data.streaming:
+        train_rows = build_stream(data, tokenizer, training)
     eval_rows = None
     if data.validation_file:  # first, for it is the smaller: what is wrong with it shows before the long work
         eval_rows = load_rows(data.validation_file, data, tokenizer, data.validation_split)
-    train_rows: datasets.Dataset | TextStream | None = stream
-    if stream is None:
+    if train_rows is None:
         train_rows, eval_rows = load_train_rows(data, tokenizer, eval_rows)
     if data.max_eval_samples is not None and eval_rows is not None:
         eval_rows = eval_rows.select(range(min(data.max_eval_samples, len(eval_rows))))

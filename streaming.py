@@ -244,6 +244,7 @@ class StreamingTrainer(Trainer):
         stream, args = self.train_dataset, self.args
         if not isinstance(stream, TextStream):
             return super().get_train_dataloader()
+        stream.round = []  # the readers to come start where a round was whole
         # Not prepared by Accelerate, which would read everything in one process: every process reads its own share.
         return DataLoader(
             stream,
@@ -252,7 +253,6 @@ class StreamingTrainer(Trainer):
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             prefetch_factor=args.dataloader_prefetch_factor,
-            multiprocessing_context=args.dataloader_multiprocessing_context,
         )
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):

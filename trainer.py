@@ -8,6 +8,7 @@ import transformers
 from transformers import TrainerCallback
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from span_electra.checkpointing import CheckpointingTrainer
@@ -65,7 +66,9 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         if not isinstance(self.train_dataset, TextStream):
             return super().train(resume_from_checkpoint, *args, **kwargs)
-        if resume_from_checkpoint is not None:
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
+        if resume_from_checkpoint:
             self.train_dataset.load(resume_from_checkpoint)
         # The Trainer reads again what a resumed run has seen, to skip it; the stream starts where that ends.
         with replaced_attribute(transformers.trainer, "skip_first_batches", lambda dataloader, _: dataloader):

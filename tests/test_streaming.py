@@ -3,7 +3,11 @@
 import gzip
 import itertools
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 
 import datasets
 import pyarrow as pa
@@ -234,6 +238,28 @@ def test_a_streaming_run_resumed_twice_ends_as_the_uninterrupted_one(home, tmp_p
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts")]
     assert weights[0] == weights[1]
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+
+
+@pytest.mark.slow
+def test_two_processes_with_two_workers_each_go_on_where_they_stood(home, tmp_path):
+    options = arguments(home, tmp_path / "run", dataloader_num_workers=2, logging_steps=1)
+    # On a CPU `accelerate launch` starts several processes only through MPI.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launch += ["--module", "span_electra.run_pretraining", *options]
+    results = []
+    for more in ([], ["--resume_from_checkpoint", "true"]):
+        done = subprocess.run(
+            launch + more, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        results.append(((tmp_path / "run/model.safetensors").read_bytes(), losses(tmp_path / "run")))
+        for step in (15, 20):
+            shutil.rmtree(tmp_path / f"run/checkpoint-{step}")
+        assert {path.name for path in (tmp_path / "run/checkpoint-10").glob("stream-*")} == {
+            "stream-0.json",
+            "stream-1.json",
+        }
+    assert results[0] == results[1]
 
 
 def test_a_streaming_run_is_evaluated_on_text_of_its_own(home, tmp_path, capsys, caplog):
