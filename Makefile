@@ -5,13 +5,15 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 # Transformers' own test files, which only its source distribution has.
 CONTRACT := $(VENV)/transformers-tests
+CLIENTS := .venv-clients/ready
 RUN := runs/demo
 
-.PHONY: help demo test check contract format lint types clean
+.PHONY: help demo test test-clients check contract format lint types clean
 help:
 	@echo "make demo     set up, then tokenizer, features, pretraining and a first use, on 12 MB of speeches"
 	@echo "make test     set up, then every test"
 	@echo "make check    format, lint, types and the fast tests"
+	@echo "make test-clients  docs/clients.md's code, in an environment of its own"
 	@echo "make contract transformers' own tests for models, on every class"
 	@echo "make format   rewrite the files as the formatter wants them"
 	@echo "make clean    remove the environment and what the demo wrote"
@@ -49,6 +51,16 @@ demo: $(READY)
 test: $(READY) $(CONTRACT)
 	TRANSFORMERS_TESTS=$(abspath $(CONTRACT)) $(BIN)/python -m pytest tests
 
+# Other libraries must not disturb the environment of the rest, nor it theirs.
+test-clients: $(CLIENTS)
+	.venv-clients/bin/python -m pytest tests/clients
+
+$(CLIENTS): setup.py pyproject.toml
+	test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
+	$(if $(TORCH),.venv-clients/bin/pip install --quiet $(TORCH))
+	.venv-clients/bin/pip install --quiet --editable ".[clients]"
+	touch $@
+
 contract: $(CONTRACT)
 	TRANSFORMERS_TESTS=$(abspath $(CONTRACT)) $(BIN)/python -m pytest tests/contract
 
@@ -69,4 +81,4 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) runs *.egg-info build dist
+	rm -rf $(VENV) .venv-clients runs *.egg-info build dist

@@ -60,6 +60,17 @@ setup(
             "parameterized",
             "tensorboard",
         ],
+        # What docs/clients.md shows; a build of torch without CUDA goes in first, as for the others.
+        "clients": [
+            "pytest>=8",
+            "sentence-transformers>=5.2",
+            "setfit>=1.1",
+            "peft>=0.18",
+            "torchao>=0.15",
+            "onnx",
+            "onnxscript",
+            "onnxruntime",
+        ],
         "check": ["ruff>=0.8", "mypy>=1.13", "types-PyYAML"],
     },
     classifiers=[

@@ -71,7 +71,8 @@ def start(home: Path, folder: Path, combination: dict, resume: bool) -> subproce
 
 def finish(process: subprocess.Popen, folder: Path) -> None:
     if process.wait() != 0:
-        sys.exit(f"A run ended with status {process.returncode}: see {folder.with_suffix('.log')}.")
+        log = folder.with_suffix(".log").read_text(errors="replace")
+        sys.exit(f"{log[-4000:]}\nA run, {folder.name}, ended with status {process.returncode}; its log stands above.")
 
 
 def kill(process: subprocess.Popen, folder: Path, moment: str, seconds: float, chance: random.Random) -> bool:

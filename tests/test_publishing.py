@@ -288,7 +288,7 @@ def test_checkpoints_logs_and_pickles_stay_at_home_by_whatever_client(hub, finis
 
 def test_checkpoints_are_published_where_the_strategy_asks_for_them(tmp_path):
     start_run(str(tmp_path), {"hub_strategy": "all_checkpoints"}, resumes=False)
-    assert (tmp_path / ".gitignore").read_text() == "runs/\ntraining_args.bin\n"
+    assert (tmp_path / ".gitignore").read_text() == ".unfinished/\nruns/\ntraining_args.bin\n"
 
 
 @pytest.mark.slow

@@ -1,0 +1,175 @@
+"""The code blocks of docs/clients.md, run as they stand, on a checkpoint that is trained here."""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
+
+from span_electra import (
+    SpanElectraConfig,
+    SpanElectraForPreTraining,
+    SpanElectraForQuestionAnswering,
+    SpanElectraForSequenceClassification,
+    SpanElectraForTokenClassification,
+)
+from span_electra.data_collator import DataCollatorForSpanMasking
+from span_electra.export import export
+
+# Warnings are errors elsewhere; these are the other libraries' among themselves.
+pytestmark = pytest.mark.filterwarnings("default")
+PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
+SPECIAL = ["[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]"]
+WORDS = [*SPECIAL, "a", "an", "the", "small", "old", "longer", "encoder", "house", "text", "by", "what", "is"]
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    """A folder with all that the page takes for granted."""
+    home = tmp_path_factory.mktemp("home")
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 1), ("[CLS]", 0))
+    names = {f"{token.strip('[]').lower()}_token": token for token in SPECIAL}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, **names)
+    torch.manual_seed(0)
+    config = SpanElectraConfig(
+        vocab_size=len(WORDS),
+        embedding_size=32,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=128,
+        max_position_embeddings=64,
+        pad_token_id=2,
+        initializer_range=0.1,
+    )
+    model = SpanElectraForPreTraining(config)
+    collator = DataCollatorForSpanMasking(tokenizer)
+    rows = [{"input_ids": tokenizer(text)["input_ids"]} for text in ("the old house", "a longer text by an encoder")]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for epoch in range(20):
+        collator.set_epoch(epoch)
+        model(**collator(rows)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(home / "my_model")
+    heads = {
+        "my_classifier": SpanElectraForSequenceClassification,
+        "my_tagger": SpanElectraForTokenClassification,
+        "my_reader": SpanElectraForQuestionAnswering,
+    }
+    for name, head in heads.items():
+        head.from_pretrained(home / "my_model").save_pretrained(home / name)
+    for name in ("my_model", *heads):
+        tokenizer.save_pretrained(home / name)
+    export(home / "my_model", home / "my_stock_model")
+    return home
+
+
+@pytest.fixture
+def run(home, monkeypatch):
+    """Run the Python block under a heading of the page, and return its variables."""
+
+    def run_block(heading):
+        section = PAGE.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+        (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+        monkeypatch.chdir(home)
+        variables: dict = {}
+        exec(compile(code, f"{PAGE.name}, {heading}", "exec"), variables)
+        return variables
+
+    return run_block
+
+
+def hidden_states(folder, texts):
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        return model(**tokenizer(texts, return_tensors="pt", padding=True)).last_hidden_state
+
+
+def test_every_block_of_the_page_is_run_here():
+    headings = re.findall(r"^## (.*)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    tested = re.findall(r'run\("(.*?)"\)', Path(__file__).read_text(encoding="utf-8"))
+    assert sorted(headings) == sorted(tested)
+
+
+def test_pipelines(run, home):
+    found = run("Pipelines")
+    expected = hidden_states(home / "my_model", ["a small encoder"])
+    torch.testing.assert_close(found["vectors"], expected, rtol=1e-5, atol=1e-6)
+    assert len(found["guesses"]) == 5 and sum(guess["score"] for guess in found["guesses"]) <= 1
+    assert found["label"] in ("LABEL_0", "LABEL_1")
+    assert [entity["word"] for entity in found["entities"]] == ["a", "small", "encoder"]
+
+
+def test_answers_without_a_pipeline(run):
+    found = run("Answers without a pipeline")
+    words = found["answer"].split()
+    assert words and found["answer"] in found["context"]
+    scores = found["scores"]
+    assert scores.max() == max(
+        found["output"].start_logits[0, i] + found["output"].end_logits[0, j]
+        for i in range(len(scores))
+        for j in range(i, len(scores))
+        if found["in_context"][i] and found["in_context"][j]
+    )
+
+
+def test_sentence_transformers(run, home):
+    found = run("Sentence Transformers")
+    losses = [entry["train_loss"] for entry in found["trainer"].state.log_history if "train_loss" in entry]
+    print("sentence-transformers: mean loss", losses)
+    embeddings = found["embeddings"]
+    assert embeddings.shape == (2, 64)
+    again = found["model"].encode(["a small encoder", "the old house"])
+    np.testing.assert_allclose(embeddings, again, rtol=1e-5, atol=1e-6)
+    anchors = found["model"].encode(["an encoder", "a house"])
+    similarity = np.asarray(found["model"].similarity(embeddings, anchors))
+    assert (similarity.argmax(axis=1) == [0, 1]).all()  # trained: each finds its own
+
+
+def test_setfit(run):
+    assert run("SetFit")["predictions"].tolist() == [0, 1]
+
+
+def test_peft(run):
+    found = run("LoRA by PEFT")
+    batch, lora, merged = found["batch"], found["lora"], found["merged"]
+    original = AutoModelForSequenceClassification.from_pretrained("my_classifier").eval()
+    with torch.no_grad():
+        trained, loaded, before = (model(**batch).logits for model in (lora, merged, original))
+    torch.testing.assert_close(loaded, trained, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(before, trained, atol=1e-2)
+    changed = {name for name, p in merged.named_parameters() if not torch.equal(p, original.get_parameter(name))}
+    assert changed and all(re.search(r"(query|value)\.weight|classifier", name) for name in changed)
+    assert trained.argmax(-1).tolist() == [0, 1]
+
+
+def test_onnx(run):
+    found = run("ONNX")
+    with torch.no_grad():
+        expected = found["model"](**found["other"]).last_hidden_state
+    largest = np.abs(found["hidden"] - expected.numpy()).max()
+    print(f"ONNX: largest difference {largest:.1e}")
+    assert largest < 1e-4
+
+
+def test_torch_export(run):
+    found = run("torch.export")
+    with torch.no_grad():
+        expected = found["model"](**found["other"]).last_hidden_state
+    torch.testing.assert_close(found["hidden"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_torchao(run, home):
+    found = run("8 bits by torchao")
+    similarity = torch.nn.functional.cosine_similarity(found["exact"], found["quantized"], dim=-1)
+    print(f"torchao: smallest cosine similarity {similarity.min():.5f}")
+    assert similarity.min() > 0.999 and not torch.equal(found["exact"], found["quantized"])
+    weight = found["model"].encoder.layer[0].intermediate.dense.weight
+    assert type(weight).__name__ != "Parameter" and os.path.exists(home)
