@@ -13,12 +13,14 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from span_electra.checkpointing import ASIDE
 from span_electra.tokenization.train_tokenizer import train_tokenizer
@@ -65,7 +67,6 @@ def start(home: Path, folder: Path, combination: dict, resume: bool) -> subproce
             stdout=log,
             stderr=log,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
         )
 
 
@@ -85,10 +86,13 @@ def kill(process: subprocess.Popen, folder: Path, moment: str, seconds: float, c
     if moment == "saving":
         time.sleep(chance.uniform(0, 0.03))
     alive = process.poll() is None
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        alive = False
+    if alive:
+        # Not the process group: the launcher gives each of its processes one of its own, and these would live on.
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        psutil.wait_procs(family)
     process.wait()
     return alive
 

@@ -261,6 +261,39 @@ def test_a_generator_alone_is_judged_without_a_discriminator():
     assert learning_problems(alone | {"generator_accuracy": 0.0}).keys() == {"generator"}
 
 
+def counting_rows(count, length=20):
+    """Rows that count up from anywhere: to learn from them is easy."""
+    starts = torch.arange(count) * 7
+    content = 5 + (starts[:, None] + torch.arange(length)) % 94
+    content[:, 0], content[:, -1] = 0, 1
+    return datasets.Dataset.from_dict({"input_ids": content.tolist()})
+
+
+@pytest.mark.parametrize(
+    "broken, alarm",
+    [
+        ({}, None),
+        ({"rtd_weight": 0.0, "sbpo_weight": 0.0}, "the discriminator has learnt nothing"),
+        ({"mlm_weight": 0.0, "sbgo_weight": 0.0}, "the generator has learnt nothing"),
+        # It ranks as well as any, but its verdict is held down.
+        ({"biased": True}, "calls everything original"),
+    ],
+)
+def test_a_run_that_is_broken_on_purpose_raises_its_alarm(tokenizer, tmp_path, monkeypatch, caplog, broken, alarm):
+    monkeypatch.setattr("span_electra.trainer.PATIENCE_IN_STEPS", 250)
+    weights = {name: value for name, value in broken.items() if name != "biased"}
+    model = tiny_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **weights)
+    if "biased" in broken:
+        torch.nn.init.constant_(model.discriminator_predictions.dense_prediction.bias, -20.0).requires_grad_(False)
+    settings = {"max_steps": 300, "logging_steps": 50, "learning_rate": 3e-3, "warmup_steps": 20}
+    trainer = make_trainer(tokenizer, tmp_path, model, per_device_train_batch_size=16, **settings)
+    trainer.train_dataset = counting_rows(94)
+    with caplog.at_level(logging.WARNING, logger="span_electra.trainer"):
+        trainer.train()
+    alarms = [record.message for record in caplog.records if "Step" in record.message]
+    assert (not alarms) if alarm is None else any(alarm in message for message in alarms)
+
+
 def test_alarms_come_late_once_and_again_after_a_recovery(tmp_path, caplog):
     args = PretrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", warmup_steps=800)
     monitor = LearningMonitor()
