@@ -53,12 +53,15 @@ test: $(READY) $(CONTRACT)
 
 # Other libraries must not disturb the environment of the rest, nor it theirs.
 test-clients: $(CLIENTS)
-	.venv-clients/bin/python -m pytest tests/clients
+	OPTIMUM_PYTHON=$(abspath .venv-optimum/bin/python) .venv-clients/bin/python -m pytest tests/clients
 
 $(CLIENTS): setup.py pyproject.toml
 	test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
 	$(if $(TORCH),.venv-clients/bin/pip install --quiet $(TORCH))
 	.venv-clients/bin/pip install --quiet --editable ".[clients]"
+	test -x .venv-optimum/bin/python || $(PYTHON) -m venv .venv-optimum
+	$(if $(TORCH),.venv-optimum/bin/pip install --quiet $(TORCH))
+	.venv-optimum/bin/pip install --quiet "optimum-onnx[onnxruntime]"
 	touch $@
 
 contract: $(CONTRACT)
@@ -81,4 +84,4 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .venv-clients runs *.egg-info build dist
+	rm -rf $(VENV) .venv-clients .venv-optimum runs *.egg-info build dist

@@ -6,6 +6,7 @@
 """
 
 import argparse
+import json
 from pathlib import Path
 
 from transformers import AutoTokenizer, ElectraForPreTraining
@@ -45,6 +46,15 @@ def export(checkpoint: str | Path, output_dir: str | Path, overwrite: bool = Fal
         for name, half in zip(WRITTEN, (discriminator, model.generator), strict=True):
             half.save_pretrained(folder / name)
             tokenizer.save_pretrained(folder / name)
+            name_tokenizer_class(folder / name / "tokenizer_config.json")
+
+
+def name_tokenizer_class(path: Path) -> None:
+    """Call the tokenizer's class as Transformers 4 does, which has no `TokenizersBackend`; 5 knows both names."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load_checkpoint(checkpoint: str | Path) -> SpanElectraForPreTraining:

@@ -161,6 +161,8 @@ def test_exported_halves_need_no_custom_code(checkpoint, tmp_path):
     generator = AutoModelForMaskedLM.from_pretrained(tmp_path / "stock" / "generator").eval()
     assert torch.equal(generator(IDS).logits, model.generator(IDS).logits)
     assert AutoTokenizer.from_pretrained(tmp_path / "stock" / "generator").mask_token == "[MASK]"
+    settings = json.loads((tmp_path / "stock" / "discriminator" / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"  # Transformers 4 knows no TokenizersBackend
 
 
 def test_fill_mask_uses_the_generator(checkpoint, tmp_path):

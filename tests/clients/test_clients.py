@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -71,13 +72,19 @@ def home(tmp_path_factory):
     return home
 
 
+def block(heading):
+    """The Python code under a heading of the page."""
+    section = PAGE.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    return code
+
+
 @pytest.fixture
 def run(home, monkeypatch):
-    """Run the Python block under a heading of the page, and return its variables."""
+    """Run the block under a heading, and return its variables."""
 
     def run_block(heading):
-        section = PAGE.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-        (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+        code = block(heading)
         monkeypatch.chdir(home)
         variables: dict = {}
         exec(compile(code, f"{PAGE.name}, {heading}", "exec"), variables)
@@ -94,7 +101,7 @@ def hidden_states(folder, texts):
 
 def test_every_block_of_the_page_is_run_here():
     headings = re.findall(r"^## (.*)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    tested = re.findall(r'run\("(.*?)"\)', Path(__file__).read_text(encoding="utf-8"))
+    tested = re.findall(r'(?:run|block)\("(.*?)"\)', Path(__file__).read_text(encoding="utf-8"))
     assert sorted(headings) == sorted(tested)
 
 
@@ -156,6 +163,24 @@ def test_onnx(run):
         expected = found["model"](**found["other"]).last_hidden_state
     largest = np.abs(found["hidden"] - expected.numpy()).max()
     print(f"ONNX: largest difference {largest:.1e}")
+    assert largest < 1e-4
+
+
+def test_onnx_by_optimum(home):
+    if "OPTIMUM_PYTHON" not in os.environ:
+        pytest.skip(
+            "Optimum has an environment of its own: give its Python as OPTIMUM_PYTHON, or use make test-clients"
+        )
+    code = block("ONNX by Optimum") + 'import numpy\nnumpy.savez("optimum.npz", hidden=hidden, **batch)\n'
+    command = [os.environ["OPTIMUM_PYTHON"], "-c", code]
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    saved = {name: torch.from_numpy(values) for name, values in np.load(home / "optimum.npz").items()}
+    hidden = saved.pop("hidden")
+    with torch.no_grad():
+        expected = AutoModel.from_pretrained(home / "my_stock_model/discriminator").eval()(**saved).last_hidden_state
+    largest = (hidden - expected).abs().max()
+    print(f"Optimum: largest difference {largest:.1e}")
     assert largest < 1e-4
 
 
