@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -290,3 +291,39 @@ def test_a_second_signal_ends_the_run_at_once(tokenizer, tmp_path):  # noqa: F81
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     assert list(tmp_path.glob("checkpoint-*")) == []
+
+
+# --- nothing in a checkpoint is run ------------------------------------------------------------------------------
+
+
+class Malicious:
+    """Unpickled without care, it makes a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_pickle_that_would_run_code_is_refused_unread(finished, tokenizer, name):  # noqa: F811
+    trace = finished / "was_run"
+    checkpoint = finished / "checkpoint-4"
+    torch.save(Malicious(trace), checkpoint / name)
+    torch.load(checkpoint / name, weights_only=False).close()
+    assert trace.exists()  # the trap works
+    trace.unlink()
+    seal(checkpoint)  # as an attacker would
+    resumed = make_trainer(tokenizer, finished, model=tiny_model())
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert not trace.exists()
+
+
+def test_pickled_arguments_beside_the_weights_are_never_read(finished, tokenizer):  # noqa: F811
+    trace = finished / "was_run"
+    torch.save(Malicious(trace), finished / "checkpoint-4" / "training_args.bin")
+    seal(finished / "checkpoint-4")
+    make_trainer(tokenizer, finished, model=tiny_model()).train(resume_from_checkpoint=str(finished / "checkpoint-4"))
+    assert not trace.exists()
