@@ -5,6 +5,7 @@ share of the shards again and again, every time in another order and with masks 
 goes into the checkpoint, so that a resumed run reads what the uninterrupted one would have read.
 """
 
+import gc
 import hashlib
 import json
 import os
@@ -75,6 +76,7 @@ class TextStream(IterableDataset):
         worker = get_worker_info()
         if worker is not None:
             os.environ["TOKENIZERS_PARALLELISM"] = "false"  # workers are parallel enough
+            gc.freeze()  # to collect what a forked worker has from its process would copy all of it
         position = self.positions[0 if worker is None else worker.id]
         epoch, state = (0, None) if position is None else (position["epoch"], position["rows"])
         rows = self._rows(epoch, state)

@@ -11,6 +11,7 @@ import argparse
 import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -117,9 +118,9 @@ def bench_resume(options: argparse.Namespace, counts: tuple[int, ...] = (100, 40
     return results
 
 
-def at_tokens(samples: list, tokens: int) -> int:
-    """The memory at the sample nearest to so many tokens."""
-    return min(samples, key=lambda sample: abs(sample[0] - tokens))[1]
+def around(samples: list, tokens: int, width: int) -> float:
+    """The mean memory within `width` of so many tokens: between two blocks of text it goes up and down."""
+    return statistics.mean(size for at, size in samples if abs(at - tokens) <= width)
 
 
 def plot(samples: dict[str, list], path: Path) -> None:
@@ -152,8 +153,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = bench_memory(options, Path(folder))
     whole, early_tokens = result["samples"]["uninterrupted"], options.tokens // 10
-    early, late = at_tokens(whole, early_tokens), at_tokens(whole, options.tokens)
-    print(f"after {early_tokens:,} tokens {early / 2**20:.0f} MiB, after {options.tokens:,} {late / 2**20:.0f} MiB")
+    early, late = (around(whole, tokens, early_tokens // 2) for tokens in (early_tokens, options.tokens))
+    print(f"around {early_tokens:,} tokens {early / 2**20:.0f} MiB, around {options.tokens:,} {late / 2**20:.0f} MiB")
     print(f"a change of {late / early - 1:+.1%}")
     print("resumed twice: the same weights" if result["same weights"] else "resumed twice: OTHER WEIGHTS")
     (options.output_dir / "memory.json").write_text(json.dumps({**result, "resumes": resumes}) + "\n")
