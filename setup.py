@@ -63,10 +63,10 @@ setup(
         # What docs/clients.md shows; a build of torch without CUDA goes in first, as for the others.
         "clients": [
             "pytest>=8",
-            "sentence-transformers>=5.2",
+            "sentence-transformers>=5.4",
             "setfit>=1.1",
             "peft>=0.18",
-            "torchao>=0.15",
+            "torchao>=0.18",
             "onnx",
             "onnxscript",
             "onnxruntime",
