@@ -74,7 +74,7 @@ def home(tmp_path_factory):
         head.from_pretrained(home / "my_model").save_pretrained(home / name)
     for name in ("my_model", *heads):
         tokenizer.save_pretrained(home / name)
-    export(home / "my_model", home / "my_stock_model")
+    export(home / "my_model", home / "my_model_stock")
     return home
 
 
@@ -161,7 +161,7 @@ def test_sentence_transformers(run, home):
 def test_setfit(run):
     found = run("SetFit")
     assert found["predictions"].tolist() == [0, 1]
-    before = hidden_states("my_stock_model/discriminator", ["a small encoder"]).mean(dim=1)[0]
+    before = hidden_states("my_model_stock/discriminator", ["a small encoder"]).mean(dim=1)[0]
     after = torch.as_tensor(found["classifier"].model_body.encode("a small encoder"))
     assert not torch.allclose(before, after, atol=1e-3)
 
@@ -200,7 +200,7 @@ def test_onnx_by_optimum(home):
     saved = {name: torch.from_numpy(values) for name, values in np.load(home / "optimum.npz").items()}
     hidden = saved.pop("hidden")
     with torch.no_grad():
-        expected = AutoModel.from_pretrained(home / "my_stock_model/discriminator").eval()(**saved).last_hidden_state
+        expected = AutoModel.from_pretrained(home / "my_model_stock/discriminator").eval()(**saved).last_hidden_state
     largest = (hidden - expected).abs().max()
     print(f"Optimum: largest difference {largest:.1e}")
     assert largest < 1e-4
@@ -216,13 +216,13 @@ def test_torch_export(run):
 def test_torchao(run, home):
     found = run("8 bits by torchao")
     with torch.no_grad():
-        exact = AutoModel.from_pretrained("my_stock_model/discriminator").eval()(**found["batch"]).last_hidden_state
+        exact = AutoModel.from_pretrained("my_model_stock/discriminator").eval()(**found["batch"]).last_hidden_state
         quantized = found["model"].eval()(**found["batch"]).last_hidden_state
     assert torch.equal(found["hidden"], quantized)
     similarity = torch.nn.functional.cosine_similarity(exact, quantized, dim=-1).min()
     whole, small = (
         (home / folder / "model.safetensors").stat().st_size
-        for folder in ("my_stock_model/discriminator", "my_int8_model")
+        for folder in ("my_model_stock/discriminator", "my_int8_model")
     )
     print(f"torchao: smallest cosine similarity {similarity:.5f}, {small} bytes for {whole}")
     assert similarity > 0.999 and small < whole / 2
