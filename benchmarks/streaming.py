@@ -2,9 +2,10 @@
 
     python benchmarks/streaming.py --train_file corpus/ --tokenizer my_tokenizer --output_dir stream_figures
 
-A run of `run_pretraining --streaming` with a tiny model is watched from outside: the memory is that of all its
-processes, a page that several share counted once (PSS). Linux only. A second run of the same seed is killed twice,
-resumed, and has to end with the same weights. Writes `memory.json` and `memory.png`.
+A run of `run_pretraining --streaming` with a tiny model is watched from outside. Its memory is that of all its
+processes: their resident sizes added up (RSS), and with a page that several share counted once (PSS). Linux only. A
+second run of the same seed is killed twice, resumed, and has to end with the same weights. Writes `memory.json` and
+`memory.png`.
 """
 
 import argparse
@@ -46,26 +47,27 @@ def command(options: argparse.Namespace, folder: Path, steps: int) -> list[str]:
     return [sys.executable, "-m", "span_electra.run_pretraining", *words, "--train_file", *options.train_file]
 
 
-def memory(process: psutil.Process) -> int:
-    """Bytes of a process and all below it."""
-    total = 0
+def memory(process: psutil.Process) -> tuple[int, int]:
+    """Bytes of a process and all below it: RSS, PSS."""
+    resident = proportional = 0
     for member in [process, *process.children(recursive=True)]:
         try:
-            total += member.memory_full_info().pss
+            sizes = member.memory_full_info()
         except psutil.Error:  # it has just ended
             continue
-    return total
+        resident, proportional = resident + sizes.rss, proportional + sizes.pss
+    return resident, proportional
 
 
-def watch(command: list[str], first_step: int, kill_at: int | None = None) -> tuple[int, list[tuple[int, int]]]:
-    """Run `command`; return the last step it has logged, and (tokens, bytes) at every log. Kill it at a step."""
+def watch(command: list[str], first_step: int, kill_at: int | None = None) -> tuple[int, list[tuple[int, int, int]]]:
+    """Run `command`; return the last step it has logged, and (tokens, RSS, PSS) at every log. Kill it at a step."""
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     process, step, samples = psutil.Process(child.pid), first_step, []
     for line in child.stdout:
         if "'grad_norm'" not in line:
             continue
         step += LOG_STEPS
-        samples.append((step * ROWS * LENGTH, memory(process)))
+        samples.append((step * ROWS * LENGTH, *memory(process)))
         if kill_at is not None and step >= kill_at:
             for member in [*process.children(recursive=True), process]:
                 member.kill()
@@ -118,9 +120,9 @@ def bench_resume(options: argparse.Namespace, counts: tuple[int, ...] = (100, 40
     return results
 
 
-def around(samples: list, tokens: int, width: int) -> float:
-    """The mean memory within `width` of so many tokens: between two blocks of text it goes up and down."""
-    return statistics.mean(size for at, size in samples if abs(at - tokens) <= width)
+def around(samples: list, tokens: int, width: int, kind: int) -> float:
+    """The mean RSS (1) or PSS (2) within `width` of so many tokens: between two blocks of text it goes up and down."""
+    return statistics.mean(sample[kind] for sample in samples if abs(sample[0] - tokens) <= width)
 
 
 def plot(samples: dict[str, list], path: Path) -> None:
@@ -128,8 +130,11 @@ def plot(samples: dict[str, list], path: Path) -> None:
     axes = figure.subplots()
     for name, values in samples.items():
         style = {"linewidth": 2.5, "alpha": 0.5} if name == "uninterrupted" else {"linewidth": 1.2}
-        axes.plot([tokens / 1e6 for tokens, _ in values], [size / 2**20 for _, size in values], label=name, **style)
-    axes.set(xlabel="million tokens", ylabel="MiB, all processes", ylim=(0, None))
+        for kind in (1, 2):
+            sizes = [sample[kind] / 2**20 for sample in values]
+            line = axes.plot([sample[0] / 1e6 for sample in values], sizes, label=name if kind == 1 else None, **style)
+            style["color"] = line[0].get_color()
+    axes.set(xlabel="million tokens", ylabel="MiB, all processes (above: RSS, below: PSS)", ylim=(0, None))
     axes.set_title("Memory of a streaming run, and of one killed and resumed twice")
     axes.legend()
     axes.grid(alpha=0.3)
@@ -153,9 +158,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = bench_memory(options, Path(folder))
     whole, early_tokens = result["samples"]["uninterrupted"], options.tokens // 10
-    early, late = (around(whole, tokens, early_tokens // 2) for tokens in (early_tokens, options.tokens))
-    print(f"around {early_tokens:,} tokens {early / 2**20:.0f} MiB, around {options.tokens:,} {late / 2**20:.0f} MiB")
-    print(f"a change of {late / early - 1:+.1%}")
+    for kind, name in ((1, "RSS"), (2, "PSS")):
+        early, late = (around(whole, tokens, early_tokens // 2, kind) for tokens in (early_tokens, options.tokens))
+        growth = f"from {early / 2**20:.0f} to {late / 2**20:.0f} MiB, {late / early - 1:+.1%}"
+        print(f"{name} around {early_tokens:,} and {options.tokens:,} tokens: {growth}")
     print("resumed twice: the same weights" if result["same weights"] else "resumed twice: OTHER WEIGHTS")
     (options.output_dir / "memory.json").write_text(json.dumps({**result, "resumes": resumes}) + "\n")
     plot(result["samples"], options.output_dir / "memory.png")
