@@ -173,11 +173,14 @@ def sample_tokens(logits: torch.Tensor, keys: torch.Tensor, temperature: float =
     if temperature != 1.0:
         scores = scores / temperature
     column = torch.arange(logits.shape[1], dtype=torch.int32, device=logits.device)
-    bits = mix32(keys[:, None] + column * GOLDEN_RATIO)  # (N, V)
-    uniform = (
-        bits.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF).float().add_(0.5).mul_(2.0**-24)
-    )  # strictly between 0 and 1
-    return (scores - uniform.log_().neg_().log_()).argmax(dim=-1)  # -log(-log u) is a Gumbel variate
+    return (scores + gumbel_noise(mix32(keys[:, None] + column * GOLDEN_RATIO))).argmax(dim=-1)  # over (N, V)
+
+
+def gumbel_noise(bits: torch.Tensor) -> torch.Tensor:
+    """Gumbel variates -log(-log u), float32, from random int32 `bits`, which are written over."""
+    # 24 bits and a half would round up to a u of 1, and so to a noise that wins over any score: 23 are exact.
+    uniform = bits.bitwise_right_shift_(9).bitwise_and_(0x7FFFFF).float().add_(0.5).mul_(2.0**-23)
+    return uniform.log_().neg_().log_().neg_()
 
 
 def replace_tokens(input_ids: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

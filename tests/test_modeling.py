@@ -11,6 +11,7 @@ from span_electra import SpanElectraConfig, SpanElectraForPreTraining, SpanElect
 from span_electra.modeling_span_electra import (
     WORD_EMBEDDINGS,
     SpanBoundaryHead,
+    gumbel_noise,
     masked_positions,
     replace_tokens,
     sample_tokens,
@@ -111,6 +112,12 @@ def test_samples_of_a_large_vocabulary_are_even_and_neighbours_know_nothing_of_e
         expected = len(values) / cells
         chi_square = ((counts - expected) ** 2 / expected).sum()
         assert abs(chi_square - cells) < 3.3 * math.sqrt(2 * cells)  # p = 0.001
+
+
+def test_the_noise_is_finite_for_the_first_and_the_last_of_all_random_bits():
+    noise = gumbel_noise(torch.tensor([0, -1, 2**31 - 1, -(2**31)], dtype=torch.int32))
+    assert noise.isfinite().all()  # an infinite one would win over any score
+    assert noise.argmin() == 0 and noise.argmax() == 1
 
 
 def test_a_sample_follows_from_its_key_alone():
