@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length, rotate_checkpoints
 from transformers.utils import logging
+
+from span_electra.tokenization.text import InputError
 
 logger = logging.get_logger(__name__)
 
@@ -45,8 +49,9 @@ class InterruptedRun(RuntimeError):
 def seal(folder: Path, **facts) -> None:
     """See every file of `folder` to the disk, and then a manifest of them; `facts` are written beside."""
     files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST):
-        files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": digest(path)}
+    for path in sorted(path for path in folder.rglob("*") if path.name != MANIFEST):
+        if path.is_file():
+            files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": digest(path)}
         sync(path)
     (folder / MANIFEST).write_text(json.dumps({"files": files, **facts}, indent=1) + "\n", encoding="utf-8")
     sync(folder / MANIFEST)
@@ -55,6 +60,8 @@ def seal(folder: Path, **facts) -> None:
 
 def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, None if it is whole. Nothing in it is loaded."""
+    if not folder.is_dir():
+        return "there is no such folder"
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
     except FileNotFoundError:
@@ -72,10 +79,39 @@ def damage(folder: Path) -> str | None:
     return None
 
 
-def facts(folder: Path) -> dict:
+def sealed_facts(folder: Path) -> dict:
     """What `seal` was given beside the files."""
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     return {name: value for name, value in manifest.items() if name != "files"}
+
+
+def find_checkpoint(folder: Path, resume: str) -> Path:
+    """The checkpoint that `resume` names: a path, or "true" for the newest in `folder` that is whole.
+
+    Raises:
+        InputError: there is none, or the one that is named is damaged.
+    """
+    if resume.lower() != "true":
+        if problem := damage(Path(resume)):
+            raise InputError(
+                f"--resume_from_checkpoint {resume}: not a checkpoint to go on from, {problem}; give another "
+                "checkpoint-N folder of a run, or true for the newest in --output_dir that is whole."
+            )
+        return Path(resume)
+    steps = {path: path.name.split("-")[1] for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
+    passed_over: list[str] = []
+    for checkpoint in sorted((path for path in steps if steps[path].isdigit()), key=lambda path: -int(steps[path])):
+        if not (problem := damage(checkpoint)):
+            for damaged in passed_over:
+                logger.warning(f"Passed over {damaged}.")
+            return checkpoint
+        passed_over.append(f"{checkpoint.name}: {problem}")
+    found = f"there is none in {folder}"
+    if passed_over:
+        found = f"none of those in {folder} is whole ({'; '.join(passed_over)})"
+    raise InputError(
+        f"--resume_from_checkpoint true: no checkpoint to go on from, {found}; leave it out to start anew."
+    )
 
 
 def digest(path: Path) -> str:
@@ -135,18 +171,23 @@ class CheckpointingTrainer(Trainer):
         self.stopped_by: int | None = None
         self._writes_aside = False
         super().__init__(*args, **kwargs)
-        self.add_callback(StopOnSignal(self))
+        self.stop_on_signal = StopOnSignal(self)
+        self.add_callback(self.stop_on_signal)
 
-    def train(self, *args, **kwargs):
-        """As [`~transformers.Trainer.train`].
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """As [`~transformers.Trainer.train`]; True resumes from the newest checkpoint that is whole.
 
         Raises:
+            InputError: there is none.
             InterruptedRun: SIGTERM or Ctrl-C came. A checkpoint of the last step is whole.
             SaveError: a checkpoint could not be written, and `args.stop_on_save_error` is set.
         """
         if self.args.should_save:
             shutil.rmtree(Path(self.args.output_dir) / ASIDE, ignore_errors=True)  # of a run that was killed
-        output = super().train(*args, **kwargs)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = str(find_checkpoint(Path(self.args.output_dir), "true"))
+        with self.stop_on_signal.listening():
+            output = super().train(resume_from_checkpoint, *args, **kwargs)
         if self.stopped_by is not None:
             step = self.state.global_step
             raise InterruptedRun(
@@ -278,18 +319,20 @@ class StopOnSignal(TrainerCallback):
 
     def __init__(self, trainer: CheckpointingTrainer):
         self.trainer = trainer
-        self.handlers: dict = {}
         self.group = None
-        self.owner = os.getpid()
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    @contextmanager
+    def listening(self):
+        """Inside, the signals are noted; outside, whoever handled them before does."""
         self.trainer.stopped_by, self.owner = None, os.getpid()
-        if args.world_size > 1 and self.group is None:
-            self.group = dist.new_group(backend="gloo")  # a word between the hosts makes no device wait
+        handlers = {}
+        if threading.current_thread() is threading.main_thread():  # Python leaves signals to it alone
+            handlers = {number: signal.signal(number, self.note) for number in STOPS}
         try:
-            self.handlers = {number: signal.signal(number, self.note) for number in STOPS}
-        except ValueError:
-            self.handlers = {}  # not the main thread: signals are somebody else's
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
     def note(self, number, frame):
         # A data worker, which inherits the handler, ends at once; so does everything at the second signal.
@@ -298,6 +341,10 @@ class StopOnSignal(TrainerCallback):
             signal.raise_signal(number)
             return
         self.trainer.stopped_by = number
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if args.world_size > 1 and self.group is None:
+            self.group = dist.new_group(backend="gloo")  # a word between the hosts makes no device wait
 
     def on_step_end(self, args, state, control, **kwargs):
         number = self.trainer.stopped_by or 0
@@ -308,8 +355,3 @@ class StopOnSignal(TrainerCallback):
         if number:
             self.trainer.stopped_by = number
             control.should_training_stop = control.should_save = True
-
-    def on_train_end(self, args, state, control, **kwargs):
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-        self.handlers = {}

@@ -563,29 +563,43 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
             raise ValueError("`labels` came without `input_ids`: the joint step replaces tokens and needs their ids.")
         else:
             spans = MaskedTokens.of(labels, self.masked_capacity)
-            encoded = self.generator.electra(input_ids=input_ids, **inputs)
-            mlm_logits, sbgo_logits = self.score_vocabulary(encoded.last_hidden_state, spans)
-            output = SpanElectraForPreTrainingOutput(
-                mlm_loss=spans.cross_entropy(mlm_logits),
-                sbgo_loss=None if sbgo_logits is None else spans.cross_entropy(sbgo_logits),
-                generator_correct=spans.write(
-                    mlm_logits.argmax(dim=-1) == spans.original, torch.zeros_like(labels, dtype=torch.bool)
-                ),
-            )
+            output, mlm_logits, encoded = self.generate(input_ids, labels, spans, **inputs)
             if self.config.objective != "generator":
                 if sampling_keys is None:
                     sampling_keys = torch.randint(2**31, labels.shape[:1], dtype=torch.int32, device=labels.device)
                 keys = token_keys(sampling_keys, spans.positions, labels.shape[1])
                 sampled = sample_tokens(mlm_logits, keys, self.config.sampling_temperature)  # (N,)
-                corrupted_ids = spans.write(sampled, input_ids)
-                is_replaced = (labels != -100) & (corrupted_ids != labels)
-                logits, encoded = self.discriminate(corrupted_ids, **inputs, **recorded)
-                output.rtd_loss = self.rtd_loss(logits, is_replaced, attention_mask)
-                output.sbpo_loss = self.sbpo_loss(encoded.last_hidden_state, is_replaced, spans)
-                output.logits, output.corrupted_ids, output.is_replaced = logits, corrupted_ids, is_replaced
+                output.corrupted_ids = spans.write(sampled, input_ids)
+                encoded = self.detect(output, labels, spans, **inputs, **recorded)
             output.loss = self.weighted_sum(output)
         output.hidden_states, output.attentions = encoded.get("hidden_states"), encoded.get("attentions")
         return output if return_dict else output.to_tuple()
+
+    def generate(
+        self, input_ids: torch.Tensor, labels: torch.Tensor, spans: "MaskedTokens", **inputs
+    ) -> tuple[SpanElectraForPreTrainingOutput, torch.Tensor, BaseModelOutput]:
+        """The generator's part of the step: an output with its losses, its scores of the masked tokens' own positions,
+        (N, V), and what its encoder returned."""
+        encoded = self.generator.electra(input_ids=input_ids, **inputs)
+        mlm_logits, sbgo_logits = self.score_vocabulary(encoded.last_hidden_state, spans)
+        correct = mlm_logits.argmax(dim=-1) == spans.original
+        output = SpanElectraForPreTrainingOutput(
+            mlm_loss=spans.cross_entropy(mlm_logits),
+            sbgo_loss=None if sbgo_logits is None else spans.cross_entropy(sbgo_logits),
+            generator_correct=spans.write(correct, torch.zeros_like(labels, dtype=torch.bool)),
+        )
+        return output, mlm_logits, encoded
+
+    def detect(
+        self, output: SpanElectraForPreTrainingOutput, labels: torch.Tensor, spans: "MaskedTokens", **inputs
+    ) -> BaseModelOutput:
+        """The discriminator's part: add its scores of `output.corrupted_ids`, and its losses, to `output`; return what
+        its encoder returned."""
+        output.is_replaced = (labels != -100) & (output.corrupted_ids != labels)
+        output.logits, encoded = self.discriminate(output.corrupted_ids, **inputs)
+        output.rtd_loss = self.rtd_loss(output.logits, output.is_replaced, inputs["attention_mask"])
+        output.sbpo_loss = self.sbpo_loss(encoded.last_hidden_state, output.is_replaced, spans)
+        return encoded
 
     def rtd_loss(
         self, logits: torch.Tensor, is_replaced: torch.Tensor, attention_mask: torch.Tensor | None
@@ -606,10 +620,8 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
 
     def weighted_sum(self, losses: Mapping):
         """The loss to minimise: what the objective trains of `losses`, which are named as in the output, weighted."""
-        weights = {
-            f"{name}_loss": getattr(self.config, f"{name}_weight") for name in TRAINED_LOSSES[self.config.objective]
-        }
-        return sum(weight * losses[name] for name, weight in weights.items() if losses.get(name) is not None)
+        trained = [name for name in TRAINED_LOSSES[self.config.objective] if losses.get(f"{name}_loss") is not None]
+        return sum(getattr(self.config, f"{name}_weight") * losses[f"{name}_loss"] for name in trained)
 
     def _init_weights(self, module):
         super()._init_weights(module)

@@ -1,16 +1,13 @@
 """The folder of a run: whether it may be used, which checkpoint to go on from, and what an earlier run left there."""
 
 import json
-import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from span_electra.checkpointing import ASIDE, damage, facts
+from span_electra.checkpointing import ASIDE, find_checkpoint, sealed_facts
 from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraConfig
 from span_electra.tokenization.text import InputError
-
-logger = logging.getLogger("span_electra")
 
 ARGUMENTS = "arguments.json"  # written first: by it a folder is known to be a run's
 IGNORED = ".gitignore"  # what of the folder is not published: the Hub's clients and git go by it
@@ -81,33 +78,6 @@ def names_in_run(folder: Path, marker: str) -> list[str]:
     return names
 
 
-def find_checkpoint(folder: Path, resume: str) -> Path:
-    """The checkpoint that `resume` names: a path, or "true" for the newest in `folder` that is whole."""
-    if resume.lower() != "true":
-        if problem := damage(Path(resume)):
-            raise InputError(
-                f"--resume_from_checkpoint {resume}: not a checkpoint to go on from, {problem}; give another "
-                "checkpoint-N folder of a run, or true for the newest in --output_dir that is whole."
-            )
-        return Path(resume)
-    passed_over: list[str] = []
-    steps = {path: path.name.split("-")[1] for path in folder.glob("checkpoint-*")}
-    for checkpoint in sorted((path for path in steps if steps[path].isdigit()), key=lambda path: -int(steps[path])):
-        if not (problem := damage(checkpoint)):
-            for damaged in passed_over:
-                logger.warning(f"Passed over {damaged}.")
-            return checkpoint
-        passed_over.append(f"{checkpoint.name}: {problem}")
-    found = (
-        f"none of those in {folder} is whole ({'; '.join(passed_over)})"
-        if passed_over
-        else f"there is none in {folder}"
-    )
-    raise InputError(
-        f"--resume_from_checkpoint true: no checkpoint to go on from, {found}; leave it out to start anew."
-    )
-
-
 def check_same_rows(checkpoint: Path, settings: dict) -> None:
     """Refuse to resume where the rows still to come would be others than those the run has not seen.
 
@@ -115,7 +85,7 @@ def check_same_rows(checkpoint: Path, settings: dict) -> None:
         checkpoint: The one to go on from.
         settings: This run's `run_facts`.
     """
-    for name, saved in facts(checkpoint).items():
+    for name, saved in sealed_facts(checkpoint).items():
         if settings[name] != saved:
             raise InputError(
                 f"--resume_from_checkpoint {checkpoint}: its run had {name} {saved}, this one {settings[name]}: some "

@@ -36,7 +36,7 @@ setup(
     cmdclass={"build_py": BuildPackage},
     install_requires=[
         "torch>=2.6",
-        "transformers>=5.10",
+        "transformers>=5.10.1",
         "tokenizers>=0.22",
         "datasets>=4.0",
         "accelerate>=1.1",

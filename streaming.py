@@ -271,6 +271,11 @@ class StreamingTrainer(Trainer):
             stream.passed(batch.pop(POSITION))
         return batches, count
 
+    def _load_optimizer_and_scheduler(self, checkpoint):  # which comes before the first batch is asked for
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and isinstance(self.train_dataset, TextStream):
+            self.train_dataset.load(checkpoint)
+
     def _save_rng_state(self, output_dir):
         super()._save_rng_state(output_dir)
         if isinstance(self.train_dataset, TextStream):

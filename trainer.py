@@ -8,7 +8,6 @@ import transformers
 from transformers import TrainerCallback
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from span_electra.checkpointing import CheckpointingTrainer
@@ -63,16 +62,12 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
 
     # --- training -------------------------------------------------------------------------------------------------
 
-    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+    def train(self, *args, **kwargs):
         if not isinstance(self.train_dataset, TextStream):
-            return super().train(resume_from_checkpoint, *args, **kwargs)
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
-        if resume_from_checkpoint:
-            self.train_dataset.load(resume_from_checkpoint)
+            return super().train(*args, **kwargs)
         # The Trainer reads again what a resumed run has seen, to skip it; the stream starts where that ends.
         with replaced_attribute(transformers.trainer, "skip_first_batches", lambda dataloader, _: dataloader):
-            return super().train(resume_from_checkpoint, *args, **kwargs)
+            return super().train(*args, **kwargs)
 
     # --- the loss -------------------------------------------------------------------------------------------------
     # An update averages over the tokens of all its batches, on all processes: however its rows are divided, the

@@ -10,11 +10,17 @@ def snapshot(folder):
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.rglob("*"))}
 
 
-def assert_refused(main, arguments, text, home, output_dir, capsys):
-    """`main` ends with one line that matches `text`, makes no `output_dir`, and leaves `home` as it was."""
-    before = snapshot(home)
+def assert_refused(main, arguments, case, home, tmp_path, capsys):
+    """`main` ends with one line that matches the case's text, makes no folder, and leaves `home` as it was.
+
+    `arguments(home, output_dir, **changes)` makes the command line; `case` is (changes, text), where {home} stands for
+    the folder.
+    """
+    changes, text = case
+    changes = {name: value.format(home=home) if isinstance(value, str) else value for name, value in changes.items()}
+    before, output_dir = snapshot(home), tmp_path / "out"
     with pytest.raises(SystemExit) as exit_info:
-        main(arguments)
+        main(arguments(home, output_dir, **changes))
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert exit_info.value.code == 2
     assert message.startswith("error: ")

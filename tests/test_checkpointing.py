@@ -7,22 +7,34 @@ import pickle
 import re
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from test_trainer import make_trainer, tiny_model, tokenizer  # noqa: F401 - a fixture
+from trainer_examples import make_trainer, tiny_model
 from transformers import TrainerCallback
 
 from span_electra import checkpointing
-from span_electra.checkpointing import ASIDE, MANIFEST, InterruptedRun, SaveError, damage, run_facts, seal
-from span_electra.run_folder import check_same_rows, find_checkpoint
+from span_electra.checkpointing import (
+    ASIDE,
+    MANIFEST,
+    InterruptedRun,
+    SaveError,
+    damage,
+    find_checkpoint,
+    run_facts,
+    seal,
+)
+from span_electra.run_folder import check_same_rows
 from span_electra.tokenization.text import InputError
 
+# The forked workers of a DataLoader are warned of by Python 3.12 and later, as this process has threads.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 SAVING = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
 
 
 @pytest.fixture
-def finished(tokenizer, tmp_path):  # noqa: F811
+def finished(tokenizer, tmp_path):
     """A run's folder with checkpoints of steps 2, 4 and 6."""
     make_trainer(tokenizer, tmp_path / "run", **SAVING | {"save_total_limit": None}).train()
     return tmp_path / "run"
@@ -60,11 +72,23 @@ DAMAGES = {
 def test_a_damaged_checkpoint_is_passed_over_by_name_and_refused_when_named(finished, caplog, case):
     harm, reason = DAMAGES[case]
     harm(finished / "checkpoint-6")
-    with caplog.at_level("WARNING", logger="span_electra"):
+    with caplog.at_level("WARNING", logger="span_electra.checkpointing"):
         assert find_checkpoint(finished, "true").name == "checkpoint-4"
     assert re.search(rf"Passed over checkpoint-6: .*{reason}", caplog.text)
     with pytest.raises(InputError, match=rf"checkpoint-6: not a checkpoint to go on from, .*{reason}"):
         find_checkpoint(finished, str(finished / "checkpoint-6"))
+
+
+def test_a_folder_that_is_not_there_is_refused_as_such(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere: not a checkpoint to go on from, there is no such folder"):
+        find_checkpoint(tmp_path, str(tmp_path / "nowhere"))
+
+
+def test_the_trainer_itself_passes_over_a_damaged_checkpoint(finished, tokenizer):
+    truncate(finished / "checkpoint-6" / "model.safetensors")
+    trainer = make_trainer(tokenizer, finished, model=tiny_model())
+    trainer.train(resume_from_checkpoint=True)
+    assert len(trainer.batches) == 2  # from step 4 on
 
 
 def test_where_no_checkpoint_is_whole_each_is_named(finished):
@@ -91,7 +115,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("place", ["_save_optimizer_and_scheduler", "_save_rng_state", "seal", "move_into_place"])
-def test_a_run_killed_while_it_saves_keeps_its_only_checkpoint(tokenizer, tmp_path, monkeypatch, place):  # noqa: F811
+def test_a_run_killed_while_it_saves_keeps_its_only_checkpoint(tokenizer, tmp_path, monkeypatch, place):
     trainer = make_trainer(tokenizer, tmp_path, **SAVING)
     owner = checkpointing if hasattr(checkpointing, place) else trainer
     original = getattr(owner, place)
@@ -117,7 +141,7 @@ def full_disk(*args, **kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_full_disk_is_reported_and_training_goes_on(tokenizer, tmp_path, caplog, monkeypatch):  # noqa: F811
+def test_a_full_disk_is_reported_and_training_goes_on(tokenizer, tmp_path, caplog, monkeypatch):
     trainer = make_trainer(tokenizer, tmp_path, **SAVING)
     save = trainer._save_optimizer_and_scheduler
     monkeypatch.setattr(
@@ -131,7 +155,7 @@ def test_a_full_disk_is_reported_and_training_goes_on(tokenizer, tmp_path, caplo
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-6"]
 
 
-def test_a_full_disk_stops_the_run_where_that_is_asked_for(tokenizer, tmp_path, monkeypatch):  # noqa: F811
+def test_a_full_disk_stops_the_run_where_that_is_asked_for(tokenizer, tmp_path, monkeypatch):
     trainer = make_trainer(tokenizer, tmp_path, stop_on_save_error=True, **SAVING)
     monkeypatch.setattr(trainer, "_save_optimizer_and_scheduler", full_disk)
     with pytest.raises(SaveError, match=r"No space left .* --resume_from_checkpoint true"):
@@ -139,7 +163,7 @@ def test_a_full_disk_stops_the_run_where_that_is_asked_for(tokenizer, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_is_really_full(finished, tokenizer, tmp_path, caplog):  # noqa: F811
+def test_a_disk_that_is_really_full(finished, tokenizer, tmp_path, caplog):
     disk = tmp_path / "disk"
     disk.mkdir()
     checkpoint = sum(4096 + path.stat().st_size // 4096 * 4096 for path in (finished / "checkpoint-2").iterdir())
@@ -158,7 +182,7 @@ def test_a_disk_that_is_really_full(finished, tokenizer, tmp_path, caplog):  # n
         subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-def test_the_best_checkpoint_is_known_by_its_final_name(tokenizer, tmp_path):  # noqa: F811
+def test_the_best_checkpoint_is_known_by_its_final_name(tokenizer, tmp_path):
     best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
     trainer = make_trainer(tokenizer, tmp_path, **SAVING, **best, eval_strategy="steps", eval_steps=2)
     trainer.train()
@@ -168,7 +192,7 @@ def test_the_best_checkpoint_is_known_by_its_final_name(tokenizer, tmp_path):  #
     assert state["best_model_checkpoint"] == str(tmp_path / name) and damage(tmp_path / name) is None
 
 
-def test_the_model_of_an_earlier_stop_stays_whole_until_the_next_is(tokenizer, tmp_path, monkeypatch):  # noqa: F811
+def test_the_model_of_an_earlier_stop_stays_whole_until_the_next_is(tokenizer, tmp_path, monkeypatch):
     trainer = make_trainer(tokenizer, tmp_path)
     trainer.save_model()
     before = (tmp_path / "model.safetensors").read_bytes()
@@ -195,7 +219,7 @@ def history(trainer):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("step", [1, 3, 4, 5])
 def test_weights_and_history_are_those_of_the_run_that_was_never_interrupted(
-    tokenizer,  # noqa: F811
+    tokenizer,
     tmp_path,
     step,
     workers,
@@ -213,7 +237,7 @@ def test_weights_and_history_are_those_of_the_run_that_was_never_interrupted(
     assert history(resumed) == history(whole)
 
 
-def test_a_finished_run_that_is_resumed_takes_no_further_step(tokenizer, tmp_path):  # noqa: F811
+def test_a_finished_run_that_is_resumed_takes_no_further_step(tokenizer, tmp_path):
     settings = SAVING | {"max_steps": 4, "lr_scheduler_type": "constant"}  # 4 steps end inside an epoch of 6
     whole = make_trainer(tokenizer, tmp_path, **settings)
     whole.train()
@@ -224,7 +248,7 @@ def test_a_finished_run_that_is_resumed_takes_no_further_step(tokenizer, tmp_pat
         assert torch.equal(parameter, resumed.model.get_parameter(name)), name
 
 
-def test_alarms_that_were_given_are_not_given_again_after_a_resumption(tokenizer, tmp_path):  # noqa: F811
+def test_alarms_that_were_given_are_not_given_again_after_a_resumption(tokenizer, tmp_path):
     class Alarmed(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             monitor_of(trainer).alarms = ["auc"]
@@ -240,7 +264,7 @@ def test_alarms_that_were_given_are_not_given_again_after_a_resumption(tokenizer
     assert monitor_of(resumed).alarms == ["auc"]
 
 
-def test_a_run_of_other_rows_may_not_resume(tokenizer, tmp_path):  # noqa: F811
+def test_a_run_of_other_rows_may_not_resume(tokenizer, tmp_path):
     seal(tmp_path, **run_facts(make_trainer(tokenizer, tmp_path / "a").args, range(24)))
     same = make_trainer(tokenizer, tmp_path / "b", per_device_train_batch_size=2, gradient_accumulation_steps=2)
     check_same_rows(tmp_path, run_facts(same.args, range(24)))
@@ -267,7 +291,7 @@ class Send(TrainerCallback):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_run_after_a_checkpoint_that_goes_on_exactly(tokenizer, tmp_path, number):  # noqa: F811
+def test_a_signal_ends_the_run_after_a_checkpoint_that_goes_on_exactly(tokenizer, tmp_path, number):
     whole = make_trainer(tokenizer, tmp_path / "whole")
     whole.train()
     stopped = make_trainer(tokenizer, tmp_path / "run", model=tiny_model())
@@ -284,7 +308,23 @@ def test_a_signal_ends_the_run_after_a_checkpoint_that_goes_on_exactly(tokenizer
         assert torch.equal(parameter, resumed.model.get_parameter(name)), name
 
 
-def test_a_second_signal_ends_the_run_at_once(tokenizer, tmp_path):  # noqa: F811
+def test_signals_are_given_back_when_training_fails(tokenizer, tmp_path, monkeypatch):
+    before = [signal.getsignal(number) for number in checkpointing.STOPS]
+    trainer = make_trainer(tokenizer, tmp_path)
+    monkeypatch.setattr(trainer, "compute_loss", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        trainer.train()
+    assert [signal.getsignal(number) for number in checkpointing.STOPS] == before
+
+
+def test_a_run_in_another_thread_leaves_signals_alone(tokenizer, tmp_path):
+    trainer = make_trainer(tokenizer, tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(trainer.train).result()
+    assert trainer.state.global_step == 6
+
+
+def test_a_second_signal_ends_the_run_at_once(tokenizer, tmp_path):
     trainer = make_trainer(tokenizer, tmp_path)
     trainer.add_callback(Send(signal.SIGINT, step=3))
     trainer.add_callback(Send(signal.SIGINT, step=3))
@@ -307,7 +347,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
-def test_a_pickle_that_would_run_code_is_refused_unread(finished, tokenizer, name):  # noqa: F811
+def test_a_pickle_that_would_run_code_is_refused_unread(finished, tokenizer, name):
     trace = finished / "was_run"
     checkpoint = finished / "checkpoint-4"
     torch.save(Malicious(trace), checkpoint / name)
@@ -321,7 +361,7 @@ def test_a_pickle_that_would_run_code_is_refused_unread(finished, tokenizer, nam
     assert not trace.exists()
 
 
-def test_pickled_arguments_beside_the_weights_are_never_read(finished, tokenizer):  # noqa: F811
+def test_pickled_arguments_beside_the_weights_are_never_read(finished, tokenizer):
     trace = finished / "was_run"
     torch.save(Malicious(trace), finished / "checkpoint-4" / "training_args.bin")
     seal(finished / "checkpoint-4")

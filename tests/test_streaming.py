@@ -285,10 +285,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_a_stream_cannot_do_is_refused(home, tmp_path, capsys, case):
-    changes, message = REFUSED[case]
-    changes = {k: v.format(home=home) if isinstance(v, str) else v for k, v in changes.items()}
-    out = tmp_path / "out"
-    assert_refused(main, arguments(home, out, **changes), message, home, out, capsys)
+    assert_refused(main, arguments, REFUSED[case], home, tmp_path, capsys)
 
 
 def test_more_processes_than_shards_are_refused(home):

@@ -117,10 +117,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_bad_input_is_refused_in_one_line_and_nothing_is_touched(home, tmp_path, capsys, case):
-    changes, text = REFUSED[case]
-    changes = {k: v.format(home=home) if isinstance(v, str) else v for k, v in changes.items()}
-    out = tmp_path / "out"
-    assert_refused(main, arguments(home, out, **changes), text, home, out, capsys)
+    assert_refused(main, arguments, REFUSED[case], home, tmp_path, capsys)
 
 
 def test_an_encoder_that_is_in_part_random_is_refused(home, tmp_path):
