@@ -132,12 +132,11 @@ def sync(path: Path) -> None:
 
 
 def move_into_place(written: Path, place: Path) -> None:
-    """Give a finished folder its name in one step; another one of that name goes."""
-    if place.exists():
-        place.rename(written.with_name(f"{written.name}.replaced"))
+    """Give a finished folder its name in one step."""
+    if place.exists():  # a damaged one, or one of after the checkpoint that this run went on from
+        shutil.rmtree(place)
     written.rename(place)
     sync(place.parent)
-    shutil.rmtree(written.with_name(f"{written.name}.replaced"), ignore_errors=True)
 
 
 def run_facts(args: TrainingArguments, dataset) -> dict:
@@ -333,6 +332,9 @@ class StopOnSignal(TrainerCallback):
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+            if self.group is not None:  # its threads would outlive the interpreter
+                dist.destroy_process_group(self.group)
+                self.group = None
 
     def note(self, number, frame):
         # A data worker, which inherits the handler, ends at once; so does everything at the second signal.

@@ -137,6 +137,21 @@ def test_a_run_killed_while_it_saves_keeps_its_only_checkpoint(tokenizer, tmp_pa
     assert not (tmp_path / ASIDE).exists()
 
 
+def test_what_a_killed_run_left_unfinished_goes_at_the_next_start(tokenizer, tmp_path):
+    (tmp_path / ASIDE / "checkpoint-3").mkdir(parents=True)
+    (tmp_path / ASIDE / "checkpoint-3" / "optimizer.pt").write_text("half")
+    make_trainer(tokenizer, tmp_path, **SAVING).train()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-6"]
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_that_is_written_anew(finished, tokenizer):
+    truncate(finished / "checkpoint-6" / "optimizer.pt")
+    (finished / "checkpoint-6" / "of_the_damaged").write_text("")
+    make_trainer(tokenizer, finished, model=tiny_model(), **SAVING).train(resume_from_checkpoint=True)
+    assert damage(finished / "checkpoint-6") is None
+    assert not (finished / "checkpoint-6" / "of_the_damaged").exists()
+
+
 def full_disk(*args, **kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -322,6 +337,17 @@ def test_a_run_in_another_thread_leaves_signals_alone(tokenizer, tmp_path):
     with ThreadPoolExecutor(1) as pool:
         pool.submit(trainer.train).result()
     assert trainer.state.global_step == 6
+
+
+def test_a_data_worker_which_inherits_the_handlers_ends_at_once(tokenizer, tmp_path):
+    trainer = make_trainer(tokenizer, tmp_path)
+    with trainer.stop_on_signal.listening():
+        worker = os.fork()
+        if worker == 0:
+            signal.raise_signal(signal.SIGTERM)
+            os._exit(0)
+        _, status = os.waitpid(worker, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM
 
 
 def test_a_second_signal_ends_the_run_at_once(tokenizer, tmp_path):

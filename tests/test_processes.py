@@ -3,11 +3,15 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from trainer_examples import make_trainer, rows
 
+from span_electra.checkpointing import damage
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 DIVISIONS = {"1 x 8": (1, 8, 1), "2 x 4": (2, 4, 1), "1 x 4, 2 accumulated": (1, 4, 2)}
@@ -24,7 +28,8 @@ def histories(tmp_path_factory):
     chance = random.Random(0)
     lines = [" ".join(chance.choices(words, k=chance.randint(3, 30))) for _ in range(141)]
     (home / "train.txt").write_text("\n".join(lines[:128]), encoding="utf-8")
-    (home / "validation.txt").write_text("\n".join(lines[128:]), encoding="utf-8")  # 13 rows: no multiple of a batch
+    short = [" ".join(line.split()[:9]) for line in lines[128:]]  # 13 rows: no multiple of 8
+    (home / "validation.txt").write_text("\n".join(short), encoding="utf-8")
     (home / "sizes.json").write_text(json.dumps(SIZES))
     train_tokenizer([home / "train.txt"], home / "tokenizer", vocab_size=300)
     return {name: history(home, name, *division) for name, division in DIVISIONS.items()}
@@ -67,3 +72,38 @@ def test_divided_rows_give_the_same_curve(histories, division):
             assert trace(divided, name) == pytest.approx(expected, rel=1e-5) and len(expected) in (2, 3, 12, 13)
             largest = max(largest, *(abs(a / b - 1) for a, b in zip(trace(divided, name), expected, strict=True)))
     print(f"{division} beside 1 x 8: largest relative difference {largest:.1e}")
+
+
+def run_two_processes(output_dir, what):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(Path(__file__).with_name("two_processes.py")), str(output_dir), what]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def test_rows_that_fill_up_the_last_batches_are_not_counted(tokenizer, tmp_path):
+    output = run_two_processes(tmp_path, "evaluation")
+    metrics = json.loads(re.search(r"metrics: (\{.*\})", output)[1])
+    trainer = make_trainer(tokenizer, tmp_path, per_device_eval_batch_size=4)
+    trainer.eval_dataset = rows(12)
+    alone = trainer.evaluate()
+    for name in ("eval_loss", "eval_mlm_loss", "eval_discriminator_auc", "eval_generator_accuracy_baseline"):
+        assert metrics[name] == pytest.approx(alone[name], rel=1e-5), name
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
+    output = run_two_processes(tmp_path, "signal")
+    for process in (0, 1):
+        assert f"process {process}: Stopped by SIGTERM after step 3 of 6." in output
+    assert damage(tmp_path / "checkpoint-3") is None
+
+
+def test_a_disk_that_fails_one_process_keeps_none_waiting(tmp_path):
+    output = run_two_processes(tmp_path, "disk")
+    assert re.search(r"checkpoint-4 could not be written \(.*No space left on device\)", output)
+    assert "could not be written (another process failed)" in output
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-6"}
+    assert damage(tmp_path / "checkpoint-6") is None

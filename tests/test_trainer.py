@@ -100,6 +100,16 @@ def test_one_batch_of_8_has_the_gradient_of_4_batches_of_2(tokenizer, tmp_path):
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_evaluation_is_the_same_in_batches_of_any_size(tokenizer, tmp_path):
+    metrics = []
+    for size in (8, 3):
+        trainer = make_trainer(tokenizer, tmp_path, per_device_eval_batch_size=size)
+        trainer.eval_dataset = rows_of_many_lengths(8)
+        metrics.append(trainer.evaluate())
+    for name in ("eval_loss", "eval_mlm_loss", "eval_rtd_loss", "eval_discriminator_auc", "eval_replaced_share"):
+        assert metrics[0][name] == pytest.approx(metrics[1][name], rel=1e-5), name
+
+
 def test_training_logs_hold_the_metrics_since_the_last_log(tokenizer, tmp_path):
     trainer = make_trainer(tokenizer, tmp_path)
     trainer.train()
