@@ -17,6 +17,12 @@ class ModelArguments:
     config: str | None = field(
         default=None, metadata={"help": "A model's configuration: a JSON file, or tiny, small, base or tutorial."}
     )
+    config_overrides: str | None = field(
+        default=None,
+        metadata={
+            "help": "Change settings of --config, as JSON: '{\"num_hidden_layers\": 6}'. In a recipe: a mapping."
+        },
+    )
     model_name_or_path: str | None = field(
         default=None,
         metadata={
@@ -81,6 +87,13 @@ class DataArguments:
     )
     mask_ratio: float | None = field(
         default=None, metadata={"help": "Share of masked tokens. Default: the older configuration file's, or 0.15."}
+    )
+    span_p: float = field(
+        default=0.2, metadata={"help": "Spans have geometric lengths with this parameter; 1: single words."}
+    )
+    max_span_words: int = field(default=10, metadata={"help": "Longest span, in words."})
+    whole_words: bool = field(
+        default=True, metadata={"help": "Mask whole words. If not, every token counts as a word."}
     )
     documents: str = field(
         default="blank_line",
@@ -161,6 +174,15 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
             "--generator_name_or_path needs --model_name_or_path, the discriminator that goes with it, or --config "
             "with --objective discriminator, which trains a new one against it."
         )
+    if model.config_overrides and model.config is None:
+        raise InputError(
+            "--config_overrides goes with --config, for a new model; what --model_name_or_path holds has its shape."
+        )
+    if not 0 < data.span_p <= 1:
+        raise InputError(
+            f"--span_p is {data.span_p}; it must lie in (0, 1] (SpanBERT's is 0.2, 1 masks single words)."
+        )
+    check_positive(data, "max_span_words")
     if data.mask_ratio is not None and not 0 < data.mask_ratio < 1:
         raise InputError(
             f"--mask_ratio is {data.mask_ratio}; it must lie between 0 and 1, both excluded (0.15 is usual)."

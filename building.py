@@ -50,7 +50,8 @@ def build_model(
     if arguments.config is None:
         model = load_model(arguments)
     else:
-        model = new_model(arguments, read_config(arguments.config, data, tokenizer), tokenizer)
+        settings = read_config(arguments.config, read_overrides(arguments.config_overrides), data, tokenizer)
+        model = new_model(arguments, settings, tokenizer)
     if (tokens := max(tokenizer.get_vocab().values()) + 1) > model.config.vocab_size:
         raise InputError(
             f"The tokenizer {tokenizer.name_or_path} has {tokens} tokens, the model has room for "
@@ -92,8 +93,25 @@ def new_model(
         raise InputError(f"{name}: {' '.join(str(error).split())}") from error
 
 
-def read_config(name: str, data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> dict:
-    """The model's settings in the JSON file `name`, or in the one of that name that the package ships."""
+def read_overrides(overrides: str | None) -> dict:
+    """The settings in --config_overrides."""
+    try:
+        settings = json.loads(overrides or "{}")
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"--config_overrides {overrides}: not valid JSON ({error}). Give an object: "
+            "'{\"num_hidden_layers\": 6}'."
+        ) from error
+    if not isinstance(settings, dict):
+        raise InputError(
+            f"--config_overrides {overrides}: a {type(settings).__name__}; give names with values, as a JSON object."
+        )
+    return settings
+
+
+def read_config(name: str, overrides: dict, data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> dict:
+    """The model's settings in the JSON file `name`, or in the one of that name that the package ships, some of them
+    changed."""
     path = Path(name)
     if not path.is_file():
         folder = Path(str(files("span_electra.configs")))
@@ -101,7 +119,7 @@ def read_config(name: str, data: DataArguments, tokenizer: PreTrainedTokenizerBa
         if name not in shipped:
             raise InputError(f"--config {name}: no such file, and not one of {', '.join(sorted(shipped))}.")
         path = shipped[name]
-    settings, data_settings = split_data_settings(read_settings(path))
+    settings, data_settings = split_data_settings(read_settings(path) | overrides)
     for key, value in data_settings.items():
         if isinstance(value, bool) or not isinstance(value, int if key == "max_seq_length" else (int, float)):
             raise InputError(f"{name}: {key} is {value!r}; a number is expected.")

@@ -15,6 +15,7 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 OBJECTIVES = ("joint", "generator", "discriminator")
+SAMPLING_HEADS = ("mlm", "mean")
 EMBEDDING_SHARING = ("tied", "disentangled", "separate")
 
 # Older name -> name here. `disc_*` and `gen_*` are handled by prefix.
@@ -103,6 +104,8 @@ class SpanElectraConfig(ElectraConfig):
             SpanBERT, section 3.2).
         mlm_weight, sbgo_weight, rtd_weight, sbpo_weight (`float`): weights of the four losses, each a mean.
             1 : 50 for MLM : RTD is ELECTRA's; the boundary weights (1 and 5) are starting values, not yet tuned.
+        sampling_head (`str`, defaults to `"mlm"`): whose scores the replacements are sampled from: `"mlm"`, or
+            `"mean"`: of MLM's and SBGO's, which needs `use_sbgo`.
         sampling_temperature (`float`, defaults to 1.0): divides the generator's logits before sampling.
 
     Raises:
@@ -134,6 +137,7 @@ class SpanElectraConfig(ElectraConfig):
     sbgo_weight: float | int = 1.0
     rtd_weight: float | int = 50.0
     sbpo_weight: float | int = 5.0
+    sampling_head: str = "mlm"
     sampling_temperature: float | int = 1.0
 
     def __post_init__(self, **kwargs):
@@ -184,6 +188,10 @@ class SpanElectraConfig(ElectraConfig):
             )
         if self.objective not in OBJECTIVES:
             raise ValueError(f"`objective` is {self.objective!r}; accepted are {', '.join(OBJECTIVES)}.")
+        if self.sampling_head not in SAMPLING_HEADS:
+            raise ValueError(f"`sampling_head` is {self.sampling_head!r}; accepted are {', '.join(SAMPLING_HEADS)}.")
+        if self.sampling_head == "mean" and not self.use_sbgo:
+            raise ValueError("`sampling_head` is 'mean' and `use_sbgo` is False: there is no second head; use 'mlm'.")
         if getattr(self, "position_embedding_type", "absolute") != "absolute":
             raise ValueError(
                 f"`position_embedding_type` is {self.position_embedding_type!r}; only 'absolute' is supported."

@@ -40,6 +40,8 @@ class DataCollatorForSpanMasking:
         mask_ratio: Share of a row's ordinary tokens that is masked.
         span_p: Parameter of the geometric distribution.
         max_span_words: Longest span, in words.
+        whole_words: Whether spans are of whole words. If not, every token counts as a word: with `max_span_words=1`
+            that is ELECTRA's masking, but that two masked tokens are never neighbours.
         mask_token_share: Share of the spans that become [MASK].
         random_token_share: Share of the spans that become random ordinary tokens. The rest is kept as it is.
             ELECTRA's published runs used 0.85 and 0.
@@ -81,6 +83,7 @@ class DataCollatorForSpanMasking:
         mask_ratio: float = 0.15,
         span_p: float = 0.2,
         max_span_words: int = 10,
+        whole_words: bool = True,
         mask_token_share: float = 0.8,
         random_token_share: float = 0.1,
         seed: int = 0,
@@ -111,6 +114,8 @@ class DataCollatorForSpanMasking:
         self.mask_token_id, self.pad_token_id = tokenizer.mask_token_id, tokenizer.pad_token_id
         self.pads_left = tokenizer.padding_side == "left"
         self.opens, self.closes, self.ordinary = word_tables(tokenizer)
+        if not whole_words:
+            self.opens[:] = BREAKS
         added = list(tokenizer.added_tokens_decoder)
         self.random_token_ids = np.setdiff1d(np.flatnonzero(self.ordinary), added)
         self.length_tables = span_length_tables(span_p, max_span_words)

@@ -515,7 +515,8 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The generator's logits (N, V) for the masked tokens: from their own position and from their span's edges."""
         represented = [self.generator.generator_predictions(spans.at_positions(hidden))]  # (N, E)
-        with_boundaries = self.config.use_sbgo and self.config.objective != "discriminator"
+        is_wanted = self.config.objective != "discriminator" or self.config.sampling_head == "mean"
+        with_boundaries = self.config.use_sbgo and is_wanted
         if with_boundaries:
             represented.append(self.sbgo_head(*spans.at_boundaries(hidden), spans.offset))
         # Both share the decoder, so it runs once over both.
@@ -563,12 +564,12 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
             raise ValueError("`labels` came without `input_ids`: the joint step replaces tokens and needs their ids.")
         else:
             spans = MaskedTokens.of(labels, self.masked_capacity)
-            output, mlm_logits, encoded = self.generate(input_ids, labels, spans, **inputs)
+            output, proposals, encoded = self.generate(input_ids, labels, spans, **inputs)
             if self.config.objective != "generator":
                 if sampling_keys is None:
                     sampling_keys = torch.randint(2**31, labels.shape[:1], dtype=torch.int32, device=labels.device)
                 keys = token_keys(sampling_keys, spans.positions, labels.shape[1])
-                sampled = sample_tokens(mlm_logits, keys, self.config.sampling_temperature)  # (N,)
+                sampled = sample_tokens(proposals, keys, self.config.sampling_temperature)  # (N,)
                 output.corrupted_ids = spans.write(sampled, input_ids)
                 encoded = self.detect(output, labels, spans, **inputs, **recorded)
             output.loss = self.weighted_sum(output)
@@ -578,8 +579,8 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
     def generate(
         self, input_ids: torch.Tensor, labels: torch.Tensor, spans: "MaskedTokens", **inputs
     ) -> tuple[SpanElectraForPreTrainingOutput, torch.Tensor, BaseModelOutput]:
-        """The generator's part of the step: an output with its losses, its scores of the masked tokens' own positions,
-        (N, V), and what its encoder returned."""
+        """The generator's part of the step: an output with its losses, the scores to sample replacements from, (N, V),
+        and what its encoder returned."""
         encoded = self.generator.electra(input_ids=input_ids, **inputs)
         mlm_logits, sbgo_logits = self.score_vocabulary(encoded.last_hidden_state, spans)
         correct = mlm_logits.argmax(dim=-1) == spans.original
@@ -588,6 +589,8 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
             sbgo_loss=None if sbgo_logits is None else spans.cross_entropy(sbgo_logits),
             generator_correct=spans.write(correct, torch.zeros_like(labels, dtype=torch.bool)),
         )
+        if self.config.sampling_head == "mean":
+            return output, (mlm_logits.detach() + sbgo_logits.detach()) / 2, encoded
         return output, mlm_logits, encoded
 
     def detect(

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 
 from transformers import set_seed
 
@@ -78,18 +79,23 @@ def build_trainer(model, tokenizer, train_rows, eval_rows, data: DataArguments, 
         # Shapes that never change: nothing is compiled twice, and the device need not wait to learn a count.
         pad_to = data.max_seq_length
         model.masked_capacity = data.mask_ratio + 1 / data.max_seq_length
+    collator = partial(
+        DataCollatorForSpanMasking,
+        tokenizer,
+        data.mask_ratio,
+        data.span_p,
+        data.max_span_words,
+        data.whole_words,
+        pad_to_multiple_of=pad_to,
+    )
     return SpanElectraTrainer(
         model=model,
         args=arguments,
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
-        data_collator=DataCollatorForSpanMasking(
-            tokenizer, data.mask_ratio, seed=arguments.seed, pad_to_multiple_of=pad_to
-        ),
-        eval_data_collator=DataCollatorForSpanMasking(
-            tokenizer, data.mask_ratio, seed=EVALUATION_SEED, pad_to_multiple_of=pad_to
-        ),
+        data_collator=collator(seed=arguments.seed),
+        eval_data_collator=collator(seed=EVALUATION_SEED),
     )
 
 

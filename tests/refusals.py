@@ -17,7 +17,10 @@ def assert_refused(main, arguments, case, home, tmp_path, capsys):
     the folder.
     """
     changes, text = case
-    changes = {name: value.format(home=home) if isinstance(value, str) else value for name, value in changes.items()}
+    changes = {
+        name: value.replace("{home}", str(home)) if isinstance(value, str) else value
+        for name, value in changes.items()
+    }
     before, output_dir = snapshot(home), tmp_path / "out"
     with pytest.raises(SystemExit) as exit_info:
         main(arguments(home, output_dir, **changes))

@@ -281,6 +281,20 @@ def test_single_words_are_masked_when_the_longest_span_is_one_word(wordpiece):
     assert {end - start for mask in masks for start, end in spans_of(mask)} == {1}
 
 
+def test_single_tokens_are_masked_when_words_count_for_nothing():
+    tokenizer = wordpiece_tokenizer(continuing=0.5)
+    collator = DataCollatorForSpanMasking(tokenizer, max_span_words=1, whole_words=False)
+    opens, closes, _ = word_tables(tokenizer)
+    rows = make_rows(300, shortest=40)
+    parts_of_words = 0
+    for row, mask in zip(rows, masked_rows(collator, rows), strict=True):
+        assert {end - start for start, end in spans_of(mask)} == {1}
+        words = [set(word) for word in naive_words(row, opens, closes)]
+        masked = set(np.flatnonzero(mask))
+        parts_of_words += sum(bool(word & masked) and not word <= masked for word in words)
+    assert parts_of_words > 1000
+
+
 def test_labels_are_the_original_ids_and_visible_tokens_are_unchanged(wordpiece):
     rows = make_rows(500)
     batch = collate(DataCollatorForSpanMasking(wordpiece), rows)

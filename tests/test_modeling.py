@@ -288,6 +288,22 @@ def test_sbpo_is_the_mean_over_masked_tokens_from_the_visible_boundaries(step):
     assert output.sbpo_loss.item() == pytest.approx(sum(losses).item() / 8, rel=1e-5)
 
 
+def test_replacements_may_be_sampled_from_the_mean_of_both_heads():
+    model = random_model(sampling_head="mean")
+    inputs, keys = batch(), torch.arange(3, dtype=torch.int32)
+    labels = inputs["labels"]
+    corrupted = model(**inputs, sampling_keys=keys).corrupted_ids
+    hidden = model.generator.electra(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
+    for b, t in masked_tokens(labels):
+        own = model.generator.generator_predictions(hidden[b, t])
+        both = torch.stack([own, represent(model.sbgo_head, hidden, labels, b, t)])
+        logits = model.generator.generator_lm_head(both).mean(0, keepdim=True)
+        key = token_keys(keys, torch.tensor([b * 20 + t]), 20)
+        assert corrupted[b, t] == sample_tokens(logits, key)
+    alone = random_model(sampling_head="mean", objective="discriminator", embedding_sharing="separate")
+    assert alone(**inputs, sampling_keys=keys).loss.isfinite()
+
+
 def test_the_loss_is_the_weighted_sum():
     weights = {"mlm_weight": 2.0, "sbgo_weight": 3.0, "rtd_weight": 5.0, "sbpo_weight": 7.0}
     output = seeded(random_model(**weights), batch())

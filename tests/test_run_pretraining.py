@@ -91,6 +91,11 @@ REFUSED = {
     "too long": ({"max_seq_length": 65}, r"Rows of 65 tokens do not fit the model's 64 positions"),
     "too short": ({"max_seq_length": 4}, r"max_seq_length=4 is too short"),
     "mask ratio": ({"mask_ratio": 1.0}, r"--mask_ratio is 1\.0; it must lie between 0 and 1"),
+    "overrides that are no JSON": ({"config_overrides": "a=1"}, r"--config_overrides a=1: not valid JSON"),
+    "overrides without names": ({"config_overrides": "[1]"}, r"--config_overrides \[1\]: a list; give names"),
+    "an unknown override": ({"config_overrides": '{"use_sbg": false}'}, r"`use_sbg` is not .* mean `use_sbgo`"),
+    "no span": ({"max_span_words": 0}, r"--max_span_words is 0; it must be at least 1"),
+    "no geometric distribution": ({"span_p": 0.0}, r"--span_p is 0\.0; it must lie in \(0, 1\]"),
     "mask ratio in the file": ({"config": "{home}/bad_ratio.json"}, r"mask_ratio is 1\.5; it must lie between"),
     "used folder": ({"output_dir": "{home}/used"}, r"already holds something that is not a run .*thesis\.txt"),
     "used, overwrite": (
@@ -331,11 +336,19 @@ def test_shipped_configurations_are_read_by_name(home, tmp_path, name):
     tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer")
     _, data, _ = parsed(home, tmp_path, config=name, max_seq_length=None)
     model_arguments = ModelArguments(config=name)
-    config = new_model(model_arguments, read_config(name, data, tokenizer), tokenizer).config
+    config = new_model(model_arguments, read_config(name, {}, data, tokenizer), tokenizer).config
     assert config.vocab_size == (10_000 if name == "tutorial" else 280)
     assert (data.mask_ratio, data.max_seq_length) == ((0.2, 512) if name == "tutorial" else (None, None))
     assert config.generator_hidden_size == {"tiny": 64, "small": 64, "base": 256, "tutorial": 128}[name]
     assert config.generator_num_hidden_layers == config.num_hidden_layers
+
+
+def test_a_recipe_changes_settings_of_the_configuration(home, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("config: tiny\nconfig_overrides: {use_sbgo: false, rtd_weight: 7}\n")
+    command = [str(tmp_path / "recipe.yaml"), "--tokenizer", str(home / "tokenizer"), "--train_file", "a.txt"]
+    model_arguments, data, _ = parse_arguments([*command, "--output_dir", str(tmp_path / "out"), "--use_cpu"])
+    config = build_model(model_arguments, data, AutoTokenizer.from_pretrained(home / "tokenizer")).config
+    assert (config.use_sbgo, config.rtd_weight, config.num_hidden_layers) == (False, 7, 2)
 
 
 @pytest.mark.parametrize("name", ["small", "base", "demo"])
