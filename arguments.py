@@ -80,6 +80,13 @@ class DataArguments:
         default=1.0,
         metadata={"help": "Without validation_file, keep back this share of the rows for evaluation; 0: none."},
     )
+    probe_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Labelled sentences, as for fine-tuning. At every evaluation a linear classifier is fitted to "
+            "them, by the discriminator's hidden states: a quick look at what it has learnt."
+        },
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only so many rows for training."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Use only so many rows for evaluation."})
     max_seq_length: int | None = field(

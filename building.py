@@ -15,6 +15,7 @@ from span_electra.configuration_span_electra import SpanElectraConfig, split_dat
 from span_electra.conversion import BERT_SHAPED, from_electra, from_encoder, from_generator
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.options import first_line, read_settings
+from span_electra.probes import LinearProbe
 from span_electra.streaming import TextStream
 from span_electra.tokenization.create_features import (
     METADATA,
@@ -264,6 +265,16 @@ def load_rows(
         split=split,
         workers=data.preprocessing_num_workers,
     )
+
+
+def build_probe(
+    data: DataArguments, tokenizer: PreTrainedTokenizerBase, eval_rows: datasets.Dataset | None
+) -> LinearProbe | None:
+    if data.probe_file is None:
+        return None
+    if eval_rows is None:
+        raise InputError("--probe_file: is looked at when the model is evaluated; give a --validation_file, too.")
+    return LinearProbe(data.probe_file, data.split, tokenizer, data.max_seq_length)
 
 
 def build_stream(

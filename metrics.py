@@ -8,7 +8,8 @@ import torch
 LOSSES = ("mlm_loss", "sbgo_loss", "rtd_loss", "sbpo_loss")
 # Two logits in one bin count as a tie in the AUC; the edge at 0 is exact, so precision and recall are, too.
 BINS, LARGEST_LOGIT = 4096, 16.0
-ALL, SPAN = 0, 1  # which tokens a histogram counts: every real one, or the masked ones
+# What a histogram counts: every real token, the masked ones, or every real one of a text corrupted in a fixed way.
+ALL, SPAN, FIXED = range(3)
 ORIGINAL, REPLACED = 0, 1
 
 
@@ -28,7 +29,7 @@ class PretrainingMetrics:
         self.loss_sums = torch.zeros(len(LOSSES), device=device)
         self.loss_counts = torch.zeros(len(LOSSES), dtype=torch.int64, device=device)
         # Logits of the discriminator by (tokens counted, truth, bin of the logit).
-        self.logits = torch.zeros(2, 2, BINS, dtype=torch.int64, device=device)
+        self.logits = torch.zeros(3, 2, BINS, dtype=torch.int64, device=device)
         self.originals = torch.zeros(vocab_size, dtype=torch.int64, device=device)  # how often each is masked
         self.generator_correct = torch.zeros((), dtype=torch.int64, device=device)
 
@@ -56,10 +57,15 @@ class PretrainingMetrics:
         self.generator_correct += (outputs.generator_correct.flatten() & masked.bool()).sum()
         if outputs.logits is None:  # the generator is trained alone
             return
+        self.count(ALL, outputs.logits, outputs.is_replaced, attention_mask)
+        self.count(SPAN, outputs.logits, outputs.is_replaced, labels != -100)
+
+    @torch.no_grad()
+    def count(self, histogram: int, logits: torch.Tensor, is_replaced: torch.Tensor, counts: torch.Tensor) -> None:
+        """Add the discriminator's `logits` to a histogram: each where it `counts`; all of shape (rows, tokens)."""
         # No boolean indexing: the number of its results would have to be known, which is a synchronisation.
-        bins = logit_bins(outputs.logits).flatten() + BINS * outputs.is_replaced.long().flatten()
-        self.logits[ALL].view(-1).scatter_add_(0, bins, attention_mask.long().flatten())
-        self.logits[SPAN].view(-1).scatter_add_(0, bins, masked)
+        bins = logit_bins(logits).flatten() + BINS * is_replaced.long().flatten()
+        self.logits[histogram].view(-1).scatter_add_(0, bins, counts.long().flatten())
 
     def compute(self, reduce=None) -> dict[str, float]:
         """Return all metrics, those of what is off left out, in one transfer from the device.
@@ -71,6 +77,7 @@ class PretrainingMetrics:
         if reduce is not None:
             states = {name: reduce(state.clone()) for name, state in states.items()}
         values = dict(zip(LOSSES, states["loss_sums"] / states["loss_counts"], strict=True))
+        values["generator_perplexity"] = values["mlm_loss"].exp()
         masked = states["originals"].sum()
         values["generator_accuracy"] = states["generator_correct"] / masked
         values["generator_accuracy_baseline"] = states["originals"].max() / masked  # always the most frequent
@@ -83,11 +90,13 @@ class PretrainingMetrics:
             scores = classification_scores(states["logits"][tokens])
             detection |= {f"{prefix}_{name}": value for name, value in scores.items()}
         values |= detection
-        counts = (*states["loss_counts"], real)
+        values["fixed_discriminator_auc"] = classification_scores(states["logits"][FIXED])["auc"]
+        counts = (*states["loss_counts"], real, states["logits"][FIXED].sum())
         stacked = torch.stack([value.float() for value in (*values.values(), *counts)]).tolist()
-        *loss_counts, tokens_judged = stacked[len(values) :]
+        *loss_counts, tokens_judged, tokens_probed = stacked[len(values) :]
         off = {name for name, count in zip(LOSSES, loss_counts, strict=True) if not count}
         off |= set() if tokens_judged else detection.keys()
+        off |= set() if tokens_probed else {"fixed_discriminator_auc"}
         return {name: value for name, value in zip(values, stacked, strict=False) if name not in off}
 
 

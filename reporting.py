@@ -22,13 +22,16 @@ BASELINES = {
     "generator_accuracy": "generator_accuracy_baseline",
     "discriminator_accuracy": "discriminator_accuracy_baseline",
     "discriminator_auc": 0.5,
+    "fixed_discriminator_auc": 0.5,
+    "probe_accuracy": "probe_accuracy_baseline",
     "span_discriminator_accuracy": "span_discriminator_accuracy_baseline",
     "span_discriminator_auc": 0.5,
 }
 SUMMARY = (
-    *("loss", *LOSSES, "generator_accuracy", "replaced_share", "span_replaced_share"),
+    *("loss", *LOSSES, "generator_perplexity", "generator_accuracy", "replaced_share", "span_replaced_share"),
     *("discriminator_auc", "discriminator_precision", "discriminator_recall", "discriminator_f1"),
     *("discriminator_accuracy", "span_discriminator_auc", "span_discriminator_recall", "span_discriminator_accuracy"),
+    *("fixed_discriminator_auc", "probe_accuracy"),
 )
 # The options that make one run differ from another, in the order in which the card names them.
 CARD_OPTIONS = (
@@ -120,7 +123,8 @@ def plot_curves(history: list[dict], path: Path) -> None:
         discriminator_losses.set(title="discriminator: losses (nats)")
         draw(generator, history, "generator_accuracy", "generator_accuracy_baseline")
         generator.set(title="generator: accuracy on masked tokens", xlabel="step", ylim=(0, None))
-        draw(discriminator, history, "discriminator_auc", "discriminator_recall", "span_discriminator_auc")
+        names = ("discriminator_auc", "discriminator_recall", "span_discriminator_auc", "fixed_discriminator_auc")
+        draw(discriminator, history, *names)
         discriminator.axhline(0.5, color="gray", linestyle=":", label="AUC of guessing")
         discriminator.set(title="discriminator: finding replaced tokens", xlabel="step", ylim=(0, 1))
         for axes in (generator_losses, discriminator_losses, generator, discriminator):
@@ -188,7 +192,7 @@ fill_mask = pipeline("fill-mask", path, trust_remote_code=True)
 ## Evaluation
 
 Over all real tokens, and (`span_`) over the masked ones only; losses in nats. A baseline always gives the most
-frequent answer.
+frequent answer. `fixed_`: on a text in which the masked tokens of a row traded places, the same for every model.
 
 | metric | value | |
 |---|---|---|

@@ -15,7 +15,7 @@ from functools import partial
 from transformers import set_seed
 
 from span_electra.arguments import DataArguments, PretrainingArguments, parse_arguments
-from span_electra.building import build_model, build_rows, build_tokenizer, resolve_length
+from span_electra.building import build_model, build_probe, build_rows, build_tokenizer, resolve_length
 from span_electra.checkpointing import InterruptedRun, SaveError, run_facts
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.publishing import PublishingError, prepare_repository
@@ -55,6 +55,7 @@ def run(arguments: Sequence[str]) -> None:
     if checkpoint is not None:
         check_stream(checkpoint, train_rows)
         check_same_rows(checkpoint, run_facts(training_arguments, train_rows))
+    probe = build_probe(data_arguments, tokenizer, eval_rows)
     settings = {**asdict(model_arguments), **asdict(data_arguments), **training_arguments.to_dict()}
     with training_arguments.main_process_first(desc="the run's folder"):
         if training_arguments.should_save:
@@ -62,6 +63,7 @@ def run(arguments: Sequence[str]) -> None:
 
     trainer = build_trainer(model, tokenizer, train_rows, eval_rows, data_arguments, training_arguments)
     trainer.settings = settings
+    trainer.probe = probe
     describe(trainer, data_arguments.max_seq_length)
     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     if eval_rows is not None:

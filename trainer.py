@@ -11,8 +11,9 @@ from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
 from span_electra.checkpointing import CheckpointingTrainer
-from span_electra.metrics import LOSSES, PretrainingMetrics, token_counts
+from span_electra.metrics import FIXED, LOSSES, PretrainingMetrics, token_counts
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
+from span_electra.probes import LinearProbe, trade_places
 from span_electra.publishing import PublishingError, is_from_the_hub, one_line
 from span_electra.reporting import write_report
 from span_electra.streaming import StreamingTrainer, TextStream
@@ -37,17 +38,19 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
         data_collator: Masks the training rows; its epoch is set at the start of each.
         eval_data_collator: Masks the rows of evaluation. It must be another one: worker processes may hold on to
             either.
+        probe: Scores the discriminator on labelled texts at every evaluation; none by default.
         kwargs: As for [`~transformers.Trainer`].
 
     Attributes:
         settings: All options of the run by name, for its report; at first those in `args`.
     """
 
-    def __init__(self, *args, data_collator, eval_data_collator, **kwargs):
+    def __init__(self, *args, data_collator, eval_data_collator, probe: LinearProbe | None = None, **kwargs):
         if eval_data_collator is data_collator:
             raise ValueError("`eval_data_collator` is `data_collator` itself; evaluation needs a collator of its own.")
         super().__init__(*args, data_collator=data_collator, **kwargs)  # type: ignore[misc]
         self.settings = self.args.to_dict()
+        self.probe = probe
         self.eval_data_collator = eval_data_collator
         self.eval_data_collator.set_epoch(EVALUATION_EPOCH)
         vocab_size: int = self.model.config.vocab_size  # type: ignore[assignment]
@@ -100,6 +103,8 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
             self.found_nonfinite.clamp_(min=(~loss.detach().isfinite()).float())
         metrics = self.train_metrics if model.training else self.eval_metrics
         metrics.update(outputs, inputs["labels"], inputs["attention_mask"])
+        if not model.training and outputs.logits is not None:
+            self.judge_fixed_corruption(model, inputs)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs, start_time=None):
@@ -120,12 +125,22 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
         with replaced_attribute(self, "data_collator", self.eval_data_collator):
             return super().get_eval_dataloader(eval_dataset)
 
+    def judge_fixed_corruption(self, model, inputs) -> None:
+        """Let the discriminator judge a text that no generator had a part in, for the metrics of evaluation."""
+        labels, mask = inputs["labels"], inputs["attention_mask"]
+        corrupted = trade_places(inputs["input_ids"], labels)
+        logits = model(input_ids=corrupted, attention_mask=mask).logits
+        self.eval_metrics.count(FIXED, logits, (labels != -100) & (corrupted != labels), mask)
+
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
         self.eval_metrics.reset()
         with torch.random.fork_rng(devices=[]):  # an iterator over batches draws a number of training's
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)  # type: ignore[misc]
         metrics = self.eval_metrics.compute(self.sum_over_processes)
         metrics["loss"] = self.weighted_sum(metrics)
+        if self.probe is not None:
+            metrics["probe_accuracy"] = self.probe.accuracy(self.accelerator.unwrap_model(self.model))
+            metrics["probe_accuracy_baseline"] = self.probe.baseline
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 

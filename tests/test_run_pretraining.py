@@ -52,6 +52,7 @@ def home(tmp_path_factory):
     for name, settings in write.items():
         (home / f"{name}.json").write_text(json.dumps(settings))
     (home / "broken.json").write_text("{")
+    (home / "one_class.jsonl").write_text('{"text": "a word", "label": 1}\n' * 9)
     (home / "used").mkdir()
     (home / "used" / "thesis.txt").write_text("my only copy")
     (home / "run").mkdir()
@@ -96,6 +97,12 @@ REFUSED = {
     "an unknown override": ({"config_overrides": '{"use_sbg": false}'}, r"`use_sbg` is not .* mean `use_sbgo`"),
     "no span": ({"max_span_words": 0}, r"--max_span_words is 0; it must be at least 1"),
     "no geometric distribution": ({"span_p": 0.0}, r"--span_p is 0\.0; it must lie in \(0, 1\]"),
+    "no such probe": ({"probe_file": "{home}/missing.jsonl"}, r"missing\.jsonl: no such file"),
+    "a probe of one class": ({"probe_file": "{home}/one_class.jsonl"}, r"its 1 classes have 9 texts .* at least 2"),
+    "a probe without evaluation": (
+        {"probe_file": "{home}/one_class.jsonl", "validation_split_percentage": 0},
+        r"--probe_file: is looked at when the model is evaluated",
+    ),
     "mask ratio in the file": ({"config": "{home}/bad_ratio.json"}, r"mask_ratio is 1\.5; it must lie between"),
     "used folder": ({"output_dir": "{home}/used"}, r"already holds something that is not a run .*thesis\.txt"),
     "used, overwrite": (

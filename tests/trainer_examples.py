@@ -2,7 +2,7 @@
 
 import datasets
 import torch
-from tokenizers import Tokenizer, models, processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from span_electra import SpanElectraConfig, SpanElectraForPreTraining
@@ -18,6 +18,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     """A token for each of 94 words."""
     vocabulary = {token: i for i, token in enumerate(SPECIAL + [f"w{i}" for i in range(94)])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)]
     )

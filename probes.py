@@ -1,0 +1,89 @@
+"""Evidence beside the losses while a model is pretrained: the same question at every step, and of every model.
+
+The discriminator's own task gets harder as its generator gets better, so its scores say little over time and nothing
+between two runs. Here the corruption is fixed, and so are the labelled texts.
+"""
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from transformers import PreTrainedTokenizerBase
+
+from span_electra.finetuning.data import read_examples, sample
+from span_electra.finetuning.sentences import Classification
+from span_electra.modeling_span_electra import SpanElectraForPreTraining
+from span_electra.tokenization.text import InputError
+
+FOLDS = 5
+MOST_TEXTS = 2000
+BATCH_SIZE = 100
+
+
+def trade_places(input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The original text with the masked tokens of each row moved on by one place among themselves.
+
+    What stands in the wrong place is of the right text, so only context can tell: a corruption that is the same
+    whatever the generator has learnt.
+
+    Args:
+        input_ids: a text whose spans are masked, (rows, tokens).
+        labels: original ids where tokens are masked, -100 elsewhere; same shape.
+
+    Returns:
+        Token ids, same shape. The first masked token of a row has the id of the second, the last that of the first.
+    """
+    masked = labels != -100
+    rows, columns = masked.nonzero(as_tuple=True)  # row by row
+    following = torch.arange(1, len(rows) + 1, device=rows.device)
+    ends_row = following == torch.searchsorted(rows, rows, right=True)
+    following = torch.where(ends_row, torch.searchsorted(rows, rows), following)
+    moved = torch.where(masked, labels, input_ids)
+    moved[rows, columns] = labels[rows, columns][following]
+    return moved
+
+
+class LinearProbe:
+    """
+    How well a linear classifier tells labelled texts apart by the discriminator's hidden states, as they are.
+
+    Args:
+        name: A .jsonl, .json, .csv or .parquet file, or a `datasets` name: in each row a sentence, or two, and a
+            label, in columns named as in fine-tuning. Of more than 2,000 rows as many are drawn at random.
+        split: The split of a `datasets` name.
+        tokenizer: The model's.
+        max_seq_length: Texts are cut after so many tokens.
+
+    Raises:
+        InputError: the file cannot be used, or a class has fewer than five texts.
+    """
+
+    def __init__(self, name: str, split: str, tokenizer: PreTrainedTokenizerBase, max_seq_length: int):
+        examples = sample(read_examples(name, split, Classification.columns, renamed={}), MOST_TEXTS)
+        self.labels = np.unique([str(label) for label in examples["label"]], return_inverse=True)[1]
+        counts = np.bincount(self.labels)
+        if len(counts) < 2 or counts.min() < FOLDS:
+            raise InputError(
+                f"--probe_file {name}: its {len(counts)} classes have {counts.min()} texts or more each; the probe "
+                f"needs at least 2 classes of {FOLDS} texts."
+            )
+        self.baseline = counts.max() / counts.sum()  # always the most frequent class
+        texts = [list(examples[column]) for column in ("sentence1", "sentence2") if column in examples.column_names]
+        self.rows = tokenizer(*texts, truncation=True, max_length=max_seq_length)
+        self.tokenizer = tokenizer
+
+    @torch.no_grad()
+    def accuracy(self, model: SpanElectraForPreTraining) -> float:
+        """The mean accuracy over five folds of a logistic regression on the mean of each text's hidden states."""
+        means = []
+        for start in range(0, len(self.labels), BATCH_SIZE):
+            rows = {name: values[start : start + BATCH_SIZE] for name, values in self.rows.items()}
+            batch = self.tokenizer.pad(rows, return_tensors="pt").to(model.device)
+            hidden = model(**batch, output_hidden_states=True).hidden_states[-1].float()  # (rows, tokens, hidden)
+            real = batch["attention_mask"].unsqueeze(-1)
+            means.append(((hidden * real).sum(1) / real.sum(1)).cpu())
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+        return float(cross_val_score(classifier, torch.cat(means).numpy(), self.labels, cv=folds).mean())
