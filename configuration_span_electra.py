@@ -81,8 +81,10 @@ class SpanElectraConfig(ElectraConfig):
     model people use; the fields below describe the generator and the objective.
 
     Args:
-        generator_hidden_size (`int`, *optional*): width of the generator. Default: a quarter of the discriminator's,
-            as in ELECTRA-Small (Clark et al., 2020, table 6).
+        generator_size (`float`, defaults to 0.25): the generator's share of the discriminator's hidden size, heads and
+            feed-forward layers, where the next three do not give them. A quarter is ELECTRA-Small's (Clark et al.,
+            2020, table 6); with 1 both have the same shape.
+        generator_hidden_size (`int`, *optional*): width of the generator.
         generator_intermediate_size (`int`, *optional*): width of its feed-forward layers. Default: the
             discriminator's, scaled as the hidden size is.
         generator_num_attention_heads (`int`, *optional*): default: heads as wide as the discriminator's.
@@ -122,6 +124,7 @@ class SpanElectraConfig(ElectraConfig):
 
     model_type = "span_electra"
 
+    generator_size: float | int = 0.25
     generator_hidden_size: int | None = None
     generator_intermediate_size: int | None = None
     generator_num_attention_heads: int | None = None
@@ -216,6 +219,10 @@ class SpanElectraConfig(ElectraConfig):
         for name in ("mlm_weight", "sbgo_weight", "rtd_weight", "sbpo_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"`{name}` is {getattr(self, name)}; a loss weight must be finite and at least 0.")
+        if not 0 < self.generator_size <= 1:
+            raise ValueError(
+                f"`generator_size` is {self.generator_size}; it must lie in (0, 1] (ELECTRA-Small's is 0.25)."
+            )
         if not 0 < self.sampling_temperature < float("inf"):
             raise ValueError(
                 f"`sampling_temperature` is {self.sampling_temperature}; it must be above 0 (1.0 is ELECTRA's)."
@@ -235,8 +242,8 @@ class SpanElectraConfig(ElectraConfig):
         """Scale the discriminator's sizes to those of the generator that were left open."""
         head_size = self.hidden_size // self.num_attention_heads
         if self.generator_hidden_size is None:
-            heads = self.generator_num_attention_heads or max(1, self.num_attention_heads // 4)
-            self.generator_hidden_size = max(heads, self.hidden_size // 4 // heads * heads)
+            heads = self.generator_num_attention_heads or max(1, int(self.num_attention_heads * self.generator_size))
+            self.generator_hidden_size = max(heads, int(self.hidden_size * self.generator_size) // heads * heads)
         if self.generator_intermediate_size is None:
             self.generator_intermediate_size = max(
                 1, self.intermediate_size * self.generator_hidden_size // self.hidden_size

@@ -80,6 +80,7 @@ def test_what_other_code_adds_to_a_saved_configuration_is_kept(tmp_path):
         ({"generator_num_hidden_layers": 0}, "`generator_num_hidden_layers` is 0; it must be at least 1"),
         ({"max_span_len": 0}, "`max_span_length` is 0; it must be at least 1"),
         ({"rtd_weight": -1.0}, "`rtd_weight` is -1.0; a loss weight must be finite and at least 0"),
+        ({"generator_size": 1.5}, "`generator_size` is 1.5; it must lie in (0, 1]"),
         ({"sampling_temperature": 0.0}, "`sampling_temperature` is 0.0; it must be above 0"),
         ({"sampling_head": "sbgo"}, "`sampling_head` is 'sbgo'; accepted are mlm, mean"),
         ({"sampling_head": "mean", "use_sbgo": False}, "there is no second head; use 'mlm'"),

@@ -1,0 +1,356 @@
+"""Does each objective earn its place? Pretrain each rung of a ladder on the same tokens, fine-tune it, compare.
+
+    python benchmarks/ladder.py benchmarks/ladder/cpu.yaml --text corpus/ --tasks tasks/ --output_dir runs/ladder
+
+A rung is a recipe in benchmarks/ladder/rungs; each adds one thing to the one before. `--sweep sbpo_weight` compares
+the values of one setting instead. The size (cpu.yaml, gpu.yaml) says what all rungs have in common. `tasks/` holds a
+folder for each task with train.jsonl and dev.jsonl.
+
+Everything is resumed where it stood: run the same command again after an interruption, or, with `--minutes 10`, again
+and again. What is finished is not repeated. At the end there are a table, a picture and results.json in the folder.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+
+import torch
+import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy.stats import binomtest
+from torch.utils.flop_counter import FlopCounterMode
+
+from span_electra import SpanElectraForPreTraining
+from span_electra.tokenization.create_features import create_features
+from span_electra.tokenization.train_tokenizer import train_tokenizer
+
+HERE = Path(__file__).parent / "ladder"
+SCRATCH = "scratch"  # random weights in the first rung's architecture: what pretraining is worth at all
+TASKS = {
+    "sst2": ("classification", "accuracy"),
+    "mrpc": ("classification", "accuracy"),
+    "rte": ("classification", "accuracy"),
+    "stsb": ("regression", "spearmanr"),
+    "wnut17": ("token-classification", "overall_f1"),
+}
+PROBES = ("eval_generator_perplexity", "eval_discriminator_auc", "eval_fixed_discriminator_auc")
+NORMAL_95 = 1.96
+
+
+class OutOfTimeError(Exception):
+    """The time of this call is over; the next one goes on."""
+
+
+class Ladder:
+    """The runs of one command, their folders and their time."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.options = options
+        self.size = yaml.safe_load(options.size.read_text())
+        self.folder = options.output_dir / options.size.stem
+        self.deadline = time.monotonic() + 60 * options.minutes if options.minutes else math.inf
+        self.rungs = self.read_rungs()
+        self.threads = 1 if options.jobs > 1 else os.cpu_count() or 1
+
+    def read_rungs(self) -> dict[str, dict]:
+        """Name -> what a rung changes."""
+        if self.options.sweep:
+            base = yaml.safe_load((HERE / "rungs" / "4_sbpo.yaml").read_text())
+            values = yaml.safe_load((HERE / "sweeps.yaml").read_text())[self.options.sweep]
+            rungs = {f"{self.options.sweep} {value}": merged(base, changes) for value, changes in values.items()}
+        else:
+            rungs = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(HERE.glob("rungs/*.yaml"))}
+        unknown = set(self.options.only or ()) - rungs.keys()
+        if unknown:
+            sys.exit(f"--only {' '.join(sorted(unknown))}: not among {', '.join(rungs)}.")
+        return {name: changes for name, changes in rungs.items() if not self.options.only or name in self.options.only}
+
+    # --- preparation ----------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Tokenizer and rows, unless they are there."""
+        self.tokenizer, self.features = self.folder / "tokenizer", self.folder / "features"
+        if not self.tokenizer.exists():
+            train_tokenizer(self.options.text, self.tokenizer, **self.size["tokenizer"])
+        if not self.features.exists():
+            length = self.size["pretraining"]["max_seq_length"]
+            create_features(
+                self.options.text, str(self.tokenizer), self.features, max_seq_length=length, workers=os.cpu_count()
+            )
+
+    # --- one rung with one seed -----------------------------------------------------------------------------------
+
+    def climb(self, name: str, seed: int) -> None:
+        run = self.folder / f"{name.replace(' ', '_')}-seed{seed}"
+        if name != SCRATCH:
+            self.pretrain(name, seed, run)
+        for task in self.options.only_tasks or self.size["tasks"]:
+            self.finetune(task, name, seed, run)
+
+    def pretrain(self, name: str, seed: int, run: Path) -> None:
+        if (run / "history.json").exists() and (run / "model.safetensors").exists():
+            return
+        recipe = merged(self.size["pretraining"], self.rungs[name])
+        recipe |= {"tokenizer": self.tokenizer, "train_file": [self.features], "seed": seed, "output_dir": run}
+        recipe |= {"save_total_limit": 1, "report_to": "none", "disable_tqdm": True}
+        if self.options.steps:
+            recipe |= {"max_steps": self.options.steps, "eval_steps": self.options.steps, "warmup_steps": 1}
+            recipe |= {"logging_steps": 1}
+        path = run.with_suffix(".yaml")
+        path.write_text(yaml.safe_dump(json.loads(json.dumps(recipe, default=str)), sort_keys=False))
+        resume = any(run.glob("checkpoint-*"))
+        self.call(
+            ["span_electra.run_pretraining", path, *(["--resume_from_checkpoint", "true"] if resume else [])],
+            run.with_suffix(".log"),
+        )
+        for checkpoint in run.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+
+    def finetune(self, task: str, name: str, seed: int, run: Path) -> None:
+        output = run.with_name(f"{run.name}-{task}")
+        if (output / "results.json").exists():
+            return
+        kind, metric = TASKS[task]
+        data = self.options.tasks / task
+        source = run if name != SCRATCH else self.folder / f"{next(iter(self.rungs)).replace(' ', '_')}-seed{seed}"
+        recipe = {**self.size["finetuning"], **self.size["tasks"][task]}
+        recipe |= {"model_name_or_path": source, "task": kind, "metric_for_best_model": metric, "seed": 100 * seed}
+        recipe |= {"train_file": data / "train.jsonl", "validation_file": data / "dev.jsonl"}
+        recipe |= {"seeds": self.options.finetuning_seeds, "output_dir": output, "overwrite_output_dir": True}
+        recipe |= {"report_to": "none", "disable_tqdm": True, "from_scratch": name == SCRATCH}
+        if self.options.steps:
+            recipe |= {"max_train_samples": 64, "max_eval_samples": 64, "num_train_epochs": 1}
+        path = output.with_suffix(".yaml")
+        path.write_text(yaml.safe_dump(json.loads(json.dumps(recipe, default=str)), sort_keys=False))
+        self.call(["span_electra.run_finetuning", path], output.with_suffix(".log"))
+        for weights in [*output.glob("seed-*"), *output.glob("*.safetensors")]:  # the figures are what is wanted
+            shutil.rmtree(weights) if weights.is_dir() else weights.unlink()
+
+    def call(self, module: list, log: Path) -> None:
+        """Run a module as a process of its own until it ends; at the deadline it is told to save and stop."""
+        if time.monotonic() > self.deadline:
+            raise OutOfTimeError
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "TOKENIZERS_PARALLELISM": "false"}
+        with log.open("a") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *map(str, module)], stdout=stream, stderr=stream, env=environment
+            )
+            try:
+                process.wait(None if math.isinf(self.deadline) else max(0, self.deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGTERM)
+                process.wait()
+                raise OutOfTimeError from None
+        if process.returncode:
+            sys.exit(f"{log} ends with an error:\n{log.read_text(errors='replace')[-2000:]}")
+
+    # --- what came out --------------------------------------------------------------------------------------------
+
+    def results(self) -> list[dict]:
+        """One entry for each rung of which a seed is finished."""
+        return [entry for name in (SCRATCH, *self.rungs) if (entry := self.result(name)) is not None]
+
+    def result(self, name: str) -> dict | None:
+        runs = [self.folder / f"{name.replace(' ', '_')}-seed{seed}" for seed in self.options.seeds]
+        histories = [json.loads((run / "history.json").read_text()) for run in runs if (run / "history.json").exists()]
+        tasks = {}
+        for task in self.options.only_tasks or self.size["tasks"]:
+            reports = [run.with_name(f"{run.name}-{task}") / "results.json" for run in runs]
+            reports = [json.loads(report.read_text()) for report in reports if report.exists()]
+            if reports:
+                tasks[task] = task_result(task, reports, self.options.tasks / task / "dev.jsonl")
+        if not tasks and not histories:
+            return None
+        entry = {"rung": name, "pretraining_seeds": len(histories), "tasks": tasks}
+        if tasks:
+            entry["mean"] = sum(task["median"] for task in tasks.values()) / len(tasks)
+        if histories:
+            entry |= self.pretraining_result(runs[0], histories)
+        return entry
+
+    def pretraining_result(self, run: Path, histories: list[dict]) -> dict:
+        arguments = histories[0]["arguments"]
+        steps = arguments["max_steps"]
+        tokens = steps * arguments["per_device_train_batch_size"] * arguments["max_seq_length"]
+        rates = [tokens / sum_of(history["history"], "train_runtime") for history in histories]
+        last = [[entry for entry in history["history"] if "eval_loss" in entry][-1] for history in histories]
+        return {
+            "tokens": tokens,
+            "tokens_per_second": round(median(rates)),
+            "flops": steps * flops_per_step(run, arguments),
+            "probes": {name: median(entry[name] for entry in last) for name in PROBES if name in last[0]},
+            "curve": [(entry["step"], entry[PROBES[-1]]) for entry in histories[0]["history"] if PROBES[-1] in entry],
+        }
+
+
+def merged(recipe: dict, changes: dict) -> dict:
+    """`recipe` with `changes`, those of the configuration's settings added to the ones that are there."""
+    overrides = {**(recipe.get("config_overrides") or {}), **(changes.get("config_overrides") or {})}
+    return {**recipe, **changes, "config_overrides": overrides}
+
+
+def sum_of(history: list[dict], name: str) -> float:
+    return sum(entry.get(name, 0.0) for entry in history)
+
+
+def flops_per_step(run: Path, arguments: dict) -> int:
+    """FLOPs of the matrix products of one step, forward and backward."""
+    model = SpanElectraForPreTraining.from_pretrained(run, attn_implementation="eager")
+    rows, length = arguments["per_device_train_batch_size"], arguments["max_seq_length"]
+    input_ids = torch.randint(5, model.config.vocab_size, (rows, length))
+    masked = torch.arange(length).expand(rows, -1) % round(1 / arguments["mask_ratio"]) == 1
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=input_ids, labels=input_ids.masked_fill(~masked, -100)).loss.backward()
+    return counter.get_total_flops()
+
+
+def task_result(task: str, reports: list[dict], dev: Path) -> dict:
+    """Median and spread over all seeds, and how sure a validation set of its size is, in points."""
+    metric = TASKS[task][1]
+    values = [100 * seed["metrics"][metric] for report in reports for seed in report["seeds"]]
+    with dev.open(encoding="utf-8") as lines:
+        count = sum(1 for line in lines if line.strip())
+    return {
+        "metric": metric,
+        "median": median(values),
+        "min": min(values),
+        "max": max(values),
+        "seeds": len(values),
+        "interval": interval(metric, median(values) / 100, count),
+        "collapsed": sum(report["collapsed"] for report in reports),
+        "baseline": None if (share := reports[0]["baseline"].get(metric)) is None else 100 * share,
+    }
+
+
+def interval(metric: str, value: float, count: int) -> tuple[float, float] | None:
+    """The 95 % interval of a score on `count` examples, in points: Wilson's for accuracies, Fisher's for correlations.
+    It says how sure one model's score is, not how much another seed would change it."""
+    if metric == "accuracy":
+        bounds = binomtest(round(value * count), count).proportion_ci(method="wilson")
+        return 100 * bounds.low, 100 * bounds.high
+    if metric == "spearmanr" and abs(value) < 1:
+        centre, half = math.atanh(value), NORMAL_95 / math.sqrt(count - 3)
+        return 100 * math.tanh(centre - half), 100 * math.tanh(centre + half)
+    return None
+
+
+def table(results: list[dict], command: str) -> str:
+    """The comparison in Markdown, and how any row of it is repeated."""
+    tasks = list(dict.fromkeys(task for entry in results for task in entry["tasks"]))
+    lines = [
+        "| rung | tokens | FLOPs | tokens/s | perplexity | AUC | fixed AUC | " + " | ".join(tasks) + " | mean |",
+        "|---|---|---|---|---|---|---|" + "---|" * (len(tasks) + 1),
+    ]
+    for entry in results:
+        cells = [entry["rung"]]
+        if "tokens" in entry:
+            probes = entry["probes"]
+            cells += [
+                f"{entry['tokens'] / 1e6:.1f} M",
+                f"{entry['flops']:.2e}",
+                f"{entry['tokens_per_second']:,}",
+                f"{probes[PROBES[0]]:.0f}",
+            ]
+            cells += [f"{probes[name]:.3f}" if name in probes else "" for name in PROBES[1:]]
+        else:
+            cells += [""] * 6
+        for task in tasks:
+            score = entry["tasks"].get(task)
+            cell = "" if score is None else f"{score['median']:.1f} ({score['min']:.1f} to {score['max']:.1f})"
+            cells.append(cell + (f", {score['collapsed']} collapsed" if score and score["collapsed"] else ""))
+        cells.append(f"{entry['mean']:.1f}" if "mean" in entry else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    for task in tasks:
+        score = next(entry["tasks"][task] for entry in results if task in entry["tasks"])
+        notes = [f"{task}: {score['metric']} x 100, median (lowest to highest) of {score['seeds']} seeds"]
+        if score["interval"] is not None:
+            low, high = score["interval"]
+            notes.append(f"± {(high - low) / 2:.1f} (95 %) by the size of its validation set")
+        if score["baseline"] is not None:
+            notes.append(f"{score['baseline']:.1f} by always giving the most frequent answer")
+        lines.append(f"\n{', '.join(notes)}.")
+    return "\n".join([*lines, f"\nA row again: `{command} --only RUNG`"])
+
+
+def picture(results: list[dict], path: Path) -> None:
+    """The discriminator on the fixed corruption while it was trained, and every task's scores."""
+    tasks = list(dict.fromkeys(task for entry in results for task in entry["tasks"]))
+    figure = Figure(figsize=(3.2 * (len(tasks) + 1), 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    curves, *panels = figure.subplots(1, len(tasks) + 1)
+    for index, entry in enumerate(results):
+        if entry.get("curve"):
+            curves.plot(*zip(*entry["curve"], strict=True), color=f"C{index}", label=entry["rung"])
+    curves.set(title="AUC, fixed corruption", xlabel="step")
+    if curves.get_legend_handles_labels()[0]:
+        curves.legend(fontsize=7)
+    names = [entry["rung"] for entry in results]
+    for axes, task in zip(panels, tasks, strict=True):
+        for index, entry in enumerate(results):
+            if score := entry["tasks"].get(task):
+                spread = [[score["median"] - score["min"]], [score["max"] - score["median"]]]
+                axes.errorbar(score["median"], index, xerr=spread, fmt="o", color=f"C{index}", capsize=3)
+        axes.set(title=f"{task} ({TASKS[task][1]})", ylim=(len(names) - 0.5, -0.5))
+        axes.set_yticks(range(len(names)), names if axes is panels[0] else [""] * len(names), fontsize=7)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("size", type=Path, help="benchmarks/ladder/cpu.yaml or gpu.yaml")
+    parser.add_argument("--text", nargs="+", required=True, help="files or folders to pretrain on")
+    parser.add_argument(
+        "--tasks", type=Path, required=True, help="a folder of tasks: sst2/train.jsonl, sst2/dev.jsonl"
+    )
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/ladder"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of pretraining")
+    parser.add_argument("--finetuning_seeds", type=int, default=3, help="for each of them")
+    parser.add_argument("--only", nargs="+", help="only these rungs")
+    parser.add_argument("--only_tasks", nargs="+", choices=TASKS, help="only these tasks")
+    parser.add_argument("--sweep", help="compare the values of one setting of benchmarks/ladder/sweeps.yaml instead")
+    parser.add_argument("--minutes", type=float, help="stop, resumable, after so long")
+    parser.add_argument("--jobs", type=int, help="runs at a time; by default one for each core, or one GPU")
+    parser.add_argument("--steps", type=int, help="a dry run of so many steps, and 64 examples of each task")
+    options = parser.parse_args()
+    options.jobs = options.jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    return options
+
+
+def main() -> None:
+    options = parse_arguments()
+    ladder = Ladder(options)
+    ladder.folder.mkdir(parents=True, exist_ok=True)
+    ladder.prepare()
+    # Random weights come last: their architecture is the first rung's.
+    names = [*ladder.rungs, *([] if options.sweep or options.only else [SCRATCH])]
+    complete = True
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for future in [pool.submit(ladder.climb, name, seed) for seed in options.seeds for name in names]:
+            try:
+                future.result()
+            except OutOfTimeError:
+                complete = False
+    results = ladder.results()
+    name = options.sweep or "results"
+    (ladder.folder / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    shown = table(results, " ".join(["python", *sys.argv]))
+    (ladder.folder / f"{name}.md").write_text(shown + "\n", encoding="utf-8")
+    picture(results, ladder.folder / f"{name}.png")
+    print(shown)
+    if not complete:
+        print("\nNot finished: the same command goes on from here.")
+
+
+if __name__ == "__main__":
+    main()
