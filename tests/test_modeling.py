@@ -487,7 +487,9 @@ def test_the_first_heads_of_a_new_model_attend_to_neighbours(settings):
     torch.manual_seed(0)
     sizes = {"vocab_size": 500, "embedding_size": 32, "hidden_size": 64, "num_hidden_layers": 2}
     sizes |= {"num_attention_heads": 4, "intermediate_size": 32, "max_position_embeddings": 128}
-    model = SpanElectraForPreTraining(SpanElectraConfig(**sizes | settings, attn_implementation="eager")).eval()
+    model = SpanElectraForPreTraining(
+        SpanElectraConfig(**sizes | settings, initial_attention="local", attn_implementation="eager")
+    ).eval()
     input_ids = torch.randint(5, 500, (20, 100))
     for encoder in (model.electra, model.generator.electra):
         heads = torch.cat(encoder(input_ids, output_attentions=True).attentions, dim=1)[:, :4]  # (B, heads, T, T)
@@ -500,7 +502,7 @@ def test_the_first_heads_of_a_new_model_attend_to_neighbours(settings):
 
 
 def test_a_checkpoints_weights_are_not_begun_anew(tmp_path):
-    model = random_model()
+    model = random_model(initial_attention="local")
     model.save_pretrained(tmp_path)
     again = SpanElectraForPreTraining.from_pretrained(tmp_path)
     for name, tensor in model.state_dict().items():
@@ -508,6 +510,6 @@ def test_a_checkpoints_weights_are_not_begun_anew(tmp_path):
 
 
 def test_random_attention_is_berts_initialisation():
-    model = SpanElectraForPreTraining(tiny_config(initial_attention="random"))
+    model = SpanElectraForPreTraining(tiny_config())
     spread = model.electra.embeddings.position_embeddings.weight.std().item()
     assert spread == pytest.approx(model.config.initializer_range, rel=0.1)
