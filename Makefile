@@ -8,12 +8,13 @@ CONTRACT := $(VENV)/transformers-tests
 CLIENTS := .venv-clients/ready
 RUN := runs/demo
 
-.PHONY: help demo test test-clients check contract format lint types clean
+.PHONY: help demo test test-clients fuzz check contract format lint types clean
 help:
 	@echo "make demo     set up, then tokenizer, features, pretraining and a first use, on 12 MB of speeches"
 	@echo "make test     set up, then every test"
 	@echo "make check    format, lint, types and the fast tests"
 	@echo "make test-clients  docs/clients.md's code, in an environment of its own"
+	@echo "make fuzz     5,000 examples and more of any text, rows and options"
 	@echo "make contract transformers' own tests for models, on every class"
 	@echo "make format   rewrite the files as the formatter wants them"
 	@echo "make clean    remove the environment and what the demo wrote"
@@ -63,6 +64,9 @@ $(CLIENTS): setup.py pyproject.toml
 	$(if $(TORCH),.venv-optimum/bin/pip install --quiet $(TORCH))
 	.venv-optimum/bin/pip install --quiet "optimum-onnx[onnxruntime]"
 	touch $@
+
+fuzz: $(READY)
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/fuzz
 
 contract: $(CONTRACT)
 	TRANSFORMERS_TESTS=$(abspath $(CONTRACT)) $(BIN)/python -m pytest tests/contract

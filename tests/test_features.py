@@ -228,3 +228,12 @@ def test_the_command_makes_features_and_names_bad_input_in_one_line(tmp_path, fo
         run_command(lambda: main(["--input", "missing.txt", *arguments]))
     error = capsys.readouterr().err
     assert error.startswith("error: missing.txt: no such file") and error.count("\n") == 1
+
+
+def test_text_that_a_tokenizer_strips_altogether_is_refused_in_words(tmp_path):
+    (tmp_path / "text.txt").write_text("words to learn from, some of them twice: words to learn\n" * 9)
+    tokenizer = train_tokenizer([tmp_path / "text.txt"], tmp_path / "it", tokenizer_type="BERT", vocab_size=60)
+    (tmp_path / "nothing.txt").write_text("\u200b\n\u200b\u200d\n", encoding="utf-8")  # found by fuzzing
+    with pytest.raises(InputError, match="0 tokens altogether"):
+        create_features([tmp_path / "nothing.txt"], tokenizer, tmp_path / "out", max_seq_length=32)
+    assert not (tmp_path / "out").exists()

@@ -241,9 +241,10 @@ def add_special_tokens(tokens: np.ndarray, row_ends: list[int], prefix: list[int
     [[0, 5, 6, 7, 1], [0, 8, 9, 1]]
     """
     specials = len(prefix) + len(suffix)
-    rows = np.arange(len(row_ends))
-    content_lengths = np.diff(row_ends, prepend=0)
-    offsets = np.concatenate([[0], np.asarray(row_ends, dtype=np.int64) + specials * (rows + 1)])
+    ends = np.asarray(row_ends, dtype=np.int64)  # said for the block that has no rows
+    rows = np.arange(len(ends))
+    content_lengths = np.diff(ends, prepend=0)
+    offsets = np.concatenate([[0], ends + specials * (rows + 1)])
     values = np.empty(offsets[-1], dtype=np.int32)
     values[np.arange(len(tokens)) + np.repeat(rows * specials + len(prefix), content_lengths)] = tokens
     for position, token in enumerate(prefix):
