@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -37,6 +38,9 @@ class RunArguments(TrainingArguments):
             raise ValueError("--output_dir is missing: give a new or empty folder for the run.")
         if self.report_to is None:
             self.report_to = "tensorboard" if is_tensorboard_available() else "none"
+        for name in ("logging_steps", "eval_steps", "save_steps", "warmup_steps"):
+            if not math.isfinite(getattr(self, name) or 0):
+                raise ValueError(f"--{name} is {getattr(self, name)}; give a number of steps, or a share below 1.")
         super().__post_init__()
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is nothing to copy to; the DataLoader warns

@@ -95,6 +95,8 @@ REFUSED = {
     "overrides that are no JSON": ({"config_overrides": "a=1"}, r"--config_overrides a=1: not valid JSON"),
     "overrides without names": ({"config_overrides": "[1]"}, r"--config_overrides \[1\]: a list; give names"),
     "an unknown override": ({"config_overrides": '{"use_sbg": false}'}, r"`use_sbg` is not .* mean `use_sbgo`"),
+    "steps without end": ({"logging_steps": "inf"}, r"--logging_steps is inf; give a number of steps"),
+    "steps that are no number": ({"save_steps": "nan"}, r"--save_steps is nan; give a number of steps"),
     "no span": ({"max_span_words": 0}, r"--max_span_words is 0; it must be at least 1"),
     "no geometric distribution": ({"span_p": 0.0}, r"--span_p is 0\.0; it must lie in \(0, 1\]"),
     "no such probe": ({"probe_file": "{home}/missing.jsonl"}, r"missing\.jsonl: no such file"),

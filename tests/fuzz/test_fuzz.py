@@ -137,6 +137,8 @@ values = st.one_of(
 
 @pytest.mark.parametrize("parse", [parse_arguments, parse_finetuning], ids=["pretraining", "fine-tuning"])
 @given(chosen=st.lists(st.tuples(st.sampled_from(OPTIONS), values), max_size=3))
+@example(chosen=[("logging_steps", "inf")])
+@example(chosen=[("save_steps", "inf")])
 def test_any_options_are_taken_or_refused_in_words(tmp_path_factory, capsys, parse, chosen):
     arguments = ["--train_file", "a.txt", "--output_dir", str(tmp_path_factory.getbasetemp() / "out"), "--use_cpu"]
     arguments += (
