@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 from importlib.resources import files
 from pathlib import Path
 
@@ -162,6 +163,11 @@ def load_model(arguments: ModelArguments) -> SpanElectraForPreTraining:
         if saved_as == "ElectraForPreTraining":
             return from_electra(name, generator, **settings)
         return from_encoder(name, **settings)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"--model_name_or_path {name}: its weights are a pickle that holds more than tensors, and was not read; "
+            "give safetensors."
+        ) from error
     except (OSError, ValueError, StrictDataclassError) as error:
         raise InputError(f"--model_name_or_path {name}: cannot be used ({' '.join(str(error).split())})") from error
 
