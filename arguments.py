@@ -95,10 +95,7 @@ class DataArguments:
     mask_ratio: float | None = field(
         default=None, metadata={"help": "Share of masked tokens. Default: the older configuration file's, or 0.15."}
     )
-    span_p: float = field(
-        default=0.2, metadata={"help": "Spans have geometric lengths with this parameter; 1: single words."}
-    )
-    max_span_words: int = field(default=10, metadata={"help": "Longest span, in words."})
+    max_span_words: int = field(default=10, metadata={"help": "Longest span, in words; 1 masks single words."})
     whole_words: bool = field(
         default=True, metadata={"help": "Mask whole words. If not, every token counts as a word."}
     )
@@ -185,11 +182,6 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
         raise InputError(
             "--config_overrides goes with --config, for a new model; what --model_name_or_path holds has its shape."
         )
-    if not 0 < data.span_p <= 1:
-        raise InputError(
-            f"--span_p is {data.span_p}; it must lie in (0, 1] (SpanBERT's is 0.2, 1 masks single words)."
-        )
-    check_positive(data, "max_span_words")
     if data.mask_ratio is not None and not 0 < data.mask_ratio < 1:
         raise InputError(
             f"--mask_ratio is {data.mask_ratio}; it must lie between 0 and 1, both excluded (0.15 is usual)."
@@ -198,7 +190,7 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
         raise InputError(
             f"--validation_split_percentage is {data.validation_split_percentage}; it must lie in [0, 100)."
         )
-    check_positive(data, "max_train_samples", "max_eval_samples", "preprocessing_num_workers")
+    check_positive(data, "max_span_words", "max_train_samples", "max_eval_samples", "preprocessing_num_workers")
     check_training(training)
     if data.streaming:
         check_streaming(data, training)

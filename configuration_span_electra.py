@@ -16,7 +16,6 @@ logger = logging.get_logger(__name__)
 
 OBJECTIVES = ("joint", "generator", "discriminator")
 SAMPLING_HEADS = ("mlm", "mean")
-INITIAL_ATTENTION = ("random", "local")
 EMBEDDING_SHARING = ("tied", "disentangled", "separate")
 
 # Older name -> name here. `disc_*` and `gen_*` are handled by prefix.
@@ -107,10 +106,6 @@ class SpanElectraConfig(ElectraConfig):
             SpanBERT, section 3.2).
         mlm_weight, sbgo_weight, rtd_weight, sbpo_weight (`float`): weights of the four losses, each a mean.
             1 : 50 for MLM : RTD is ELECTRA's; the boundary weights (1 and 5) are starting values, not yet tuned.
-        initial_attention (`str`, defaults to `"random"`): what the first heads of a new model attend to: `"random"`:
-            whatever BERT's initialisation makes of it; `"local"`: the tokens next to each. Masked language modelling
-            of single tokens by two layers of 128 came to 5.23 nats with it where random attention stood at 6.15 after
-            0.8 million tokens; with spans there was no difference after 1.8 million.
         sampling_head (`str`, defaults to `"mlm"`): whose scores the replacements are sampled from: `"mlm"`, or
             `"mean"`: of MLM's and SBGO's, which needs `use_sbgo`.
         sampling_temperature (`float`, defaults to 1.0): divides the generator's logits before sampling.
@@ -145,7 +140,6 @@ class SpanElectraConfig(ElectraConfig):
     sbgo_weight: float | int = 1.0
     rtd_weight: float | int = 50.0
     sbpo_weight: float | int = 5.0
-    initial_attention: str = "random"
     sampling_head: str = "mlm"
     sampling_temperature: float | int = 1.0
 
@@ -197,10 +191,6 @@ class SpanElectraConfig(ElectraConfig):
             )
         if self.objective not in OBJECTIVES:
             raise ValueError(f"`objective` is {self.objective!r}; accepted are {', '.join(OBJECTIVES)}.")
-        if self.initial_attention not in INITIAL_ATTENTION:
-            raise ValueError(
-                f"`initial_attention` is {self.initial_attention!r}; accepted are {', '.join(INITIAL_ATTENTION)}."
-            )
         if self.sampling_head not in SAMPLING_HEADS:
             raise ValueError(f"`sampling_head` is {self.sampling_head!r}; accepted are {', '.join(SAMPLING_HEADS)}.")
         if self.sampling_head == "mean" and not self.use_sbgo:

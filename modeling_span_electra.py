@@ -55,9 +55,6 @@ TRAINED_LOSSES = {
     "discriminator": ("rtd", "sbpo"),
 }
 GOLDEN_RATIO = 0x9E3779B9 - 2**32  # of 2**32, as int32: its multiples lie far apart
-# How a new encoder finds a token's neighbours: so many heads at least, and sinusoids so large, in standard deviations
-# of the other weights.
-LOCAL_HEADS, WAVE = 4, 2.0
 WORD_EMBEDDINGS = "electra.embeddings.word_embeddings.weight"
 # What a run leaves beside the weights, as globs.
 RUN_CARD = "README.md"
@@ -194,61 +191,6 @@ def replace_tokens(input_ids: torch.Tensor, positions: torch.Tensor, tokens: tor
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The mean of `values` where `mask` (bool, same shape) is True, in float32; 0 where nothing is."""
     return torch.where(mask, values.float(), 0.0).sum() / mask.sum().clamp(min=1)
-
-
-def sinusoids(positions: int, size: int) -> torch.Tensor:
-    """Sine and cosine of each position at `size / 2` frequencies, (positions, size) (Vaswani et al., 2017, section
-    3.5). The wavelengths reach from 6 to 600 tokens, for rows are no longer."""
-    frequencies = torch.logspace(0, -2, size // 2)
-    angles = torch.arange(positions).unsqueeze(1) * frequencies  # (positions, size / 2)
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
-
-
-def attend_to_neighbours(encoder: ElectraModel, size: int) -> None:
-    """Let the first four heads or more of a new encoder attend to the tokens one before, one after, two before, …
-
-    With random weights a masked token sees the mean of its whole row, and millions of tokens go by before attention
-    has found the neighbours, which say most. So `size` dimensions begin as the positions' alone, as sinusoids: these
-    heads' keys are a copy of them, their queries the same, turned to the position that is so far away. Only the
-    beginning is changed: all of it is trained.
-
-    Args:
-        encoder: one with weights as BERT's initialisation leaves them.
-        size: of the sinusoids, even, at most the embeddings' and a head's.
-    """
-    config, embeddings = encoder.config, encoder.embeddings
-    positions = embeddings.position_embeddings.weight.detach().clone()
-    positions[:, :size] = WAVE * config.initializer_range * sinusoids(len(positions), size).to(positions)
-    words = embeddings.word_embeddings.weight.detach().clone()
-    words[:, :size] = 0.0
-    init.copy_(embeddings.position_embeddings.weight, positions)
-    init.copy_(embeddings.word_embeddings.weight, words)
-    if config.embedding_size != config.hidden_size:
-        init.normal_(
-            encoder.embeddings_project.weight, std=config.embedding_size**-0.5
-        )  # what was normalised stays so
-        projection = encoder.embeddings_project.weight.detach().clone()  # (H, E)
-        projection[:size] = torch.eye(size, config.embedding_size)
-        init.copy_(encoder.embeddings_project.weight, projection)
-    heads = config.num_attention_heads
-    for i, layer in enumerate(encoder.encoder.layer[: math.ceil(LOCAL_HEADS / heads)]):
-        attention = layer.attention.self
-        query, key = attention.query.weight.detach().clone(), attention.key.weight.detach().clone()  # (H, H)
-        for head in range(heads):
-            place = i * heads + head
-            offset = (place // 2 + 1) * (1 if place % 2 else -1)
-            rows = slice(head * attention.attention_head_size, head * attention.attention_head_size + size)
-            query[rows, :size] += turned(offset, size)
-            key[rows, :size] += torch.eye(size)
-        init.copy_(attention.query.weight, query)
-        init.copy_(attention.key.weight, key)
-
-
-def turned(offset: int, size: int) -> torch.Tensor:
-    """The matrix that takes a position's sinusoids to those of the position `offset` tokens on, (size, size)."""
-    sine, cosine = sinusoids(abs(offset) + 1, size)[-1].view(-1, 2).unbind(1)
-    sine = sine if offset > 0 else -sine
-    return torch.block_diag(*torch.stack([cosine, sine, -sine, cosine], dim=-1).view(-1, 2, 2))
 
 
 class SpanBoundaryHead(nn.Module):
@@ -688,17 +630,6 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
         super()._init_weights(module)
         if module is self and self.config.embedding_sharing == "disentangled":
             init.zeros_(self.embedding_residual)
-
-    @torch.no_grad()
-    def initialize_weights(self):
-        """As [`PreTrainedModel.initialize_weights`]: all weights that no checkpoint brought."""
-        super().initialize_weights()
-        if self.config.initial_attention == "local":
-            encoders = (self.electra, self.generator.electra)
-            heads = [encoder.config.hidden_size // encoder.config.num_attention_heads for encoder in encoders]
-            size = min(self.config.embedding_size, *heads) // 2 * 2
-            for encoder in encoders:
-                attend_to_neighbours(encoder, size)
 
 
 @dataclass

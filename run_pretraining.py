@@ -85,9 +85,8 @@ def build_trainer(model, tokenizer, train_rows, eval_rows, data: DataArguments, 
         DataCollatorForSpanMasking,
         tokenizer,
         data.mask_ratio,
-        data.span_p,
-        data.max_span_words,
-        data.whole_words,
+        max_span_words=data.max_span_words,
+        whole_words=data.whole_words,
         pad_to_multiple_of=pad_to,
     )
     return SpanElectraTrainer(

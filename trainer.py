@@ -38,19 +38,19 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
         data_collator: Masks the training rows; its epoch is set at the start of each.
         eval_data_collator: Masks the rows of evaluation. It must be another one: worker processes may hold on to
             either.
-        probe: Scores the discriminator on labelled texts at every evaluation; none by default.
         kwargs: As for [`~transformers.Trainer`].
 
     Attributes:
         settings: All options of the run by name, for its report; at first those in `args`.
+        probe: Scores the discriminator on labelled texts at every evaluation; at first there is none.
     """
 
-    def __init__(self, *args, data_collator, eval_data_collator, probe: LinearProbe | None = None, **kwargs):
+    def __init__(self, *args, data_collator, eval_data_collator, **kwargs):
         if eval_data_collator is data_collator:
             raise ValueError("`eval_data_collator` is `data_collator` itself; evaluation needs a collator of its own.")
         super().__init__(*args, data_collator=data_collator, **kwargs)  # type: ignore[misc]
         self.settings = self.args.to_dict()
-        self.probe = probe
+        self.probe: LinearProbe | None = None
         self.eval_data_collator = eval_data_collator
         self.eval_data_collator.set_epoch(EVALUATION_EPOCH)
         vocab_size: int = self.model.config.vocab_size  # type: ignore[assignment]

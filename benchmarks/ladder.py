@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -35,6 +36,7 @@ from span_electra.tokenization.create_features import create_features
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 HERE = Path(__file__).parent / "ladder"
+SWEEPS = HERE / "sweeps.yaml"
 SCRATCH = "scratch"  # random weights in the first rung's architecture: what pretraining is worth at all
 TASKS = {
     "sst2": ("classification", "accuracy"),
@@ -44,6 +46,7 @@ TASKS = {
     "wnut17": ("token-classification", "overall_f1"),
 }
 PROBES = ("eval_generator_perplexity", "eval_discriminator_auc", "eval_fixed_discriminator_auc")
+HEADINGS = ("tokens", "FLOPs", "tokens/s, start and evaluation included", "perplexity", "AUC", "fixed AUC")
 NORMAL_95 = 1.96
 
 
@@ -57,7 +60,7 @@ class Ladder:
     def __init__(self, options: argparse.Namespace):
         self.options = options
         self.size = yaml.safe_load(options.size.read_text())
-        self.folder = options.output_dir / options.size.stem
+        self.folder = options.output_dir / (options.size.stem + ("-dry" if options.steps else ""))
         self.deadline = time.monotonic() + 60 * options.minutes if options.minutes else math.inf
         self.rungs = self.read_rungs()
         self.threads = 1 if options.jobs > 1 else os.cpu_count() or 1
@@ -66,8 +69,8 @@ class Ladder:
         """Name -> what a rung changes."""
         if self.options.sweep:
             base = yaml.safe_load((HERE / "rungs" / "4_sbpo.yaml").read_text())
-            values = yaml.safe_load((HERE / "sweeps.yaml").read_text())[self.options.sweep]
-            rungs = {f"{self.options.sweep} {value}": merged(base, changes) for value, changes in values.items()}
+            values = yaml.safe_load(SWEEPS.read_text())[self.options.sweep]
+            rungs = {f"{self.options.sweep}-{value}": merged(base, changes) for value, changes in values.items()}
         else:
             rungs = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(HERE.glob("rungs/*.yaml"))}
         unknown = set(self.options.only or ()) - rungs.keys()
@@ -90,8 +93,22 @@ class Ladder:
 
     # --- one rung with one seed -----------------------------------------------------------------------------------
 
+    def climb_all(self, names: Iterable[str]) -> bool:
+        """Train and fine-tune these rungs with every seed; False if the time was over before they were."""
+        in_time = True
+        with ThreadPoolExecutor(self.options.jobs) as pool:
+            for future in [pool.submit(self.climb, name, seed) for seed in self.options.seeds for name in names]:
+                try:
+                    future.result()
+                except OutOfTimeError:
+                    in_time = False
+        return in_time
+
+    def run_folder(self, name: str, seed: int) -> Path:
+        return self.folder / f"{name}-seed{seed}"
+
     def climb(self, name: str, seed: int) -> None:
-        run = self.folder / f"{name.replace(' ', '_')}-seed{seed}"
+        run = self.run_folder(name, seed)
         if name != SCRATCH:
             self.pretrain(name, seed, run)
         for task in self.options.only_tasks or self.size["tasks"]:
@@ -107,12 +124,17 @@ class Ladder:
             recipe |= {"max_steps": self.options.steps, "eval_steps": self.options.steps, "warmup_steps": 1}
             recipe |= {"logging_steps": 1}
         path = run.with_suffix(".yaml")
-        path.write_text(yaml.safe_dump(json.loads(json.dumps(recipe, default=str)), sort_keys=False))
+        write_recipe(recipe, path)
         resume = any(run.glob("checkpoint-*"))
-        self.call(
-            ["span_electra.run_pretraining", path, *(["--resume_from_checkpoint", "true"] if resume else [])],
-            run.with_suffix(".log"),
-        )
+        began = time.monotonic()
+        try:
+            self.call(
+                ["span_electra.run_pretraining", path, *(["--resume_from_checkpoint", "true"] if resume else [])],
+                run.with_suffix(".log"),
+            )
+        finally:
+            with seconds_file(run).open("a") as stream:
+                stream.write(f"{time.monotonic() - began:.1f}\n")
         for checkpoint in run.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
 
@@ -122,7 +144,7 @@ class Ladder:
             return
         kind, metric = TASKS[task]
         data = self.options.tasks / task
-        source = run if name != SCRATCH else self.folder / f"{next(iter(self.rungs)).replace(' ', '_')}-seed{seed}"
+        source = run if name != SCRATCH else self.run_folder(next(iter(self.rungs)), seed)
         recipe = {**self.size["finetuning"], **self.size["tasks"][task]}
         recipe |= {"model_name_or_path": source, "task": kind, "metric_for_best_model": metric, "seed": 100 * seed}
         recipe |= {"train_file": data / "train.jsonl", "validation_file": data / "dev.jsonl"}
@@ -131,7 +153,7 @@ class Ladder:
         if self.options.steps:
             recipe |= {"max_train_samples": 64, "max_eval_samples": 64, "num_train_epochs": 1}
         path = output.with_suffix(".yaml")
-        path.write_text(yaml.safe_dump(json.loads(json.dumps(recipe, default=str)), sort_keys=False))
+        write_recipe(recipe, path)
         self.call(["span_electra.run_finetuning", path], output.with_suffix(".log"))
         for weights in [*output.glob("seed-*"), *output.glob("*.safetensors")]:  # the figures are what is wanted
             shutil.rmtree(weights) if weights.is_dir() else weights.unlink()
@@ -161,46 +183,56 @@ class Ladder:
         return [entry for name in (SCRATCH, *self.rungs) if (entry := self.result(name)) is not None]
 
     def result(self, name: str) -> dict | None:
-        runs = [self.folder / f"{name.replace(' ', '_')}-seed{seed}" for seed in self.options.seeds]
-        histories = [json.loads((run / "history.json").read_text()) for run in runs if (run / "history.json").exists()]
+        runs = [self.run_folder(name, seed) for seed in self.options.seeds]
+        finished = [run for run in runs if (run / "history.json").exists()]
         tasks = {}
         for task in self.options.only_tasks or self.size["tasks"]:
             reports = [run.with_name(f"{run.name}-{task}") / "results.json" for run in runs]
             reports = [json.loads(report.read_text()) for report in reports if report.exists()]
             if reports:
                 tasks[task] = task_result(task, reports, self.options.tasks / task / "dev.jsonl")
-        if not tasks and not histories:
+        if not tasks and not finished:
             return None
-        entry = {"rung": name, "pretraining_seeds": len(histories), "tasks": tasks}
+        entry = {"rung": name, "pretraining_seeds": len(finished), "tasks": tasks}
         if tasks:
             entry["mean"] = sum(task["median"] for task in tasks.values()) / len(tasks)
-        if histories:
-            entry |= self.pretraining_result(runs[0], histories)
+        if finished:
+            entry |= pretraining_result(finished)
         return entry
 
-    def pretraining_result(self, run: Path, histories: list[dict]) -> dict:
-        arguments = histories[0]["arguments"]
-        steps = arguments["max_steps"]
-        tokens = steps * arguments["per_device_train_batch_size"] * arguments["max_seq_length"]
-        rates = [tokens / sum_of(history["history"], "train_runtime") for history in histories]
-        last = [[entry for entry in history["history"] if "eval_loss" in entry][-1] for history in histories]
-        return {
-            "tokens": tokens,
-            "tokens_per_second": round(median(rates)),
-            "flops": steps * flops_per_step(run, arguments),
-            "probes": {name: median(entry[name] for entry in last) for name in PROBES if name in last[0]},
-            "curve": [(entry["step"], entry[PROBES[-1]]) for entry in histories[0]["history"] if PROBES[-1] in entry],
-        }
+
+def pretraining_result(runs: list[Path]) -> dict:
+    """What pretraining took and came to, the median over the seeds, with the first one's curve."""
+    reports = [json.loads((run / "history.json").read_text()) for run in runs]
+    evaluations = [[entry for entry in report["history"] if "eval_loss" in entry] for report in reports]
+    arguments = reports[0]["arguments"]
+    tokens = arguments["max_steps"] * arguments["per_device_train_batch_size"] * arguments["max_seq_length"]
+    seconds = [sum(map(float, seconds_file(run).read_text().split())) for run in runs]
+    return {
+        "tokens": tokens,
+        "tokens_per_second": round(tokens / median(seconds)),
+        "flops": arguments["max_steps"] * flops_per_step(runs[0], arguments),
+        "probes": {
+            name: median(entries[-1][name] for entries in evaluations) for name in PROBES if name in evaluations[0][-1]
+        },
+        "curve": [(entry["step"], entry[PROBES[-1]]) for entry in evaluations[0] if PROBES[-1] in entry],
+    }
+
+
+def seconds_file(run: Path) -> Path:
+    """Where the seconds of each piece of a run's pretraining stand, a line each: the history has the last one's."""
+    return run.with_suffix(".seconds")
+
+
+def write_recipe(recipe: dict, path: Path) -> None:
+    plain = json.loads(json.dumps(recipe, default=str))  # paths as text
+    path.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
 
 
 def merged(recipe: dict, changes: dict) -> dict:
     """`recipe` with `changes`, those of the configuration's settings added to the ones that are there."""
     overrides = {**(recipe.get("config_overrides") or {}), **(changes.get("config_overrides") or {})}
     return {**recipe, **changes, "config_overrides": overrides}
-
-
-def sum_of(history: list[dict], name: str) -> float:
-    return sum(entry.get(name, 0.0) for entry in history)
 
 
 def flops_per_step(run: Path, arguments: dict) -> int:
@@ -248,8 +280,8 @@ def table(results: list[dict], command: str) -> str:
     """The comparison in Markdown, and how any row of it is repeated."""
     tasks = list(dict.fromkeys(task for entry in results for task in entry["tasks"]))
     lines = [
-        "| rung | tokens | FLOPs | tokens/s | perplexity | AUC | fixed AUC | " + " | ".join(tasks) + " | mean |",
-        "|---|---|---|---|---|---|---|" + "---|" * (len(tasks) + 1),
+        " | ".join(["| rung", *HEADINGS, *tasks, "mean |"]),
+        "|---" * (len(HEADINGS) + len(tasks) + 2) + "|",
     ]
     for entry in results:
         cells = [entry["rung"]]
@@ -263,7 +295,7 @@ def table(results: list[dict], command: str) -> str:
             ]
             cells += [f"{probes[name]:.3f}" if name in probes else "" for name in PROBES[1:]]
         else:
-            cells += [""] * 6
+            cells += [""] * len(HEADINGS)
         for task in tasks:
             score = entry["tasks"].get(task)
             cell = "" if score is None else f"{score['median']:.1f} ({score['min']:.1f} to {score['max']:.1f})"
@@ -318,7 +350,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--finetuning_seeds", type=int, default=3, help="for each of them")
     parser.add_argument("--only", nargs="+", help="only these rungs")
     parser.add_argument("--only_tasks", nargs="+", choices=TASKS, help="only these tasks")
-    parser.add_argument("--sweep", help="compare the values of one setting of benchmarks/ladder/sweeps.yaml instead")
+    sweeps = list(yaml.safe_load(SWEEPS.read_text()))
+    parser.add_argument("--sweep", choices=sweeps, help="compare the values of one setting instead of the rungs")
     parser.add_argument("--minutes", type=float, help="stop, resumable, after so long")
     parser.add_argument("--jobs", type=int, help="runs at a time; by default one for each core, or one GPU")
     parser.add_argument("--steps", type=int, help="a dry run of so many steps, and 64 examples of each task")
@@ -332,15 +365,9 @@ def main() -> None:
     ladder = Ladder(options)
     ladder.folder.mkdir(parents=True, exist_ok=True)
     ladder.prepare()
-    # Random weights come last: their architecture is the first rung's.
-    names = [*ladder.rungs, *([] if options.sweep or options.only else [SCRATCH])]
-    complete = True
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for future in [pool.submit(ladder.climb, name, seed) for seed in options.seeds for name in names]:
-            try:
-                future.result()
-            except OutOfTimeError:
-                complete = False
+    is_complete = ladder.climb_all(ladder.rungs)
+    if is_complete and not options.sweep and not options.only:
+        is_complete = ladder.climb_all([SCRATCH])  # last: its architecture is the first rung's
     results = ladder.results()
     name = options.sweep or "results"
     (ladder.folder / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -348,7 +375,7 @@ def main() -> None:
     (ladder.folder / f"{name}.md").write_text(shown + "\n", encoding="utf-8")
     picture(results, ladder.folder / f"{name}.png")
     print(shown)
-    if not complete:
+    if not is_complete:
         print("\nNot finished: the same command goes on from here.")
 
 

@@ -480,36 +480,3 @@ def test_the_whole_step_compiles_without_a_graph_break():
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(**inputs)
     assert torch.allclose(compiled.loss, expected.loss, rtol=1e-5)
     assert torch.equal(compiled.corrupted_ids, expected.corrupted_ids)
-
-
-@pytest.mark.parametrize("settings", [{"embedding_size": 64}, {"embedding_size": 16}, {"generator_size": 0.5}])
-def test_the_first_heads_of_a_new_model_attend_to_neighbours(settings):
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 500, "embedding_size": 32, "hidden_size": 64, "num_hidden_layers": 2}
-    sizes |= {"num_attention_heads": 4, "intermediate_size": 32, "max_position_embeddings": 128}
-    model = SpanElectraForPreTraining(
-        SpanElectraConfig(**sizes | settings, initial_attention="local", attn_implementation="eager")
-    ).eval()
-    input_ids = torch.randint(5, 500, (20, 100))
-    for encoder in (model.electra, model.generator.electra):
-        heads = torch.cat(encoder(input_ids, output_attentions=True).attentions, dim=1)[:, :4]  # (B, heads, T, T)
-        for head, side in zip(
-            heads.mean(dim=0)[: 2 * encoder.config.num_attention_heads], (-1, 1, -1, 1), strict=False
-        ):
-            near = torch.stack([head.diagonal(side * step)[20:60].mean() for step in (1, 2, 3)]).sum()
-            other = torch.stack([head.diagonal(-side * step)[20:60].mean() for step in (1, 2, 3)]).sum()
-            assert near > 1.3 * other and near > 3 * 3 / 100
-
-
-def test_a_checkpoints_weights_are_not_begun_anew(tmp_path):
-    model = random_model(initial_attention="local")
-    model.save_pretrained(tmp_path)
-    again = SpanElectraForPreTraining.from_pretrained(tmp_path)
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, again.state_dict()[name]), name
-
-
-def test_random_attention_is_berts_initialisation():
-    model = SpanElectraForPreTraining(tiny_config())
-    spread = model.electra.embeddings.position_embeddings.weight.std().item()
-    assert spread == pytest.approx(model.config.initializer_range, rel=0.1)

@@ -98,7 +98,6 @@ REFUSED = {
     "steps without end": ({"logging_steps": "inf"}, r"--logging_steps is inf; give a number of steps"),
     "steps that are no number": ({"save_steps": "nan"}, r"--save_steps is nan; give a number of steps"),
     "no span": ({"max_span_words": 0}, r"--max_span_words is 0; it must be at least 1"),
-    "no geometric distribution": ({"span_p": 0.0}, r"--span_p is 0\.0; it must lie in \(0, 1\]"),
     "no such probe": ({"probe_file": "{home}/missing.jsonl"}, r"missing\.jsonl: no such file"),
     "a probe of one class": ({"probe_file": "{home}/one_class.jsonl"}, r"its 1 classes have 9 texts .* at least 2"),
     "a probe without evaluation": (
