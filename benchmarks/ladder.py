@@ -76,7 +76,7 @@ class Ladder:
         unknown = set(self.options.only or ()) - rungs.keys()
         if unknown:
             sys.exit(f"--only {' '.join(sorted(unknown))}: not among {', '.join(rungs)}.")
-        return {name: changes for name, changes in rungs.items() if not self.options.only or name in self.options.only}
+        return rungs
 
     # --- preparation ----------------------------------------------------------------------------------------------
 
@@ -319,7 +319,7 @@ def picture(results: list[dict], path: Path) -> None:
     tasks = list(dict.fromkeys(task for entry in results for task in entry["tasks"]))
     figure = Figure(figsize=(3.2 * (len(tasks) + 1), 4), layout="constrained")
     FigureCanvasAgg(figure)
-    curves, *panels = figure.subplots(1, len(tasks) + 1)
+    curves, *panels = figure.subplots(1, len(tasks) + 1, squeeze=False)[0]
     for index, entry in enumerate(results):
         if entry.get("curve"):
             curves.plot(*zip(*entry["curve"], strict=True), color=f"C{index}", label=entry["rung"])
@@ -365,7 +365,7 @@ def main() -> None:
     ladder = Ladder(options)
     ladder.folder.mkdir(parents=True, exist_ok=True)
     ladder.prepare()
-    is_complete = ladder.climb_all(ladder.rungs)
+    is_complete = ladder.climb_all(options.only or ladder.rungs)
     if is_complete and not options.sweep and not options.only:
         is_complete = ladder.climb_all([SCRATCH])  # last: its architecture is the first rung's
     results = ladder.results()

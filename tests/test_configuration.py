@@ -30,6 +30,14 @@ def test_the_generator_is_a_quarter_of_the_discriminator():
     assert config.generator_num_hidden_layers == 12
 
 
+@pytest.mark.parametrize("size, expected", [(0.5, (64, 2, 256)), (1, (128, 4, 512)), (0.1, (12, 1, 48))])
+def test_the_generators_size_is_a_share_of_the_discriminators(size, expected):
+    config = SpanElectraConfig(hidden_size=128, num_attention_heads=4, intermediate_size=512, generator_size=size)
+    sizes = (config.generator_hidden_size, config.generator_num_attention_heads, config.generator_intermediate_size)
+    assert sizes == expected
+    assert config.share_encoder == (size == 1)
+
+
 def test_sizes_left_open_follow_the_width_that_was_given():
     config = SpanElectraConfig(
         hidden_size=768, num_attention_heads=12, intermediate_size=3072, generator_hidden_size=256

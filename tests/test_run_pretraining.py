@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+import signal
 from importlib.resources import files
 
+import datasets
 import pytest
 import torch
 from refusals import assert_refused, snapshot
@@ -20,8 +22,9 @@ from transformers import (
 
 from span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining
 from span_electra.arguments import ModelArguments, PretrainingArguments, parse_arguments
-from span_electra.building import build_model, new_model, read_config
-from span_electra.run_pretraining import main, run
+from span_electra.building import build_model, build_tokenizer, new_model, read_config
+from span_electra.checkpointing import InterruptedRun
+from span_electra.run_pretraining import build_trainer, main, run
 from span_electra.tokenization.create_features import create_features
 from span_electra.tokenization.text import InputError
 from span_electra.tokenization.train_tokenizer import train_tokenizer
@@ -53,6 +56,8 @@ def home(tmp_path_factory):
         (home / f"{name}.json").write_text(json.dumps(settings))
     (home / "broken.json").write_text("{")
     (home / "one_class.jsonl").write_text('{"text": "a word", "label": 1}\n' * 9)
+    examples = [{"text": " ".join(WORDS[i % 7 :]), "label": i % 2} for i in range(20)]
+    (home / "two_classes.jsonl").write_text("".join(json.dumps(example) + "\n" for example in examples))
     (home / "used").mkdir()
     (home / "used" / "thesis.txt").write_text("my only copy")
     (home / "run").mkdir()
@@ -202,6 +207,39 @@ def test_a_checkpoint_of_another_shape_is_not_resumed(home, finished, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_is_not_resumed_with_other_rows(home, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "out")
+    before = snapshot(tmp_path / "out")
+    with pytest.raises(InputError, match="some rows would come twice and others not at all"):
+        run(arguments(home, tmp_path / "out", resume_from_checkpoint="true", max_train_samples=20))
+    assert snapshot(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_a_signal_ended_has_the_status_of_such_a_process(monkeypatch, number):
+    def interrupted(arguments):
+        raise InterruptedRun("stopped", number)
+
+    monkeypatch.setattr("span_electra.run_pretraining.run", interrupted)
+    with pytest.raises(SystemExit) as exit_info:
+        main([])
+    assert exit_info.value.code == 128 + number
+
+
+def test_the_collators_mask_as_the_options_say(home, tmp_path):
+    model_arguments, data, training = parsed(home, tmp_path, whole_words=False, max_span_words=1)
+    tokenizer = build_tokenizer(model_arguments)
+    model = build_model(model_arguments, data, tokenizer)
+    data.mask_ratio = 0.3
+    rows = datasets.Dataset.from_dict({"input_ids": [[0, *range(10, 40), 1]]})
+    trainer = build_trainer(model, tokenizer, rows, rows, data, training)
+    for collator in (trainer.data_collator, trainer.eval_data_collator):
+        labels = collator([rows[0]])["labels"][0]
+        masked = (labels != -100).nonzero().flatten()
+        assert len(masked) == 9 and masked.diff().min() > 1
+        assert not collator.opens.any()
+
+
 def test_a_recipe_may_ask_to_resume(home, finished, tmp_path):
     output_dir = tmp_path / "out"
     shutil.copytree(finished, output_dir)
@@ -220,6 +258,14 @@ def test_features_are_left_as_they_are(home, tmp_path):
     before = snapshot(home / "features")
     main(arguments(home, tmp_path / "out", train_file=home / "features", max_steps=1))
     assert snapshot(home / "features") == before
+
+
+def test_labelled_texts_are_looked_at_when_the_model_is_evaluated(home, tmp_path):
+    main(arguments(home, tmp_path / "out", probe_file=home / "two_classes.jsonl", max_steps=2))
+    history = json.loads((tmp_path / "out" / "history.json").read_text())["history"]
+    (accuracy, *_) = [entry["eval_probe_accuracy"] for entry in history if "eval_loss" in entry]
+    assert 0 <= accuracy <= 1
+    assert "| probe_accuracy |" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_the_history_is_json_without_nan(finished):
