@@ -38,6 +38,11 @@ def test_the_generators_size_is_a_share_of_the_discriminators(size, expected):
     assert config.share_encoder == (size == 1)
 
 
+def test_the_generators_width_is_rounded_to_whole_heads():
+    config = SpanElectraConfig(hidden_size=100, num_attention_heads=10, generator_size=0.35)
+    assert (config.generator_hidden_size, config.generator_num_attention_heads) == (33, 3)
+
+
 def test_sizes_left_open_follow_the_width_that_was_given():
     config = SpanElectraConfig(
         hidden_size=768, num_attention_heads=12, intermediate_size=3072, generator_hidden_size=256

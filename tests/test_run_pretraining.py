@@ -99,6 +99,10 @@ REFUSED = {
     "mask ratio": ({"mask_ratio": 1.0}, r"--mask_ratio is 1\.0; it must lie between 0 and 1"),
     "overrides that are no JSON": ({"config_overrides": "a=1"}, r"--config_overrides a=1: not valid JSON"),
     "overrides without names": ({"config_overrides": "[1]"}, r"--config_overrides \[1\]: a list; give names"),
+    "overrides of a checkpoint": (
+        {"config": None, "model_name_or_path": "any", "config_overrides": '{"use_sbgo": false}'},
+        r"--config_overrides goes with --config, for a new model",
+    ),
     "an unknown override": ({"config_overrides": '{"use_sbg": false}'}, r"`use_sbg` is not .* mean `use_sbgo`"),
     "steps without end": ({"logging_steps": "inf"}, r"--logging_steps is inf; give a number of steps"),
     "steps that are no number": ({"save_steps": "nan"}, r"--save_steps is nan; give a number of steps"),
