@@ -10,6 +10,14 @@ def snapshot(folder):
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.rglob("*"))}
 
 
+def filled_in(changes, home):
+    """`changes` with the folder where {home} stands for it."""
+    return {
+        name: value.replace("{home}", str(home)) if isinstance(value, str) else value
+        for name, value in changes.items()
+    }
+
+
 def assert_refused(main, arguments, case, home, tmp_path, capsys):
     """`main` ends with one line that matches the case's text, makes no folder, and leaves `home` as it was.
 
@@ -17,10 +25,7 @@ def assert_refused(main, arguments, case, home, tmp_path, capsys):
     the folder.
     """
     changes, text = case
-    changes = {
-        name: value.replace("{home}", str(home)) if isinstance(value, str) else value
-        for name, value in changes.items()
-    }
+    changes = filled_in(changes, home)
     before, output_dir = snapshot(home), tmp_path / "out"
     with pytest.raises(SystemExit) as exit_info:
         main(arguments(home, output_dir, **changes))

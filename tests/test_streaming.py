@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from refusals import assert_refused
+from refusals import assert_refused, filled_in
 from test_run_pretraining import SIZES
 from torch.utils.data import DataLoader
 
@@ -327,10 +327,17 @@ def stopped(home, tmp_path_factory):
     ],
 )
 def test_another_stream_is_not_taken_for_the_one_that_stopped(home, stopped, tmp_path, capsys, changes, message):
-    changes = {k: v.format(home=home) if isinstance(v, str) else v for k, v in changes.items()}
     before = (stopped / "run/arguments.json").read_bytes()
     with pytest.raises(SystemExit):
-        main(arguments(home, stopped / "run", resume_from_checkpoint="true", features_cache_dir=tmp_path, **changes))
+        main(
+            arguments(
+                home,
+                stopped / "run",
+                resume_from_checkpoint="true",
+                features_cache_dir=tmp_path,
+                **filled_in(changes, home),
+            )
+        )
     assert re.search(message, capsys.readouterr().err)
     assert (stopped / "run/arguments.json").read_bytes() == before
 

@@ -1,6 +1,6 @@
 """A run on two processes, one of which has trouble; started by test_processes.py through the launcher.
 
-python -m torch.distributed.run --nproc_per_node 2 two_processes.py OUTPUT_DIR signal|disk
+python -m torch.distributed.run --nproc_per_node 2 two_processes.py OUTPUT_DIR evaluation|signal|disk
 """
 
 import errno
