@@ -19,6 +19,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, set_seed
 
 from span_electra.finetuning.arguments import TASKS, FinetuningArguments, parse_arguments, settle_by_size
+from span_electra.finetuning.card import write_card
 from span_electra.finetuning.encoders import build_model, check_vocabulary, load_config, load_tokenizer, longest_row
 from span_electra.finetuning.questions import QuestionAnswering
 from span_electra.finetuning.report import (
@@ -34,6 +35,7 @@ from span_electra.finetuning.sentences import Classification, Regression
 from span_electra.finetuning.task import Task
 from span_electra.finetuning.tokens import TokenClassification
 from span_electra.finetuning.trainer import FinetuningTrainer
+from span_electra.reporting import CARD
 from span_electra.run_folder import check_folder, start_folder
 from span_electra.tokenization.text import InputError
 
@@ -44,7 +46,7 @@ TASK_CLASSES: dict[str, type[Task]] = dict(
 )
 SETTINGS = "finetuning.json"  # written first: by it a folder is known to be a fine-tuning's
 # All that a run writes, as globs; --overwrite_output_dir removes nothing else.
-WRITTEN = ("seed-*", "*.safetensors", "config.json", RESULTS, CONFUSION)
+WRITTEN = ("seed-*", "*.safetensors", "config.json", CARD, RESULTS, CONFUSION)
 NOT_COPIED = ("runs", "training_args.bin")  # of the best seed's folder
 
 
@@ -80,8 +82,9 @@ def run(arguments: Sequence[str]) -> None:
         task.draw(best.answers, Path(output_dir) / CONFUSION)
         summary = summarise(results, metric, task.baseline())
         write_results(output_dir, summary, settings)
+        write_card(output_dir, summary, settings)
         print(results_table(summary))
-        print(f"saved to {output_dir}: the model of seed {best.seed}, {RESULTS}, and a folder for each seed")
+        print(f"saved to {output_dir}: the model of seed {best.seed}, its card, {RESULTS}, and a folder for each seed")
 
 
 def seed_arguments(arguments: FinetuningArguments, seed: int) -> FinetuningArguments:

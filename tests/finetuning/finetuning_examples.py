@@ -19,8 +19,11 @@ SHAPE = {"embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 2, "num_a
 SHAPE |= {"intermediate_size": 64, "max_position_embeddings": 64}
 # Options by task; what stands in {home} is in the folder of that name.
 SCORES = {"task": "regression", "train_file": "{home}/scores_train.jsonl"}
+SCORES |= {"validation_file": "{home}/scores_dev.jsonl"}
 NER = {"task": "token-classification", "train_file": "{home}/ner_train.jsonl"}
+NER |= {"validation_file": "{home}/ner_dev.jsonl"}
 QA = {"task": "question-answering", "train_file": "{home}/squad_train.json"}
+QA |= {"validation_file": "{home}/squad_dev.json"}
 
 
 def write_lines(path, rows):

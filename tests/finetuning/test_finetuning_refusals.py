@@ -7,9 +7,6 @@ from refusals import assert_refused
 from span_electra.run_finetuning import main, run
 from span_electra.tokenization.text import InputError
 
-NER |= {"validation_file": "{home}/ner_dev.jsonl"}
-QA |= {"validation_file": "{home}/squad_dev.json"}
-SCORES |= {"validation_file": "{home}/scores_dev.jsonl"}
 REFUSED = {
     "unknown label": (
         {"validation_file": "{home}/unknown_label.jsonl"},

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from finetuning_examples import NER, QA, SCORES, arguments, results_of, task_of
+from huggingface_hub import ModelCard
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from span_electra.finetuning.arguments import FinetuningArguments, parse_arguments, settle_by_size
+from span_electra.finetuning.card import finetuned_card
 from span_electra.finetuning.encoders import build_model, load_config
 from span_electra.finetuning.questions import Answer, QuestionAnswering
 from span_electra.finetuning.report import SeedResult, best_result, results_table, summarise
@@ -132,6 +134,48 @@ def test_the_best_seed_has_the_highest_metric_or_the_lowest_loss():
     assert best_result(results, "loss").seed == 2
 
 
+# --- card --------------------------------------------------------------------------------------------------------
+
+
+SETTINGS = {"task": "token-classification", "model_name_or_path": "ada/spans", "train_file": "wnut_17"}
+SETTINGS |= {"output_dir": "runs/tagger", "seeds": 2, "learning_rate": 3e-4, "max_train_samples": None}
+
+
+def tagging(seed, f1):
+    metrics = {"overall_f1": f1, "overall_accuracy": 0.9, "loss": 0.3}
+    return SeedResult(seed, metrics, collapsed=f1 == 0, kept_step=3, steps=9, seconds=1.5, answers=[seed])
+
+
+def test_the_card_has_the_kept_models_scores_and_says_what_the_others_came_to():
+    summary = summarise([tagging(1, 0.0), tagging(2, 0.4)], "overall_f1", {"overall_accuracy": 0.88})
+    card = finetuned_card(summary, SETTINGS)
+    data = card.data.to_dict()
+    assert (data["pipeline_tag"], data["base_model"], data["datasets"]) == (
+        "token-classification",
+        "ada/spans",
+        ["wnut_17"],
+    )
+    scores = {result.metric_name: (result.metric_type, result.metric_value) for result in card.data.eval_results}
+    assert scores == {"overall f1": ("f1", 0.4), "overall accuracy": ("accuracy", 0.9)}
+    assert "of which 1 collapsed" in card.text and "weights of\nseed 2, which has the best overall_f1" in card.text
+    assert "| overall_f1 | 0.4000 | 0.2000 | 0.0000 to 0.4000 |  |" in card.text
+    assert "| overall_accuracy | 0.9000 | 0.9000 | 0.9000 to 0.9000 | 0.88 |" in card.text
+    assert (
+        "AutoModelForTokenClassification.from_pretrained" in card.text and "| `learning_rate` | 0.0003 |" in card.text
+    )
+
+
+def test_the_card_names_no_path_of_this_machine(home):
+    files = {"train_file": str(home / "train.jsonl"), "validation_file": str(home / "dev.jsonl")}
+    summary = summarise([tagging(1, 0.4)], "overall_f1", {})
+    card = finetuned_card(summary, {**SETTINGS, **files, "model_name_or_path": str(home / "electra")})
+    assert str(home) not in str(card) and "base_model" not in card.data.to_dict()
+    assert "electra, fine-tuned for token-classification on train.jsonl." in card.text and "On dev.jsonl." in card.text
+    scratch = finetuned_card(summary, {**SETTINGS, "from_scratch": True})
+    assert "base_model" not in scratch.data.to_dict()
+    assert "random weights in the architecture of ada/spans, fine-tuned" in scratch.text
+
+
 # --- journeys ----------------------------------------------------------------------------------------------------
 
 
@@ -198,6 +242,7 @@ def test_classification_leaves_the_best_model_its_results_and_a_picture(home, cl
     image = (classified / "confusion.png").read_bytes()
     assert image[:8] == b"\x89PNG\r\n\x1a\n" and min(struct.unpack(">II", image[16:24])) > 300
     names = {path.name for path in classified.iterdir()}
+    assert ModelCard.load(classified / "README.md").data.pipeline_tag == "text-classification"
     assert {"model.safetensors", "tokenizer.json", "modeling_span_electra.py", "seed-42", "seed-43"} <= names
     assert not list(classified.rglob("checkpoint-*")) and "training_args.bin" not in names
 
