@@ -103,6 +103,10 @@ class DataArguments:
         default="blank_line",
         metadata={"help": "What ends a document, which no row crosses: blank_line, file or line."},
     )
+    pack_documents: bool = field(
+        default=False,
+        metadata={"help": "Let short documents share a row, in which they do not see each other. Spares padding."},
+    )
     text_column: str = field(
         default="text", metadata={"help": "The column of tables and `datasets` that holds the text."}
     )

@@ -260,17 +260,20 @@ def load_rows(
     paths: list[str], data: DataArguments, tokenizer: PreTrainedTokenizerBase, split: str
 ) -> datasets.Dataset:
     if is_features(paths[0]):
-        return load_features(paths[0], tokenizer)
-    return cached_features(
-        paths,
-        tokenizer,
-        cache_dir=data.features_cache_dir,
-        max_seq_length=data.max_seq_length,
-        documents=data.documents,
-        text_column=data.text_column,
-        split=split,
-        workers=data.preprocessing_num_workers,
-    )
+        rows = load_features(paths[0], tokenizer)
+    else:
+        rows = cached_features(
+            paths,
+            tokenizer,
+            cache_dir=data.features_cache_dir,
+            max_seq_length=data.max_seq_length,
+            documents=data.documents,
+            pack_documents=data.pack_documents,
+            text_column=data.text_column,
+            split=split,
+            workers=data.preprocessing_num_workers,
+        )
+    return rows.with_format("numpy")  # lists of integers would take the collator half as long again
 
 
 def build_probe(
@@ -293,7 +296,7 @@ def build_stream(
         logger.info("No evaluation: a stream keeps no rows back. Give text of its own as --validation_file.")
     return TextStream(
         Corpus(data.train_file, data.documents, data.text_column, data.split, streaming=True),
-        make_packer(tokenizer, data.max_seq_length),
+        make_packer(tokenizer, data.max_seq_length, pack_documents=data.pack_documents),
         batch_size=training.train_batch_size,
         seed=training.seed if training.data_seed is None else training.data_seed,
         workers=training.dataloader_num_workers,

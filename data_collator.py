@@ -112,6 +112,7 @@ class DataCollatorForSpanMasking:
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         # The tokenizer itself is not kept: a worker that is spawned would pickle its whole vocabulary.
         self.mask_token_id, self.pad_token_id = tokenizer.mask_token_id, tokenizer.pad_token_id
+        self.cls_token_id, self.sep_token_id = tokenizer.cls_token_id, tokenizer.sep_token_id
         self.pads_left = tokenizer.padding_side == "left"
         self.opens, self.closes, self.ordinary = word_tables(tokenizer)
         if not whole_words:
@@ -131,8 +132,10 @@ class DataCollatorForSpanMasking:
     def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
         """Return `input_ids`, `attention_mask` and `labels` (the original id where masked, else -100), all int64
         of shape (rows, longest row), and `sampling_keys`, int32 of shape (rows), by which the generator's samples
-        are as reproducible as the masks. Of each feature only `input_ids`, special tokens included, is read, and
-        `epoch` where a row brings its own, as a stream's rows do: a batch of these may be of two epochs."""
+        are as reproducible as the masks. Where documents share a row (`create_features --pack_documents`) there are
+        `position_ids`, too, which begin anew with each: by them the model keeps the documents apart. Of each feature
+        only `input_ids`, special tokens included, is read, and `epoch` where a row brings its own, as a stream's rows
+        do: a batch of these may be of two epochs."""
         rows = [np.asarray(feature["input_ids"]) for feature in features]
         row_tokens = np.array([len(row) for row in rows])  # (B,)
         if not rows or not row_tokens.all():
@@ -158,6 +161,8 @@ class DataCollatorForSpanMasking:
         if self.pads_left:
             real = real[:, ::-1]
         batch = {"input_ids": (corrupted, self.pad_token_id), "labels": (labels, IGNORED_LABEL)}
+        if (positions := self._positions(input_ids, row_tokens)) is not None:
+            batch["position_ids"] = (positions, 0)
         tensors = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
         for name, (values, padding) in batch.items():
             padded = np.full(real.shape, padding)
@@ -166,6 +171,18 @@ class DataCollatorForSpanMasking:
         sampling = random_bits(keys, SAMPLING, np.zeros(len(rows)))
         tensors["sampling_keys"] = torch.from_numpy((sampling >> np.uint64(32)).astype(np.uint32).view(np.int32))
         return tensors
+
+    def _positions(self, input_ids: np.ndarray, row_tokens: np.ndarray) -> np.ndarray | None:
+        """Each token's place in its sequence, (N,), or None where no row holds a second one: [SEP] [CLS] shows one."""
+        if self.cls_token_id in (None, self.sep_token_id):
+            return None
+        begins = np.zeros(input_ids.size, dtype=bool)
+        begins[1:] = (input_ids[1:] == self.cls_token_id) & (input_ids[:-1] == self.sep_token_id)
+        begins[np.cumsum(row_tokens) - row_tokens] = True
+        starts = np.flatnonzero(begins)
+        if starts.size == row_tokens.size:
+            return None
+        return np.arange(input_ids.size) - np.repeat(starts, np.diff(starts, append=input_ids.size))
 
     def _mask(self, input_ids: np.ndarray, row_tokens: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         row_starts = np.cumsum(row_tokens) - row_tokens  # (B,)

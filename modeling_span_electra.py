@@ -40,6 +40,7 @@ from transformers import (
     ElectraPreTrainedModel,
 )
 from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask, packed_sequence_mask_function
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.electra.modeling_electra import ElectraDiscriminatorPredictions, ElectraEmbeddings
@@ -540,18 +541,20 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
         Args:
             input_ids: with `labels`, a text whose spans are masked; without, any text, (batch, tokens).
             attention_mask: 1 for real tokens, 0 for padding, (batch, tokens); by default all are real.
-            token_type_ids, position_ids: as in [`ElectraModel`].
+            token_type_ids: as in [`ElectraModel`].
+            position_ids: each token's place in its sequence, (batch, tokens). Where it does not go up by one, another
+                sequence begins: several may share a row, and none sees another.
             inputs_embeds: instead of `input_ids`, only without `labels`, (batch, tokens, embedding).
             labels: original ids where tokens are masked, -100 elsewhere, (batch, tokens).
             sampling_keys: what the generator's samples in each row follow from, int32, (batch,); by default drawn
                 from torch's random numbers. With them a row's samples are the same in any batch, on any process.
 
         Raises:
-            ValueError: `labels` without `input_ids`.
+            ValueError: `labels` without `input_ids`; `position_ids` with an attention that takes no mask of pairs.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
         inputs = {
-            "attention_mask": attention_mask,
+            "attention_mask": self.mask_of_sequences(attention_mask, position_ids),
             "token_type_ids": token_type_ids,
             "position_ids": position_ids,
         }
@@ -571,10 +574,30 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
                 keys = token_keys(sampling_keys, spans.positions, labels.shape[1])
                 sampled = sample_tokens(proposals, keys, self.config.sampling_temperature)  # (N,)
                 output.corrupted_ids = spans.write(sampled, input_ids)
-                encoded = self.detect(output, labels, spans, **inputs, **recorded)
+                encoded = self.detect(output, labels, spans, attention_mask, **inputs, **recorded)
             output.loss = self.weighted_sum(output)
         output.hidden_states, output.attentions = encoded.get("hidden_states"), encoded.get("attentions")
         return output if return_dict else output.to_tuple()
+
+    def mask_of_sequences(
+        self, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """What the encoders take as `attention_mask`: itself, or with `position_ids` the pairs of tokens that see each
+        other, in the form that the attention's implementation asks for."""
+        if position_ids is None:
+            return attention_mask
+        if "flash" in self.config._attn_implementation:
+            raise ValueError(
+                f"`attn_implementation` is {self.config._attn_implementation!r}, which cannot keep apart sequences "
+                "that share a row; use 'sdpa', 'eager' or 'flex_attention', or leave out `position_ids`."
+            )
+        sequences = (torch.diff(position_ids, prepend=position_ids[:, :1] - 1) != 1).cumsum(dim=1)  # (B, T)
+        if attention_mask is not None:
+            sequences = sequences.where(attention_mask.bool(), -1)  # padding sees padding: no row without a key
+        shape_of_input = self.get_input_embeddings().weight.new_empty(*sequences.shape, 0)
+        return create_bidirectional_mask(
+            self.config, shape_of_input, None, and_mask_function=packed_sequence_mask_function(sequences)
+        )
 
     def generate(
         self, input_ids: torch.Tensor, labels: torch.Tensor, spans: "MaskedTokens", **inputs
@@ -594,13 +617,18 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
         return output, mlm_logits, encoded
 
     def detect(
-        self, output: SpanElectraForPreTrainingOutput, labels: torch.Tensor, spans: "MaskedTokens", **inputs
+        self,
+        output: SpanElectraForPreTrainingOutput,
+        labels: torch.Tensor,
+        spans: "MaskedTokens",
+        is_real: torch.Tensor | None,
+        **inputs,
     ) -> BaseModelOutput:
         """The discriminator's part: add its scores of `output.corrupted_ids`, and its losses, to `output`; return what
-        its encoder returned."""
+        its encoder returned. `is_real` is the batch's attention mask, (B, T)."""
         output.is_replaced = (labels != -100) & (output.corrupted_ids != labels)
         output.logits, encoded = self.discriminate(output.corrupted_ids, **inputs)
-        output.rtd_loss = self.rtd_loss(output.logits, output.is_replaced, inputs["attention_mask"])
+        output.rtd_loss = self.rtd_loss(output.logits, output.is_replaced, is_real)
         output.sbpo_loss = self.sbpo_loss(encoded.last_hidden_state, output.is_replaced, spans)
         return encoded
 

@@ -36,7 +36,7 @@ SUMMARY = (
 # The options that make one run differ from another, in the order in which the card names them.
 CARD_OPTIONS = (
     *("config", "config_overrides", "model_name_or_path", "generator_name_or_path", "max_seq_length", "mask_ratio"),
-    *("max_span_words", "whole_words", "documents"),
+    *("max_span_words", "whole_words", "documents", "pack_documents"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "warmup_steps", "weight_decay"),
     *("max_steps", "num_train_epochs", "lr_scheduler_type", "seed", "bf16", "fp16"),
 )

@@ -159,6 +159,7 @@ class TextStream(IterableDataset):
             "readers in each process": len(self.positions),
             "seed": self.seed,
             "documents": self.corpus.documents,
+            "documents that share a row": self.packer.pack_documents,
             "text column": self.corpus.text_column,
             "row length": self.packer.max_seq_length,
             "tokenizer": digest(self.packer.backend.to_str()),

@@ -129,7 +129,8 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
         """Let the discriminator judge a text that no generator had a part in, for the metrics of evaluation."""
         labels, mask = inputs["labels"], inputs["attention_mask"]
         corrupted = trade_places(inputs["input_ids"], labels)
-        logits = model(input_ids=corrupted, attention_mask=mask).logits
+        positions = inputs.get("position_ids")
+        logits = model(input_ids=corrupted, attention_mask=mask, position_ids=positions).logits
         self.eval_metrics.count(FIXED, logits, (labels != -100) & (corrupted != labels), mask)
 
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):

@@ -104,7 +104,7 @@ def bench_loader(rows: int = 64, length: int = 512, batches: int = 100, rounds: 
     seconds: dict[str, list[float]] = {"in this process": [], "from one worker": []}
     with tempfile.TemporaryDirectory() as folder:
         datasets.Dataset.from_dict({"input_ids": ids}).save_to_disk(folder)
-        dataset = datasets.load_from_disk(folder)
+        dataset = datasets.load_from_disk(folder).with_format("numpy")  # as run_pretraining reads it
         for _ in range(rounds):
             for workers, name in enumerate(seconds):
                 loader = DataLoader(

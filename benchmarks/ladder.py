@@ -3,8 +3,11 @@
     python benchmarks/ladder.py benchmarks/ladder/cpu.yaml --text corpus/ --tasks tasks/ --output_dir runs/ladder
 
 A rung is a recipe in benchmarks/ladder/rungs; each adds one thing to the one before. `--sweep sbpo_weight` compares
-the values of one setting instead. The size (cpu.yaml, gpu.yaml) says what all rungs have in common. `tasks/` holds a
-folder for each task with train.jsonl and dev.jsonl.
+the values of one setting instead. The size (cpu.yaml, gpu.yaml, hour.yaml) says what all rungs have in common. In
+`tasks/` there is a folder for each task, with train.jsonl and dev.jsonl.
+
+The rows are made first. To train on another machine, `--pieces 60` makes them and packs them into files of at most
+60 MB; there, the same command finds them in the folder and puts them together.
 
 Everything is resumed where it stood: run the same command again after an interruption, or, with `--minutes 10`, again
 and again. What is finished is not repeated. At the end there are a table, a picture and results.json in the folder.
@@ -31,11 +34,15 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 from torch.utils.flop_counter import FlopCounterMode
 
+sys.path.insert(0, str(Path(__file__).parent))
+from pieces import pack, unpack
+
 from span_electra import SpanElectraForPreTraining
 from span_electra.tokenization.create_features import create_features
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 HERE = Path(__file__).parent / "ladder"
+RECIPES = Path(__file__).parent.parent / "configs" / "recipes"
 SWEEPS = HERE / "sweeps.yaml"
 SCRATCH = "scratch"  # random weights in the first rung's architecture: what pretraining is worth at all
 TASKS = {
@@ -60,6 +67,9 @@ class Ladder:
     def __init__(self, options: argparse.Namespace):
         self.options = options
         self.size = yaml.safe_load(options.size.read_text())
+        if recipe := self.size["pretraining"].pop("recipe", None):
+            shipped = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text())
+            self.size["pretraining"] = merged(shipped, self.size["pretraining"])
         self.folder = options.output_dir / (options.size.stem + ("-dry" if options.steps else ""))
         self.deadline = time.monotonic() + 60 * options.minutes if options.minutes else math.inf
         self.rungs = self.read_rungs()
@@ -73,6 +83,7 @@ class Ladder:
             rungs = {f"{self.options.sweep}-{value}": merged(base, changes) for value, changes in values.items()}
         else:
             rungs = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(HERE.glob("rungs/*.yaml"))}
+            rungs = {name: rungs[name] for name in self.size.get("rungs", rungs)}
         unknown = set(self.options.only or ()) - rungs.keys()
         if unknown:
             sys.exit(f"--only {' '.join(sorted(unknown))}: not among {', '.join(rungs)}.")
@@ -85,11 +96,16 @@ class Ladder:
         self.tokenizer, self.features = self.folder / "tokenizer", self.folder / "features"
         if not self.tokenizer.exists():
             train_tokenizer(self.options.text, self.tokenizer, **self.size["tokenizer"])
+        pieces = self.folder / "pieces"
+        if not self.features.exists() and pieces.exists():
+            unpack(pieces, self.features)
         if not self.features.exists():
             length = self.size["pretraining"]["max_seq_length"]
             create_features(
                 self.options.text, str(self.tokenizer), self.features, max_seq_length=length, workers=os.cpu_count()
             )
+        if self.options.pieces and not pieces.exists():
+            pack(self.features, pieces, self.options.pieces)
 
     # --- one rung with one seed -----------------------------------------------------------------------------------
 
@@ -340,8 +356,8 @@ def picture(results: list[dict], path: Path) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("size", type=Path, help="benchmarks/ladder/cpu.yaml or gpu.yaml")
-    parser.add_argument("--text", nargs="+", required=True, help="files or folders to pretrain on")
+    parser.add_argument("size", type=Path, help="benchmarks/ladder/cpu.yaml, gpu.yaml or hour.yaml")
+    parser.add_argument("--text", nargs="+", default=[], help="files or folders to pretrain on, unless rows are there")
     parser.add_argument(
         "--tasks", type=Path, required=True, help="a folder of tasks: sst2/train.jsonl, sst2/dev.jsonl"
     )
@@ -352,6 +368,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only_tasks", nargs="+", choices=TASKS, help="only these tasks")
     sweeps = list(yaml.safe_load(SWEEPS.read_text()))
     parser.add_argument("--sweep", choices=sweeps, help="compare the values of one setting instead of the rungs")
+    parser.add_argument("--pieces", type=float, help="make the rows, pack them into files of so many MB, and stop")
     parser.add_argument("--minutes", type=float, help="stop, resumable, after so long")
     parser.add_argument("--jobs", type=int, help="runs at a time; by default one for each core, or one GPU")
     parser.add_argument("--steps", type=int, help="a dry run of so many steps, and 64 examples of each task")
@@ -365,6 +382,8 @@ def main() -> None:
     ladder = Ladder(options)
     ladder.folder.mkdir(parents=True, exist_ok=True)
     ladder.prepare()
+    if options.pieces:
+        return
     is_complete = ladder.climb_all(options.only or ladder.rungs)
     if is_complete and not options.sweep and not options.only:
         is_complete = ladder.climb_all([SCRATCH])  # last: its architecture is the first rung's

@@ -553,6 +553,23 @@ def test_lists_arrays_and_tensors_give_the_same_batch(wordpiece):
         assert all(torch.equal(batch[name], expected[name]) for name in expected)
 
 
+def test_places_begin_anew_where_documents_share_a_row(wordpiece):
+    cls, sep, ids = wordpiece.cls_token_id, wordpiece.sep_token_id, list(range(10, 15))
+    collator = DataCollatorForSpanMasking(wordpiece)
+    shared, alone = [cls, *ids, sep, cls, *ids[:2], sep], [cls, *ids, sep]
+    batch = collator([{"input_ids": alone}, {"input_ids": shared}])
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 6, 0, 0, 0, 0], [0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3]]
+    assert "position_ids" not in collator([{"input_ids": alone}, {"input_ids": alone}])
+
+
+def test_a_second_separator_begins_no_sequence(wordpiece):
+    cls, sep = wordpiece.cls_token_id, wordpiece.sep_token_id
+    collator = DataCollatorForSpanMasking(wordpiece)
+    assert "position_ids" not in collator([{"input_ids": [cls, 10, 11, sep, 12, 13, sep]}])
+    collator.cls_token_id = collator.sep_token_id  # a tokenizer with one token for both
+    assert "position_ids" not in collator([{"input_ids": [sep, 10, sep, sep, 12, sep]}])
+
+
 def test_rows_without_a_maskable_word_come_back_as_they_are(wordpiece):
     rows = [np.array(row) for row in ([0], [0, 1], [100], [0, 4, 1], [100, 5, 5])]
     batch = collate(DataCollatorForSpanMasking(wordpiece), rows)

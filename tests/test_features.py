@@ -5,7 +5,9 @@ import os
 import random
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from trainer_examples import sequences_of
 from transformers import PreTrainedTokenizerFast
 
 from span_electra.tokenization import text as text_module
@@ -16,6 +18,7 @@ from span_electra.tokenization.create_features import (
     cut_rows,
     load_features,
     main,
+    share_rows,
 )
 from span_electra.tokenization.output import run_command
 from span_electra.tokenization.text import InputError
@@ -93,6 +96,28 @@ def test_rows_never_cross_documents_and_special_tokens_in_text_are_text(tmp_path
     assert decoded == [rows[0], rows[1].replace("\n", "")]
     special = {0, 1, 2, 3}
     assert not any(special & set(ids[1:-1]) for ids in features["input_ids"])
+
+
+def test_sequences_share_the_row_that_they_fill_best():
+    sequences = [[0, 5, 5, 5, 1], [0, 6, 6, 1], [0, 7, 1], [0, 8, 1], [0, 9, 9, 9, 9, 9, 1], []]
+    shared = share_rows(pa.array(sequences), 8).to_pylist()
+    assert shared == [
+        [0, 5, 5, 5, 1, 0, 7, 1],
+        [0, 6, 6, 1, 0, 8, 1],
+        [0, 9, 9, 9, 9, 9, 1],
+    ]
+    assert share_rows(pa.array([], type=pa.list_(pa.int32())), 8).to_pylist() == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_documents_share_rows_whole_and_no_token_is_lost(tmp_path, corpus_file, tokenizers, small_blocks, workers):
+    tokenizer, settings = tokenizers["BPE"], {"max_seq_length": 200, "documents": "line", "workers": workers}
+    alone = create_features([corpus_file], tokenizer, tmp_path / "alone", **settings)["input_ids"]
+    shared = create_features([corpus_file], tokenizer, tmp_path / "shared", pack_documents=True, **settings)
+    assert sorted(sequences_of(shared["input_ids"], tokenizer.cls_token_id)) == sorted(alone)
+    assert max(map(len, shared["input_ids"])) <= 200 and len(shared) < 0.7 * len(alone)
+    counts = [json.loads((tmp_path / name / "features.json").read_text())["counts"] for name in ("alone", "shared")]
+    assert counts[0]["tokens"] == counts[1]["tokens"] and counts[1]["rows"] == len(shared)
 
 
 def test_rows_are_the_same_for_any_number_of_workers(tmp_path, corpus_file, tokenizers, small_blocks):
@@ -207,7 +232,7 @@ def test_impossible_settings_are_refused(tmp_path, corpus_file, tokenizers, opti
 def test_a_length_beyond_the_tokenizer_and_short_documents_are_warned_of(tmp_path, corpus_file, tokenizers, caplog):
     create_features([corpus_file], tokenizers["BPE"], tmp_path / "out", max_seq_length=1024)
     assert "max_seq_length=1024 is longer than the tokenizer's model_max_length=512" in caplog.text
-    assert "`--documents file` packs across them" in caplog.text
+    assert "`--documents file` fills rows across them" in caplog.text
 
 
 def test_the_command_makes_features_and_names_bad_input_in_one_line(tmp_path, folder, corpus_file, capsys):

@@ -334,6 +334,43 @@ def test_a_fixed_capacity_changes_no_loss_and_no_gradient():
         assert torch.allclose(gradient, padded_grad[name], rtol=1e-4, atol=1e-6), name
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_sequences_that_share_a_row_have_the_losses_and_gradients_of_rows_of_their_own(monkeypatch, attention):
+    monkeypatch.setattr("span_electra.modeling_span_electra.sample_tokens", lambda logits, *_: logits.argmax(-1))
+    model = random_model()
+    model.set_attn_implementation(attention)
+    alone = batch()
+    lengths = alone["attention_mask"].sum(1).tolist()  # 20, 12, 20
+    place = torch.arange(20)
+    # The second and the third share a row; the first, shorter than that, is padded.
+    shared = {}
+    for name, padding in (("input_ids", 2), ("labels", -100), ("attention_mask", 0)):
+        first, second, third = (row[:length] for row, length in zip(alone[name], lengths, strict=True))
+        shared[name] = torch.stack([torch.cat([first, torch.full((12,), padding)]), torch.cat([second, third])])
+    places = [torch.cat([place, torch.zeros(12, dtype=torch.long)]), torch.cat([place[:12], place])]
+    shared["position_ids"] = torch.stack(places)
+    results = []
+    for inputs in (alone, shared):
+        model.zero_grad()
+        output = model(**inputs)
+        output.loss.backward()
+        results.append((output, {name: parameter.grad.clone() for name, parameter in model.named_parameters()}))
+    (expected, expected_gradients), (output, gradients) = results
+    for name in ("mlm_loss", "sbgo_loss", "rtd_loss", "sbpo_loss"):
+        assert torch.allclose(output[name], expected[name], rtol=1e-5), name
+    for name, gradient in gradients.items():
+        assert torch.allclose(gradient, expected_gradients[name], atol=1e-5), name
+    del shared["position_ids"]
+    assert not torch.allclose(model(**shared).rtd_loss, expected.rtd_loss, rtol=1e-4)
+
+
+def test_an_attention_that_takes_no_mask_of_pairs_is_refused_for_shared_rows():
+    model = random_model()
+    model.config._attn_implementation_internal = "flash_attention_2"
+    with pytest.raises(ValueError, match=r"is 'flash_attention_2', which cannot keep apart .* use 'sdpa', 'eager' or"):
+        model(**batch(), position_ids=torch.arange(20).expand(3, -1))
+
+
 def test_generator_correct_marks_the_masked_tokens_that_the_best_guess_hits(step):
     model, inputs, output = step
     best = model.generator(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.argmax(-1)
@@ -469,10 +506,14 @@ def test_task_heads_are_stock_electra_with_our_configuration():
     assert model(**{k: v for k, v in batch().items() if k != "labels"}).logits.shape == (3, 3)
 
 
-def test_the_whole_step_compiles_without_a_graph_break():
+@pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated")  # torch's, of its own vmap
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_whole_step_compiles_without_a_graph_break(shared):
     model = random_model().train()
     model.masked_capacity = 0.3
     inputs = batch()
+    if shared:  # by two sequences in each row
+        inputs["position_ids"] = torch.arange(20).remainder(8).expand(3, -1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("span_electra.modeling_span_electra.sample_tokens", lambda logits, *_: logits.argmax(-1))
         model.eval()

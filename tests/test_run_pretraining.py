@@ -272,6 +272,17 @@ def test_labelled_texts_are_looked_at_when_the_model_is_evaluated(home, tmp_path
     assert "| probe_accuracy |" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_short_documents_share_rows(home, tmp_path):
+    lines = {"documents": "line", "max_steps": 2, "features_cache_dir": tmp_path / "cache"}
+    main(arguments(home, tmp_path / "alone", **lines))
+    main(arguments(home, tmp_path / "shared", pack_documents=True, **lines))
+    counts = [json.loads(path.read_text())["counts"] for path in (tmp_path / "cache").glob("*/features.json")]
+    packed, alone = sorted(count["rows"] for count in counts)
+    assert len(counts) == 2 and packed < alone
+    assert len({count["tokens"] for count in counts}) == 1
+    assert "| `pack_documents` | True |" in (tmp_path / "shared" / "README.md").read_text()
+
+
 def test_the_history_is_json_without_nan(finished):
     text = (finished / "history.json").read_text()
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))

@@ -17,6 +17,7 @@ import torch
 from refusals import assert_refused, filled_in
 from test_run_pretraining import SIZES
 from torch.utils.data import DataLoader
+from trainer_examples import sequences_of
 
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.run_pretraining import main, run
@@ -64,8 +65,8 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(text, "BLOCK_SIZE", 200)  # a shard has a dozen, and a buffer holds less than a shard
 
 
-def make_stream(home, short_probability=0.05, paths=("shards",), corpus=None, **settings):
-    packer = make_packer(load_tokenizer(home / "tokenizer"), 16, short_probability)
+def make_stream(home, short_probability=0.05, paths=("shards",), corpus=None, packed=False, **settings):
+    packer = make_packer(load_tokenizer(home / "tokenizer"), 16, short_probability, pack_documents=packed)
     corpus = corpus or Corpus([home / path for path in paths], streaming=True)
     return TextStream(corpus, packer, **{"batch_size": 4, **settings})
 
@@ -103,6 +104,13 @@ def test_a_stream_has_the_rows_of_features_in_another_order(home, tmp_path):
     read = first_epoch(make_stream(home, short_probability=0))
     assert sorted(read) == prepared(home, tmp_path / "features", 0)
     assert read != sorted(read)
+
+
+def test_short_documents_share_the_rows_of_a_stream(home, tmp_path):
+    read = first_epoch(make_stream(home, short_probability=0, packed=True))
+    alone = prepared(home, tmp_path / "features", 0)
+    assert sorted(sequences_of(read, cls_token_id=0)) == alone  # which rows they share depends on the blocks
+    assert len(read) < len(alone) and max(map(len, read)) <= 16
 
 
 def test_a_file_that_is_streamed_has_the_very_lengths_of_its_features(home, tmp_path):
@@ -322,6 +330,7 @@ def stopped(home, tmp_path_factory):
         ({"seed": 4}, r"its stream has seed 3, this run's has 4; resume with"),
         ({"dataloader_num_workers": 2}, r"its stream has readers in each process 1, this run's has 2"),
         ({"train_file": "{home}/shards/0.txt"}, r"its stream has shards 6 \(\w+\), this run's has 1 \(\w+\)"),
+        ({"pack_documents": True}, r"its stream has documents that share a row False, this run's has True"),
         ({"documents": "line"}, r"its stream has documents blank_line, this run's has line"),
         ({"streaming": False, "validation_split_percentage": 0}, r"its run read a stream; add --streaming"),
     ],

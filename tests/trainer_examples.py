@@ -33,6 +33,15 @@ def rows(count, length=20):
     return datasets.Dataset.from_dict({"input_ids": content.tolist()})
 
 
+def sequences_of(rows, cls_token_id):
+    """The sequences in `rows`, each of which begins with [CLS]."""
+    sequences = []
+    for row in rows:
+        begins = [i for i, token in enumerate(row) if token == cls_token_id]
+        sequences += [row[begin:end] for begin, end in zip(begins, [*begins[1:], len(row)], strict=True)]
+    return sequences
+
+
 def tiny_model(**settings):
     torch.manual_seed(0)
     sizes = {"vocab_size": 99, "embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 2}

@@ -12,6 +12,7 @@ import os
 import random
 import tempfile
 import time
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ def create_features(
     *,
     max_seq_length: int = 128,
     documents: str = "blank_line",
+    pack_documents: bool = False,
     short_seq_probability: float = SHORT_SEQ_PROBABILITY,
     seed: int = 0,
     text_column: str = "text",
@@ -60,8 +62,9 @@ def create_features(
     A row is the tokenizer's own [CLS], consecutive tokens of one document, [SEP]. It is filled to
     `max_seq_length`, except that with `short_seq_probability` its length is drawn uniformly, which keeps a
     model that mostly sees full rows used to short input (as in BERT and ELECTRA), and that a document's last
-    row is as long as what is left. The rows do not depend on `workers`. Features that are there already and
-    were made from the same files with the same settings are loaded instead.
+    row is as long as what is left. With `pack_documents` such short rows share one, whole and one behind the other,
+    [CLS] … [SEP] [CLS] … [SEP]; the collator and the model keep them apart. The rows do not depend on `workers`.
+    Features that are there already and were made from the same files with the same settings are loaded instead.
 
     Raises:
         InputError: for unusable text, tokenizer or settings, or a folder that already holds something else.
@@ -71,12 +74,13 @@ def create_features(
     settings = {
         "max_seq_length": max_seq_length,
         "documents": documents,
+        "pack_documents": pack_documents,
         "short_seq_probability": short_seq_probability,
         "seed": seed,
         "text_column": text_column,
         "split": split,
     }
-    packer = make_packer(tokenizer, max_seq_length, short_seq_probability, seed)
+    packer = make_packer(tokenizer, max_seq_length, short_seq_probability, seed, pack_documents)
     if workers < 1:
         raise InputError(f"workers={workers} must be at least 1.")
     output_dir = Path(output_dir)
@@ -97,7 +101,7 @@ def create_features(
         _check_enough_text(counts, paths)
         metadata = {**made_from, "tokenizer": str(tokenizer.name_or_path), "counts": counts}
         (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-    _log_statistics(counts, max_seq_length, documents, time.perf_counter() - start, output_dir)
+    _log_statistics(counts, max_seq_length, documents, pack_documents, time.perf_counter() - start, output_dir)
     return datasets.load_from_disk(output_dir)
 
 
@@ -190,6 +194,7 @@ class Packer:
     max_seq_length: int
     short_seq_probability: float
     seed: int
+    pack_documents: bool = False
 
     def __call__(self, blocks: pa.Table, indices: list[int]) -> pa.Table:
         text, document_lines = blocks["text"][0].as_py(), blocks["document_lines"][0].values.to_numpy()
@@ -213,7 +218,8 @@ class Packer:
         # Addressed by seed and block: the lengths do not depend on the process that happens to draw them.
         generator = random.Random(f"{self.seed}-{number}")
         row_ends = cut_rows(document_ends.tolist(), capacity, self.short_seq_probability, generator)
-        return add_special_tokens(tokens, row_ends, self.prefix, self.suffix)
+        rows = add_special_tokens(tokens, row_ends, self.prefix, self.suffix)
+        return share_rows(rows, self.max_seq_length) if self.pack_documents else rows
 
 
 def cut_rows(document_ends: list[int], capacity: int, short_probability: float, generator: random.Random) -> list[int]:
@@ -254,11 +260,36 @@ def add_special_tokens(tokens: np.ndarray, row_ends: list[int], prefix: list[int
     return pa.ListArray.from_arrays(pa.array(offsets, type=pa.int32()), pa.array(values))
 
 
+def share_rows(sequences: pa.ListArray, max_seq_length: int) -> pa.ListArray:
+    """Put several `sequences` into a row, each whole, as long as they fit. Each goes to the row that it fills best.
+
+    >>> share_rows(pa.array([[0, 5, 1], [0, 6, 7, 8, 1], [0, 9, 1]]), max_seq_length=6).to_pylist()
+    [[0, 5, 1, 0, 9, 1], [0, 6, 7, 8, 1]]
+    """
+    rooms: list[tuple[int, int]] = []  # what is left of each row that is not full, and its number; sorted
+    rows = np.empty(len(sequences), dtype=np.int64)  # where each sequence goes
+    count = 0
+    for i, length in enumerate(sequences.value_lengths().to_pylist()):
+        best = bisect_left(rooms, (length, 0))
+        if best < len(rooms):
+            room, rows[i] = rooms.pop(best)
+        else:
+            room, rows[i], count = max_seq_length, count, count + 1
+        if room > length:
+            insort(rooms, (room - length, int(rows[i])))
+    order = rows.argsort(kind="stable")
+    ordered = sequences.take(pa.array(order))
+    begins = np.flatnonzero(np.diff(rows[order], prepend=-1))
+    offsets = ordered.offsets.to_numpy()
+    return pa.ListArray.from_arrays(pa.array(offsets[np.append(begins, len(rows))]), ordered.values)
+
+
 def make_packer(
     tokenizer: PreTrainedTokenizerBase,
     max_seq_length: int,
     short_probability: float = SHORT_SEQ_PROBABILITY,
     seed: int = 0,
+    pack_documents: bool = False,
 ) -> Packer:
     """What cuts text into rows, as `create_features` does with these settings.
 
@@ -288,7 +319,12 @@ def make_packer(
             max_seq_length,
             tokenizer.model_max_length,
         )
-    return Packer(backend, prefix, suffix, max_seq_length, short_probability, seed)
+    if pack_documents and tokenizer.cls_token_id == tokenizer.sep_token_id:
+        raise InputError(
+            f"{tokenizer.name_or_path}: cls_token and sep_token are the same, so nothing would tell where a sequence "
+            "of a shared row begins; leave out --pack_documents, or use a tokenizer with both."
+        )
+    return Packer(backend, prefix, suffix, max_seq_length, short_probability, seed, pack_documents)
 
 
 def _write_rows(corpus: Corpus, packer: Packer, workers: int, fingerprint: str, folder: Path) -> dict[str, Any]:
@@ -311,8 +347,10 @@ def _write_rows(corpus: Corpus, packer: Packer, workers: int, fingerprint: str, 
         rows = rows.with_format(None)
         if len(rows):
             rows.save_to_disk(folder)
-        ids_with_specials = sum(len(chunk.flatten()) for chunk in rows.data.column("input_ids").chunks)
-    tokens = ids_with_specials - len(rows) * (len(packer.prefix) + len(packer.suffix))
+        ids = [chunk.flatten().to_numpy() for chunk in rows.data.column("input_ids").chunks]
+        ids_with_specials = sum(map(len, ids))
+        sequences = sum(int((part == packer.prefix[0]).sum()) for part in ids) if packer.pack_documents else len(rows)
+    tokens = ids_with_specials - sequences * (len(packer.prefix) + len(packer.suffix))
     mean_row_length = round(ids_with_specials / max(len(rows), 1), 2)
     return {**counts, "tokens": tokens, "rows": len(rows), "mean_row_length": mean_row_length}
 
@@ -356,7 +394,7 @@ def _check_enough_text(counts: dict[str, Any], paths: Sequence[str | Path]) -> N
 
 
 def _log_statistics(
-    counts: dict[str, Any], max_seq_length: int, documents: str, seconds: float, output_dir: Path
+    counts: dict[str, Any], max_seq_length: int, documents: str, packed: bool, seconds: float, output_dir: Path
 ) -> None:
     logger.info(
         "%(documents)d documents, %(lines)d lines, %(tokens)d tokens in %(rows)d rows, "
@@ -365,11 +403,11 @@ def _log_statistics(
         counts,
     )
     logger.info("Saved to %s in %.1f s", output_dir, seconds)
-    if counts["mean_row_length"] < max_seq_length / 2 and documents != "file":
+    if counts["mean_row_length"] < max_seq_length / 2 and documents != "file" and not packed:
         logger.warning(
-            "The rows are %.1f tokens long on average, of at most %d, because the documents are short. If "
-            "blank "
-            "lines separate paragraphs here, or one text is many rows, `--documents file` packs across them.",
+            "The rows are %.1f tokens long on average, of at most %d, because the documents are short. If blank "
+            "lines separate paragraphs here, or one text is many rows, `--documents file` fills rows across them; "
+            "`--pack_documents` lets short documents share a row without seeing each other.",
             counts["mean_row_length"],
             max_seq_length,
         )
@@ -413,6 +451,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         default="blank_line",
         choices=DOCUMENT_RULES,
         help="what ends a document, which no row crosses; in tables, blank_line means every row",
+    )
+    parser.add_argument(
+        "--pack_documents",
+        action="store_true",
+        help="let short documents share a row; they do not see each other, and nothing is spent on padding",
     )
     parser.add_argument(
         "--short_seq_probability",

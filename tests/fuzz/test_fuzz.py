@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from trainer_examples import sequences_of
 
 from span_electra.arguments import parse_arguments
 from span_electra.building import read_overrides
@@ -84,6 +85,10 @@ def test_no_token_is_lost_between_text_and_rows(any_tokenizer, lines, data):
     assert all(len(row) <= length and row[0] == any_tokenizer.cls_token_id for row in rows)
     assert all(row[-1] == any_tokenizer.sep_token_id and not special & set(row[1:-1]) for row in rows)
     assert [token for row in rows for token in row[1:-1]] == [token for line in encoded for token in line]
+    packer.pack_documents = True
+    shared = packer.pack("\n".join(lines), documents, 0).to_pylist()
+    assert all(len(row) <= length for row in shared)
+    assert sorted(sequences_of(shared, any_tokenizer.cls_token_id)) == sorted(rows)
 
 
 @given(data=st.data(), ratio=st.floats(0.01, 0.99), longest=st.integers(1, 12), whole=st.booleans())

@@ -1,0 +1,71 @@
+"""The benchmarks are run by hand: here only that they still run, and that what they compare does the same work."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from trainer_examples import word_tokenizer
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+import data
+import pieces
+import step
+
+from span_electra.tokenization.create_features import create_features, load_features
+
+SETTING = step.Setting("tiny", length=24, vocab_size=300, batch=2, precision="fp32", dropout=0.1, device="cpu")
+
+
+def test_all_contestants_of_the_step_have_the_same_losses():
+    losses = step.check_losses(SETTING)
+    assert {step.NAIVE, step.OURS, step.TOKEN_OBJECTIVES} <= losses.keys()
+    assert len({round(loss, 3) for loss in losses.values()}) == 1
+
+
+def test_other_work_is_not_timed(monkeypatch):
+    forward = step.Naive.forward
+    monkeypatch.setattr(step.Naive, "forward", lambda self, **batch: 1.001 * forward(self, **batch))
+    with pytest.raises(SystemExit, match="not the same work"):
+        step.check_losses(SETTING)
+
+
+def test_a_step_of_each_contestant_is_timed_and_counted():
+    rows = step.measure(SETTING, rounds=1, compiled=False, memory=False)
+    assert all(row["seconds"] > 0 and row["flops"] > 0 for row in rows)
+    assert rows[0]["ratio"] == 1 and rows[-1]["contestant"] == step.OURS
+    shares = step.profile_step(SETTING, steps=1)
+    assert sum(shares.values()) == pytest.approx(1) and shares["linear layers"] > 0
+
+
+def test_every_collator_is_timed():
+    speeds = data.bench_collation(rows=2, length=32, vocabulary_size=300, rounds=1)
+    assert len(speeds) == 4 and min(speeds.values()) > 0
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """A folder of features, and their tokenizer."""
+    folder = tmp_path_factory.mktemp("features")
+    lines = [" ".join(f"w{i * j * j % 94}" for j in range(5 + i % 20)) for i in range(2000)]
+    (folder / "text.txt").write_text("\n".join(lines))
+    tokenizer = word_tokenizer()
+    create_features(folder / "text.txt", tokenizer, folder / "rows", max_seq_length=32)
+    return folder / "rows", tokenizer
+
+
+def test_pieces_are_small_enough_and_come_together_again(features, tmp_path):
+    rows, tokenizer = features
+    packed = pieces.pack(rows, tmp_path / "pieces", megabytes=0.01)
+    assert len(packed) > 1 and max(piece.stat().st_size for piece in packed) <= 10_000
+    pieces.unpack(tmp_path / "pieces", tmp_path / "again")
+    expected, again = (list(load_features(folder, tokenizer)["input_ids"]) for folder in (rows, tmp_path / "again"))
+    assert again == expected
+
+
+def test_a_missing_piece_is_named(features, tmp_path):
+    packed = pieces.pack(features[0], tmp_path / "pieces", megabytes=0.01)
+    packed[1].unlink()
+    with pytest.raises(SystemExit, match=rf"{packed[1].name} is missing; carry all"):
+        pieces.unpack(tmp_path / "pieces", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
