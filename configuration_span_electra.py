@@ -16,6 +16,8 @@ logger = logging.get_logger(__name__)
 
 OBJECTIVES = ("joint", "generator", "discriminator")
 SAMPLING_HEADS = ("mlm", "mean")
+INITIAL_ATTENTION = ("local", "random")
+MOST_WAVES = 32  # dimensions that a new model's positions have to themselves
 EMBEDDING_SHARING = ("tied", "disentangled", "separate")
 
 # Older name -> name here. `disc_*` and `gen_*` are handled by prefix.
@@ -106,6 +108,9 @@ class SpanElectraConfig(ElectraConfig):
             SpanBERT, section 3.2).
         mlm_weight, sbgo_weight, rtd_weight, sbpo_weight (`float`): weights of the four losses, each a mean.
             1 : 50 for MLM : RTD is ELECTRA's; the boundary weights (1 and 5) are starting values, not yet tuned.
+        initial_attention (`str`, defaults to `"local"`): what the first four heads of a new encoder attend to:
+            `"local"`: the tokens next to each; `"random"`: what BERT's initialisation makes of it. Only the first
+            values of the weights differ.
         sampling_head (`str`, defaults to `"mlm"`): whose scores the replacements are sampled from: `"mlm"`, or
             `"mean"`: of MLM's and SBGO's, which needs `use_sbgo`.
         sampling_temperature (`float`, defaults to 1.0): divides the generator's logits before sampling.
@@ -140,6 +145,7 @@ class SpanElectraConfig(ElectraConfig):
     sbgo_weight: float | int = 1.0
     rtd_weight: float | int = 50.0
     sbpo_weight: float | int = 5.0
+    initial_attention: str = "local"
     sampling_head: str = "mlm"
     sampling_temperature: float | int = 1.0
 
@@ -191,6 +197,10 @@ class SpanElectraConfig(ElectraConfig):
             )
         if self.objective not in OBJECTIVES:
             raise ValueError(f"`objective` is {self.objective!r}; accepted are {', '.join(OBJECTIVES)}.")
+        if self.initial_attention not in INITIAL_ATTENTION:
+            raise ValueError(
+                f"`initial_attention` is {self.initial_attention!r}; accepted are {', '.join(INITIAL_ATTENTION)}."
+            )
         if self.sampling_head not in SAMPLING_HEADS:
             raise ValueError(f"`sampling_head` is {self.sampling_head!r}; accepted are {', '.join(SAMPLING_HEADS)}.")
         if self.sampling_head == "mean" and not self.use_sbgo:
@@ -266,6 +276,17 @@ class SpanElectraConfig(ElectraConfig):
                 f"`objective` is 'discriminator' and {shared}, so that training the discriminator would change the "
                 "generator; accepted are `embedding_sharing` 'separate' or 'disentangled', and an encoder each."
             )
+
+    @property
+    def position_waves(self) -> int:
+        """How many dimensions the positions have to themselves in a new model, for local attention; 0 for random."""
+        if self.initial_attention == "random":
+            return 0
+        heads = (
+            self.hidden_size // self.num_attention_heads,
+            self.generator_hidden_size // self.generator_num_attention_heads,
+        )
+        return min(MOST_WAVES, self.embedding_size // 2, *heads) // 2 * 2
 
     @property
     def discriminator_is_untrained(self) -> bool:

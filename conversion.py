@@ -48,7 +48,7 @@ def from_electra(
                     f"generator {str(generator)!r}; give two halves of one model."
                 )
         shape |= {f"generator_{name}": getattr(half.config, name) for name in ENCODER_SHAPE}
-    model = SpanElectraForPreTraining(SpanElectraConfig(**(shape | settings)))
+    model = SpanElectraForPreTraining(SpanElectraConfig(**({"initial_attention": "random"} | shape | settings)))
     model.discriminator_predictions.load_state_dict(source.discriminator_predictions.state_dict())
     load_encoders(model, source.electra.state_dict(), half)
     return model
@@ -76,7 +76,7 @@ def from_encoder(encoder: str | os.PathLike, **settings) -> SpanElectraForPreTra
     shape = {name: getattr(config, name) for name in (*SHARED_SETTINGS, *ENCODER_SHAPE)}
     shape["embedding_size"] = getattr(config, "embedding_size", config.hidden_size)
     shape["max_position_embeddings"] = len(weights["embeddings.position_embeddings.weight"])
-    model = SpanElectraForPreTraining(SpanElectraConfig(**(shape | settings)))
+    model = SpanElectraForPreTraining(SpanElectraConfig(**({"initial_attention": "random"} | shape | settings)))
     ours = model.electra.state_dict()
     left_behind = sorted(weights.keys() - ours.keys())
     load_encoders(model, {name: weights[name] for name in ours})

@@ -95,6 +95,7 @@ def test_what_other_code_adds_to_a_saved_configuration_is_kept(tmp_path):
         ({"rtd_weight": -1.0}, "`rtd_weight` is -1.0; a loss weight must be finite and at least 0"),
         ({"generator_size": 1.5}, r"`generator_size` is 1.5; it must lie in \(0, 1\]"),
         ({"sampling_temperature": 0.0}, "`sampling_temperature` is 0.0; it must be above 0"),
+        ({"initial_attention": "global"}, "`initial_attention` is 'global'; accepted are local, random"),
         ({"sampling_head": "sbgo"}, "`sampling_head` is 'sbgo'; accepted are mlm, mean"),
         ({"sampling_head": "mean", "use_sbgo": False}, "there is no second head; use 'mlm'"),
         ({"hidden_dropout_prob": 1.0}, r"`hidden_dropout_prob` is 1.0; a dropout probability lies in \[0, 1\)"),

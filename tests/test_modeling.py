@@ -7,7 +7,12 @@ import torch
 from torch.nn import functional as F
 from transformers import ElectraForMaskedLM, ElectraForPreTraining, ElectraModel
 
-from span_electra import SpanElectraConfig, SpanElectraForPreTraining, SpanElectraForSequenceClassification
+from span_electra import (
+    SpanElectraConfig,
+    SpanElectraForPreTraining,
+    SpanElectraForSequenceClassification,
+    SpanElectraModel,
+)
 from span_electra.modeling_span_electra import (
     WORD_EMBEDDINGS,
     SpanBoundaryHead,
@@ -15,8 +20,10 @@ from span_electra.modeling_span_electra import (
     masked_positions,
     replace_tokens,
     sample_tokens,
+    sinusoids,
     span_boundaries,
     token_keys,
+    turned,
 )
 
 MASK = 3
@@ -521,3 +528,53 @@ def test_the_whole_step_compiles_without_a_graph_break(shared):
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(**inputs)
     assert torch.allclose(compiled.loss, expected.loss, rtol=1e-5)
     assert torch.equal(compiled.corrupted_ids, expected.corrupted_ids)
+
+
+# The beginning
+
+
+@pytest.mark.parametrize("settings", [{}, {"embedding_size": 128}, {"generator_size": 0.5}, {"generator_size": 1}])
+def test_the_first_heads_of_a_new_model_attend_to_neighbours(settings):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 500, "embedding_size": 96, "hidden_size": 128, "num_hidden_layers": 4}
+    sizes |= {"num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 128}
+    model = SpanElectraForPreTraining(SpanElectraConfig(**sizes | settings, attn_implementation="eager")).eval()
+    input_ids = torch.randint(5, 500, (4, 100))
+    for encoder in (model.electra, model.generator.electra):
+        heads = torch.cat(encoder(input_ids, output_attentions=True).attentions, dim=1)[:, :4]  # (B, heads, T, T)
+        for head, offset in zip(heads.mean(dim=0), (-1, 1, -2, 2), strict=True):
+            assert head.diagonal(offset).mean() > 0.25  # of 100 tokens
+        others = torch.cat(encoder(input_ids, output_attentions=True).attentions, dim=1)[:, 4:]
+        assert all(head.diagonal(offset).mean() < 0.02 for head in others.mean(dim=0) for offset in (-1, 1, -2, 2))
+
+
+def test_sinusoids_are_turned_from_one_position_to_another():
+    places = sinusoids(torch.arange(40), 16)
+    assert torch.allclose(places[7:] @ turned(-7, 16).T, places[:33], atol=1e-5)
+    assert torch.allclose(places[:38] @ turned(2, 16).T, places[2:], atol=1e-5)
+    likeness = places @ places.T / 8  # 1 on the diagonal
+    assert (likeness - torch.eye(40)).max() < 0.8
+
+
+@pytest.mark.parametrize("sharing", ["tied", "disentangled", "separate"])
+def test_a_checkpoints_weights_are_not_begun_anew(tmp_path, sharing):
+    model = random_model(embedding_sharing=sharing)
+    model.save_pretrained(tmp_path)
+    again = SpanElectraForPreTraining.from_pretrained(tmp_path)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_random_attention_is_berts_initialisation():
+    for attention, is_random in (("random", True), ("local", False)):
+        weights = SpanElectraForPreTraining(tiny_config(initial_attention=attention)).electra
+        spread = weights.embeddings.position_embeddings.weight.std().item()
+        assert (spread == pytest.approx(0.02, rel=0.1)) == is_random
+        assert (weights.embeddings.word_embeddings.weight[5:] != 0).all() == is_random
+
+
+def test_all_classes_begin_alike():
+    for model in (SpanElectraModel(tiny_config()), SpanElectraForSequenceClassification(tiny_config()).electra):
+        assert (model.embeddings.word_embeddings.weight[:, : model.config.position_waves] == 0).all()
+        query = model.encoder.layer[0].attention.self.query.weight
+        assert torch.allclose(query[:8, :8], turned(-1, 8))
