@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -97,26 +98,27 @@ def bench_collation(rows: int = 64, length: int = 512, vocabulary_size: int = 10
     return {name: rows * length / statistics.median(times) for name, times in seconds.items()}
 
 
-def bench_loader(rows: int = 64, length: int = 512, batches: int = 100, rounds: int = 5) -> dict:
-    """Tokens per second from a dataset on disk to batches, in this process and from one worker."""
+def bench_loader(
+    workers: Sequence[int] = (0, 1), rows: int = 64, length: int = 512, batches: int = 100, rounds: int = 5
+) -> dict[int, float]:
+    """Tokens per second from a dataset on disk to batches, by so many workers; 0: in this process."""
     tokenizer = made_up_tokenizer(10_000)
     ids = np.random.default_rng(0).integers(5, 10_000, (rows * batches, length), dtype=np.int32)
-    seconds: dict[str, list[float]] = {"in this process": [], "from one worker": []}
+    seconds: dict[int, list[float]] = {count: [] for count in workers}
     with tempfile.TemporaryDirectory() as folder:
         datasets.Dataset.from_dict({"input_ids": ids}).save_to_disk(folder)
         dataset = datasets.load_from_disk(folder).with_format("numpy")  # as run_pretraining reads it
         for _ in range(rounds):
-            for workers, name in enumerate(seconds):
-                loader = DataLoader(
-                    dataset, rows, collate_fn=DataCollatorForSpanMasking(tokenizer), num_workers=workers
-                )
+            for count in workers:
+                loader = DataLoader(dataset, rows, collate_fn=DataCollatorForSpanMasking(tokenizer), num_workers=count)
                 iterator = iter(loader)
-                next(iterator)  # the worker's start is no part of its speed
+                for _ in range(max(1, count)):
+                    next(iterator)  # a worker's start is no part of its speed
                 begin = time.perf_counter()
                 for _ in iterator:
                     pass
-                seconds[name].append(time.perf_counter() - begin)
-    return {name: rows * length * (batches - 1) / statistics.median(times) for name, times in seconds.items()}
+                seconds[count].append((time.perf_counter() - begin) / (batches - max(1, count)))
+    return {count: rows * length / statistics.median(times) for count, times in seconds.items()}
 
 
 # --- text to features --------------------------------------------------------------------------------------------
@@ -208,7 +210,8 @@ def main() -> None:
     if arguments.task == "features":
         return features_of(arguments.text, Path(arguments.tokenizer), int(arguments.cores))
     show("Collation, 64 × 512, NumPy rows, one thread", bench_collation())
-    show("Dataset on disk to batches, 64 × 512", bench_loader())
+    names = {0: "in this process", 1: "from one worker"}
+    show("Dataset on disk to batches, 64 × 512", {names[count]: speed for count, speed in bench_loader().items()})
     with tempfile.TemporaryDirectory() as folder:
         show("Text to tokens", bench_features(arguments.text or speeches(Path(folder))))
 

@@ -20,6 +20,7 @@ import numpy as np
 import step as benchmark
 import torch
 import torch.distributed
+from data import bench_loader
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from step import OURS, Setting
@@ -30,6 +31,7 @@ VOCAB_SIZES = (10_000, 30_000, 64_000, 128_000)
 WIDTHS = (128, 256, 512, 768)
 MASK_RATIOS = (0.075, 0.15, 0.3, 0.45)
 PROCESSES = (1, 2)
+WORKERS = (1, 2, 4, 8)
 
 
 def points(base: Setting) -> dict[str, list[tuple[float, Setting]]]:
@@ -104,6 +106,19 @@ def over_processes(base: Setting, rounds: int) -> list[dict]:
     return results
 
 
+# --- data workers ------------------------------------------------------------------------------------------------
+
+
+def over_workers(rounds: int) -> list[dict]:
+    """Seconds per token from a dataset on disk to batches, by 1, 2, ... data workers."""
+    available = os.cpu_count() or 1
+    speeds = bench_loader([count for count in WORKERS if count <= available], rounds=rounds)
+    results = [{"axis": "data workers", "value": n, "seconds_per_token": 1 / speed} for n, speed in speeds.items()]
+    for row in results:
+        print(f"{row['axis']:14}{row['value']:>10}{row['seconds_per_token'] * 1e6:12.2f} µs/token", flush=True)
+    return results
+
+
 # --- report ------------------------------------------------------------------------------------------------------
 
 
@@ -153,6 +168,7 @@ def main() -> None:
     device = "cuda" if on_gpu else "cpu"
     base = Setting(arguments.size, 128, 10_000, arguments.batch, arguments.precision, 0.0, device)
     results = sweep(base, arguments.rounds) + over_processes(base, arguments.rounds)
+    results += over_workers(arguments.rounds)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     exponents = plot(results, arguments.output_dir / "scaling.png")
     for name, slopes in exponents.items():

@@ -25,6 +25,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
@@ -33,6 +35,7 @@ from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
 from span_electra import SpanElectraConfig, SpanElectraForPreTraining, modeling_span_electra
 from span_electra.data_collator import DataCollatorForSpanMasking
+from span_electra.tokenization.create_features import share_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
 from data import made_up_tokenizer
@@ -178,8 +181,8 @@ class Ours(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids, attention_mask, labels):
-        return self.model(input_ids, attention_mask, labels=labels).loss
+    def forward(self, input_ids, attention_mask, **batch):
+        return self.model(input_ids, attention_mask, **batch).loss
 
 
 NAIVE, EARLY = "naive composition", "naive, eager, samples all"
@@ -404,6 +407,25 @@ def show(setting: Setting, rows: list[dict]) -> None:
     print(f"all four objectives over MLM + RTD: {extra - 1:+.1%}", flush=True)
 
 
+# --- rows of different lengths ------------------------------------------------------------------------------------
+
+
+def measure_packing(setting: Setting, rounds: int) -> dict[str, float]:
+    """Our step on rows of 3 to `length` tokens, evenly drawn: padded, and several to a row (`--pack_documents`)."""
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(3, setting.length + 1, 4 * setting.batch)
+    rows = [np.r_[0, generator.integers(5, setting.vocab_size, n - 2), 1] for n in lengths]
+    shared = share_rows(pa.array(rows), setting.length).to_pylist()
+    collator = DataCollatorForSpanMasking(made_up_tokenizer(setting.vocab_size), pad_to_multiple_of=setting.length)
+    steps, tokens = {}, {}
+    for name, batch_rows in (("padded", rows), ("several to a row", shared)):
+        batch = collator([{"input_ids": row} for row in batch_rows])
+        tokens[name] = int(batch["attention_mask"].sum())
+        steps[name] = make_step(OURS, setting, {key: value.to(setting.device) for key, value in batch.items()})
+    seconds = time_in_turns(steps, setting.device, rounds)
+    return {name: tokens[name] / statistics.median(seconds[name]) for name in steps}
+
+
 # --- where the time goes -----------------------------------------------------------------------------------------
 
 # Parts of operator names -> what the operator is to the reader. The first that fits counts.
@@ -486,6 +508,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", default=on_gpu, help="also time compiled steps")
     parser.add_argument("--memory", action="store_true", help="also measure memory, in processes of their own")
     parser.add_argument("--profile", action="store_true", help="also show where our step's time goes")
+    parser.add_argument("--packing", action="store_true", help="also time our step on rows of all lengths")
     parser.add_argument("--largest_batch", action="store_true", help="also find the largest batch (GPU)")
     parser.add_argument("--output", type=Path, help="a JSON file for all figures")
     arguments = parser.parse_args()
@@ -506,6 +529,12 @@ def main() -> None:
             shares = profile_step(setting)
             print("our step: " + ", ".join(f"{kind} {share:.1%}" for kind, share in shares.items()))
             rows[-1]["profile"] = shares
+        if arguments.packing:
+            speeds = measure_packing(setting, arguments.rounds)
+            print(
+                "rows of all lengths: " + ", ".join(f"{name} {speed:,.0f} tokens/s" for name, speed in speeds.items())
+            )
+            rows[-1]["packing"] = speeds
         if arguments.largest_batch and arguments.device != "cpu":
             for row in rows:
                 row["largest_batch"] = largest_batch(row["contestant"], setting)

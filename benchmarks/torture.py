@@ -29,6 +29,7 @@ SIZES = {"embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 2, "num_a
 SIZES |= {"intermediate_size": 64, "max_position_embeddings": 64}
 TIMES = ("runtime", "per_second", "_time")
 STEPS, ROWS_PER_UPDATE = 40, 8
+AXES = ("source", "workers", "processes", "accumulated")
 
 
 def make_home(home: Path) -> None:
@@ -142,18 +143,21 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=4, help="of each combination")
     parser.add_argument("--minutes", type=float, default=30, help="begin no combination after so many")
     parser.add_argument("--sources", nargs="+", default=["rows", "stream"], choices=["rows", "stream"])
+    for axis, values in (("workers", (0, 2)), ("processes", (1, 2)), ("accumulated", (1, 2))):
+        parser.add_argument(f"--{axis}", nargs="+", type=int, default=values, choices=values)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--output", type=Path, help="write the table here, as JSON")
     options = parser.parse_args()
     chance, results, began = random.Random(options.seed), [], time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         make_home(Path(folder))
-        for source, workers, processes, accumulated in itertools.product(options.sources, (0, 2), (1, 2), (1, 2)):
+        axes = (options.sources, options.workers, options.processes, options.accumulated)
+        for values in itertools.product(*axes):
             if time.monotonic() - began > options.minutes * 60:
                 print("The time is up; the combinations left out are not in the table.")
                 break
-            axes = {"source": source, "workers": workers, "processes": processes, "accumulated": accumulated}
-            results.append(torture(Path(folder), axes, options.kills, chance))
+            combination = dict(zip(AXES, values, strict=True))
+            results.append(torture(Path(folder), combination, options.kills, chance))
             print(results[-1], flush=True)
     print(f"\n{'source':8}{'workers':>9}{'processes':>11}{'accumulated':>13}{'kills':>7}{'saving':>8}  result")
     for row in results:

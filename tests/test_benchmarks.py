@@ -34,6 +34,7 @@ def test_a_step_of_each_contestant_is_timed_and_counted():
     rows = step.measure(SETTING, rounds=1, compiled=False, memory=False)
     assert all(row["seconds"] > 0 and row["flops"] > 0 for row in rows)
     assert rows[0]["ratio"] == 1 and rows[-1]["contestant"] == step.OURS
+    assert step.measure_packing(SETTING, rounds=1).keys() == {"padded", "several to a row"}
     shares = step.profile_step(SETTING, steps=1)
     assert sum(shares.values()) == pytest.approx(1) and shares["linear layers"] > 0
 
@@ -41,6 +42,11 @@ def test_a_step_of_each_contestant_is_timed_and_counted():
 def test_every_collator_is_timed():
     speeds = data.bench_collation(rows=2, length=32, vocabulary_size=300, rounds=1)
     assert len(speeds) == 4 and min(speeds.values()) > 0
+
+
+def test_the_way_from_the_disk_to_batches_is_timed_with_and_without_a_worker():
+    speeds = data.bench_loader((0, 1), rows=2, length=32, batches=4, rounds=1)
+    assert speeds.keys() == {0, 1} and min(speeds.values()) > 0
 
 
 @pytest.fixture(scope="module")
