@@ -136,6 +136,8 @@ class Ladder:
         recipe = merged(self.size["pretraining"], self.rungs[name])
         recipe |= {"tokenizer": self.tokenizer, "train_file": [self.features], "seed": seed, "output_dir": run}
         recipe |= {"save_total_limit": 1, "report_to": "none", "disable_tqdm": True}
+        if not torch.cuda.is_available():
+            recipe["torch_compile"] = False  # minutes on a CPU, for a dry run of seconds
         if self.options.steps:
             recipe |= {"max_steps": self.options.steps, "eval_steps": self.options.steps, "warmup_steps": 1}
             recipe |= {"logging_steps": 1}
