@@ -17,7 +17,10 @@ logger = logging.get_logger(__name__)
 OBJECTIVES = ("joint", "generator", "discriminator")
 SAMPLING_HEADS = ("mlm", "mean")
 INITIAL_ATTENTION = ("local", "random")
-MOST_WAVES = 32  # dimensions that a new model's positions have to themselves
+FEWEST_WAVES, MOST_WAVES = (
+    16,
+    32,
+)  # dimensions that a new model's positions have to themselves; fewer tell no neighbours
 EMBEDDING_SHARING = ("tied", "disentangled", "separate")
 
 # Older name -> name here. `disc_*` and `gen_*` are handled by prefix.
@@ -279,14 +282,18 @@ class SpanElectraConfig(ElectraConfig):
 
     @property
     def position_waves(self) -> int:
-        """How many dimensions the positions have to themselves in a new model, for local attention; 0 for random."""
+        """How many dimensions the positions have to themselves in a new model, for local attention; 0 for random, and
+        where the networks are too narrow for it."""
         if self.initial_attention == "random":
             return 0
-        heads = (
+        head_sizes = (
             self.hidden_size // self.num_attention_heads,
             self.generator_hidden_size // self.generator_num_attention_heads,
         )
-        return min(MOST_WAVES, self.embedding_size // 2, *heads) // 2 * 2
+        # Half of every width, at least, is left to the words.
+        widths = (self.embedding_size, self.hidden_size, self.generator_hidden_size)
+        waves = min(MOST_WAVES, *head_sizes, *(width // 2 for width in widths)) // 2 * 2
+        return waves if waves >= FEWEST_WAVES else 0
 
     @property
     def discriminator_is_untrained(self) -> bool:

@@ -39,7 +39,7 @@ class RunArguments(TrainingArguments):
         if self.report_to is None:
             self.report_to = "tensorboard" if is_tensorboard_available() else "none"
         for name in ("logging_steps", "eval_steps", "save_steps", "warmup_steps"):
-            if not math.isfinite(getattr(self, name) or 0):
+            if not 0 <= (getattr(self, name) or 0) < math.inf:
                 raise ValueError(f"--{name} is {getattr(self, name)}; give a number of steps, or a share below 1.")
         super().__post_init__()
         if self.device.type == "cpu":

@@ -105,3 +105,18 @@ def test_what_other_code_adds_to_a_saved_configuration_is_kept(tmp_path):
 def test_a_wrong_value_is_named(settings, message):
     with pytest.raises(Exception, match=message):
         SpanElectraConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "waves"),
+    [
+        ({"embedding_size": 128, "hidden_size": 256, "num_attention_heads": 4}, 32),
+        ({"embedding_size": 128, "hidden_size": 256, "num_attention_heads": 16}, 16),
+        ({"embedding_size": 36, "hidden_size": 256, "num_attention_heads": 4}, 18),
+        ({"embedding_size": 30, "hidden_size": 256, "num_attention_heads": 4}, 0),
+        ({"embedding_size": 128, "hidden_size": 64, "num_attention_heads": 2}, 0),  # the generator's is 16
+        ({"initial_attention": "random"}, 0),
+    ],
+)
+def test_positions_have_at_most_half_of_any_width_to_themselves(settings, waves):
+    assert SpanElectraConfig(**settings).position_waves == waves

@@ -532,11 +532,13 @@ def test_the_whole_step_compiles_without_a_graph_break(shared):
 
 # The beginning
 
+WIDE = {"embedding_size": 32, "hidden_size": 64, "generator_size": 0.5}
 
-@pytest.mark.parametrize("settings", [{}, {"embedding_size": 128}, {"generator_size": 0.5}, {"generator_size": 1}])
+
+@pytest.mark.parametrize("settings", [{}, {"embedding_size": 256}, {"generator_size": 0.5}, {"generator_size": 1}])
 def test_the_first_heads_of_a_new_model_attend_to_neighbours(settings):
     torch.manual_seed(0)
-    sizes = {"vocab_size": 500, "embedding_size": 96, "hidden_size": 128, "num_hidden_layers": 4}
+    sizes = {"vocab_size": 500, "embedding_size": 96, "hidden_size": 256, "num_hidden_layers": 4}
     sizes |= {"num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 128}
     model = SpanElectraForPreTraining(SpanElectraConfig(**sizes | settings, attn_implementation="eager")).eval()
     input_ids = torch.randint(5, 500, (4, 100))
@@ -558,7 +560,7 @@ def test_sinusoids_are_turned_from_one_position_to_another():
 
 @pytest.mark.parametrize("sharing", ["tied", "disentangled", "separate"])
 def test_a_checkpoints_weights_are_not_begun_anew(tmp_path, sharing):
-    model = random_model(embedding_sharing=sharing)
+    model = random_model(**WIDE, embedding_sharing=sharing)
     model.save_pretrained(tmp_path)
     again = SpanElectraForPreTraining.from_pretrained(tmp_path)
     for name, tensor in model.state_dict().items():
@@ -567,14 +569,14 @@ def test_a_checkpoints_weights_are_not_begun_anew(tmp_path, sharing):
 
 def test_random_attention_is_berts_initialisation():
     for attention, is_random in (("random", True), ("local", False)):
-        weights = SpanElectraForPreTraining(tiny_config(initial_attention=attention)).electra
+        weights = SpanElectraForPreTraining(tiny_config(**WIDE, initial_attention=attention)).electra
         spread = weights.embeddings.position_embeddings.weight.std().item()
         assert (spread == pytest.approx(0.02, rel=0.1)) == is_random
         assert (weights.embeddings.word_embeddings.weight[5:] != 0).all() == is_random
 
 
 def test_all_classes_begin_alike():
-    for model in (SpanElectraModel(tiny_config()), SpanElectraForSequenceClassification(tiny_config()).electra):
-        assert (model.embeddings.word_embeddings.weight[:, : model.config.position_waves] == 0).all()
-        query = model.encoder.layer[0].attention.self.query.weight
-        assert torch.allclose(query[:8, :8], turned(-1, 8))
+    for kind in (SpanElectraModel, SpanElectraForSequenceClassification):
+        encoder = getattr(kind(tiny_config(**WIDE)), "electra", None) or kind(tiny_config(**WIDE))
+        assert (encoder.embeddings.word_embeddings.weight[:, :16] == 0).all()
+        assert torch.allclose(encoder.encoder.layer[0].attention.self.query.weight[:16, :16], turned(-1, 16))

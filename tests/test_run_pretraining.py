@@ -135,7 +135,7 @@ REFUSED = {
     "no epochs": ({"max_steps": None, "num_train_epochs": -1}, r"--num_train_epochs is -1\.0; it must be above 0"),
     "no rows": ({"max_train_samples": 0}, r"--max_train_samples is 0; it must be at least 1"),
     "no learning": ({"learning_rate": 0}, r"--learning_rate is 0\.0; it must be above 0"),
-    "negative warm-up": ({"warmup_steps": -5}, r"warmup_steps = -5"),
+    "negative warm-up": ({"warmup_steps": -5}, r"--warmup_steps is -5\.0; give a number of steps, or a share below 1"),
     "other id": ({"config": "{home}/wrong_id.json"}, r"mask_id is 4, but the tokenizer's mask token is 3"),
     "misspelt setting": ({"config": "{home}/misspelt.json"}, r"`hiden_size` .* Did you mean `hidden_size`"),
     "broken file": ({"config": "{home}/broken.json"}, r"broken\.json: not valid JSON"),
