@@ -190,14 +190,21 @@ def check_kind(option: str, name: str, accepted: tuple[str, ...] = ()) -> tuple[
     return kind, saved_as
 
 
-def resolve_length(data: DataArguments, config: SpanElectraConfig) -> None:
-    """Settle the mask ratio and the length of a row, which prepared features know best."""
+def resolve_rows(data: DataArguments, config: SpanElectraConfig) -> None:
+    """Settle the mask ratio, the length of a row and who shares one, which prepared features know best."""
     data.mask_ratio = MASK_RATIO if data.mask_ratio is None else data.mask_ratio
     if not 0 < data.mask_ratio < 1:
         raise InputError(f"The configuration's mask_ratio is {data.mask_ratio}; it must lie between 0 and 1.")
     for path in (*data.train_file, *data.validation_file):
         if is_features(path):
-            prepared = json.loads((Path(path) / METADATA).read_text(encoding="utf-8"))["settings"]["max_seq_length"]
+            settings = json.loads((Path(path) / METADATA).read_text(encoding="utf-8"))["settings"]
+            prepared, packed = settings["max_seq_length"], settings.get("pack_documents", False)
+            if data.pack_documents and not packed:
+                raise InputError(
+                    f"{path}: in its rows documents stand alone; make the features again with --pack_documents, or "
+                    "leave it out."
+                )
+            data.pack_documents = packed
             if data.max_seq_length is None:
                 data.max_seq_length = prepared
             if prepared > data.max_seq_length:
@@ -211,6 +218,11 @@ def resolve_length(data: DataArguments, config: SpanElectraConfig) -> None:
         raise InputError(
             f"Rows of {data.max_seq_length} tokens do not fit the model's {config.max_position_embeddings} positions: "
             "lower --max_seq_length, or raise max_position_embeddings in the configuration."
+        )
+    if data.pack_documents and "flash" in config._attn_implementation:
+        raise InputError(
+            f"--attn_implementation {config._attn_implementation}: cannot keep apart documents that share a row; use "
+            "sdpa or flex_attention, or leave out --pack_documents."
         )
 
 

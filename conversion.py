@@ -158,9 +158,12 @@ def from_generator(generator: str | os.PathLike, **settings) -> SpanElectraForPr
                 "leave it out, and it is the generator's."
             )
     settings.setdefault("embedding_sharing", "separate")
-    # The discriminator's first heads can find neighbours only by positions that began as theirs do.
-    settings.setdefault("initial_attention", config.initial_attention if is_ours else "random")
-    model = SpanElectraForPreTraining(SpanElectraConfig(**(settings | shape | {"objective": "discriminator"})))
+    settings |= shape | {"objective": "discriminator"}
+    # The discriminator's first heads can find neighbours only by positions that began as theirs would.
+    waves = config.position_waves if is_ours else 0
+    if SpanElectraConfig(**settings).position_waves > waves:
+        settings["initial_attention"] = "random"
+    model = SpanElectraForPreTraining(SpanElectraConfig(**settings))
     half = (
         SpanElectraForMaskedLM.from_pretrained(generator).generator
         if is_ours

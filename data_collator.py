@@ -30,7 +30,8 @@ class DataCollatorForSpanMasking:
     Span lengths in words are geometric, cut off at `max_span_words` and renormalised (SpanBERT, section 3.1). The
     number of masked tokens of a row is `round(mask_ratio * its ordinary tokens)`, at least one: met exactly
     where whole words that do not touch can meet it, never exceeded. Between two spans, and between a span and
-    the row's ends, lies at least one visible token. Special tokens are never masked.
+    the row's ends, lies at least one visible token. Special tokens are never masked. Documents that share a row are
+    each masked as if they had one to themselves.
 
     The masks are a function of the seed, the epoch and the row's own ids: neither the other rows of the batch nor
     the padding nor the number of workers plays a part. Call `set_epoch` before each epoch.
@@ -151,7 +152,16 @@ class DataCollatorForSpanMasking:
         epoch = int(self._epoch)
         epochs = np.array([feature.get("epoch", epoch) for feature in features], dtype=np.uint64)  # (B,)
         keys = row_keys(input_ids, row_tokens, self.seed, epochs)
-        corrupted, labels = self._mask(input_ids, row_tokens, keys)
+        row_starts = np.cumsum(row_tokens) - row_tokens
+        starts = self._sequence_starts(input_ids, row_starts)  # (S,), as many as rows where none is shared
+        is_shared = starts.size > row_starts.size
+        if not is_shared:
+            corrupted, labels = self._mask(input_ids, row_tokens, keys)
+        else:  # each sequence is masked as in a row of its own
+            sequence_tokens = np.diff(starts, append=input_ids.size)
+            epochs = epochs.repeat(np.diff(np.searchsorted(starts, row_starts), append=starts.size))
+            sequence_keys = row_keys(input_ids, sequence_tokens, self.seed, epochs)
+            corrupted, labels = self._mask(input_ids, sequence_tokens, sequence_keys)
 
         width = row_tokens.max()
         if self.pad_to_multiple_of:
@@ -161,8 +171,8 @@ class DataCollatorForSpanMasking:
         if self.pads_left:
             real = real[:, ::-1]
         batch = {"input_ids": (corrupted, self.pad_token_id), "labels": (labels, IGNORED_LABEL)}
-        if (positions := self._positions(input_ids, row_tokens)) is not None:
-            batch["position_ids"] = (positions, 0)
+        if is_shared:
+            batch["position_ids"] = (np.arange(input_ids.size) - starts.repeat(sequence_tokens), 0)
         tensors = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
         for name, (values, padding) in batch.items():
             padded = np.full(real.shape, padding)
@@ -172,17 +182,13 @@ class DataCollatorForSpanMasking:
         tensors["sampling_keys"] = torch.from_numpy((sampling >> np.uint64(32)).astype(np.uint32).view(np.int32))
         return tensors
 
-    def _positions(self, input_ids: np.ndarray, row_tokens: np.ndarray) -> np.ndarray | None:
-        """Each token's place in its sequence, (N,), or None where no row holds a second one: [SEP] [CLS] shows one."""
-        if self.cls_token_id in (None, self.sep_token_id):
-            return None
+    def _sequence_starts(self, input_ids: np.ndarray, row_starts: np.ndarray) -> np.ndarray:
+        """Where sequences begin: each row does, and within it another where [CLS] follows [SEP]."""
         begins = np.zeros(input_ids.size, dtype=bool)
-        begins[1:] = (input_ids[1:] == self.cls_token_id) & (input_ids[:-1] == self.sep_token_id)
-        begins[np.cumsum(row_tokens) - row_tokens] = True
-        starts = np.flatnonzero(begins)
-        if starts.size == row_tokens.size:
-            return None
-        return np.arange(input_ids.size) - np.repeat(starts, np.diff(starts, append=input_ids.size))
+        if self.cls_token_id not in (None, self.sep_token_id):
+            begins[1:] = (input_ids[1:] == self.cls_token_id) & (input_ids[:-1] == self.sep_token_id)
+        begins[row_starts] = True
+        return np.flatnonzero(begins)
 
     def _mask(self, input_ids: np.ndarray, row_tokens: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         row_starts = np.cumsum(row_tokens) - row_tokens  # (B,)

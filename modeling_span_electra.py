@@ -126,6 +126,12 @@ def span_boundaries(masked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return left.clamp(0, tokens - 1), right.clamp(0, tokens - 1)  # a row of masked tokens alone has no boundary
 
 
+def sequence_numbers(position_ids: torch.Tensor) -> torch.Tensor:
+    """Which of the sequences that share its row each token is in, from 0 up: one ends where `position_ids` (batch,
+    tokens) does not go up by one."""
+    return (torch.diff(position_ids, prepend=position_ids[:, :1] - 1) != 1).cumsum(dim=1)
+
+
 def masked_positions(masked: torch.Tensor, capacity: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Where the masked tokens are, in a batch laid out as one line.
 
@@ -219,6 +225,11 @@ def turned(offset: int, size: int) -> torch.Tensor:
     return torch.block_diag(*torch.stack([cosine, sine, -sine, cosine], dim=-1).view(-1, 2, 2))
 
 
+def is_loaded(weight: torch.Tensor) -> bool:
+    """Whether a checkpoint brought it: what the library marks it by, and leaves it alone for."""
+    return getattr(weight, "_is_hf_initialized", False)
+
+
 def mark_positions(embeddings: ElectraEmbeddings, size: int, initializer_range: float) -> None:
     """Leave the first `size` dimensions of new embeddings to the positions, as sinusoids."""
     positions = embeddings.position_embeddings.weight.detach().clone()
@@ -299,7 +310,9 @@ class SpanElectraPreTrainedModel(ElectraPreTrainedModel):
         """As [`PreTrainedModel.initialize_weights`], for what no checkpoint brought."""
         super().initialize_weights()
         size = self.config.position_waves
-        if size == 0:
+        embeddings = [module for module in self.modules() if isinstance(module, ElectraEmbeddings)]
+        # Heads that look for neighbours go with positions that began so, not with those of a checkpoint.
+        if size == 0 or any(is_loaded(module.position_embeddings.weight) for module in embeddings):
             return
         for module in self.modules():
             if isinstance(module, ElectraEmbeddings):
@@ -662,9 +675,10 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
         if "flash" in self.config._attn_implementation:
             raise ValueError(
                 f"`attn_implementation` is {self.config._attn_implementation!r}, which cannot keep apart sequences "
-                "that share a row; use 'sdpa', 'eager' or 'flex_attention', or leave out `position_ids`."
+                "that share a row, as `position_ids` may say; use 'sdpa', 'eager' or 'flex_attention', or leave "
+                "them out."
             )
-        sequences = (torch.diff(position_ids, prepend=position_ids[:, :1] - 1) != 1).cumsum(dim=1)  # (B, T)
+        sequences = sequence_numbers(position_ids)  # (B, T)
         if attention_mask is not None:
             sequences = sequences.where(attention_mask.bool(), -1)  # padding sees padding: no row without a key
         shape_of_input = self.get_input_embeddings().weight.new_empty(*sequences.shape, 0)

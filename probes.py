@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from span_electra.finetuning.data import read_examples, sample
 from span_electra.finetuning.sentences import Classification
-from span_electra.modeling_span_electra import SpanElectraForPreTraining
+from span_electra.modeling_span_electra import SpanElectraForPreTraining, sequence_numbers
 from span_electra.tokenization.text import InputError
 
 FOLDS = 5
@@ -22,8 +22,10 @@ MOST_TEXTS = 2000
 BATCH_SIZE = 100
 
 
-def trade_places(input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The original text with the masked tokens of each row moved on by one place among themselves.
+def trade_places(
+    input_ids: torch.Tensor, labels: torch.Tensor, position_ids: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The original text with the masked tokens of each sequence moved on by one place among themselves.
 
     What stands in the wrong place is of the right text, so only context can tell: a corruption that is the same
     whatever the generator has learnt.
@@ -31,15 +33,20 @@ def trade_places(input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     Args:
         input_ids: a text whose spans are masked, (rows, tokens).
         labels: original ids where tokens are masked, -100 elsewhere; same shape.
+        position_ids: by which sequences that share a row are told apart; same shape. Without, each row is one.
 
     Returns:
-        Token ids, same shape. The first masked token of a row has the id of the second, the last that of the first.
+        Token ids, same shape. The first masked token of a sequence has the id of the second, the last that of the
+        first.
     """
     masked = labels != -100
     rows, columns = masked.nonzero(as_tuple=True)  # row by row
+    sequences = rows * labels.shape[1]
+    if position_ids is not None:
+        sequences = sequences + sequence_numbers(position_ids)[rows, columns]
     following = torch.arange(1, len(rows) + 1, device=rows.device)
-    ends_row = following == torch.searchsorted(rows, rows, right=True)
-    following = torch.where(ends_row, torch.searchsorted(rows, rows), following)
+    ends_sequence = following == torch.searchsorted(sequences, sequences, right=True)
+    following = torch.where(ends_sequence, torch.searchsorted(sequences, sequences), following)
     moved = torch.where(masked, labels, input_ids)
     moved[rows, columns] = labels[rows, columns][following]
     return moved

@@ -15,7 +15,7 @@ from functools import partial
 from transformers import set_seed
 
 from span_electra.arguments import DataArguments, PretrainingArguments, parse_arguments
-from span_electra.building import build_model, build_probe, build_rows, build_tokenizer, resolve_length
+from span_electra.building import build_model, build_probe, build_rows, build_tokenizer, resolve_rows
 from span_electra.checkpointing import InterruptedRun, SaveError, run_facts
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.publishing import PublishingError, prepare_repository
@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> None:
 
     tokenizer = build_tokenizer(model_arguments)
     model = build_model(model_arguments, data_arguments, tokenizer)
-    resolve_length(data_arguments, model.config)
+    resolve_rows(data_arguments, model.config)
     if checkpoint is not None:
         check_shape(checkpoint, model.config)
     if training_arguments.push_to_hub and training_arguments.process_index == 0:

@@ -144,9 +144,9 @@ class TextStream(IterableDataset):
                 f"{self._state_file(checkpoint).name}). If its run began without --streaming, leave that out."
             ) from error
         for name, value in self._made_from().items():
-            if state[name] != value:
+            if state.get(name) != value:
                 raise InputError(
-                    f"--resume_from_checkpoint {checkpoint}: its stream has {name} {state[name]}, this run's has "
+                    f"--resume_from_checkpoint {checkpoint}: its stream has {name} {state.get(name)}, this run's has "
                     f"{value}; resume with what the run began with, or start anew."
                 )
         self.positions, self.round, self.seen_of_round = state["positions"], [], state["batches_since"]

@@ -128,8 +128,8 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
     def judge_fixed_corruption(self, model, inputs) -> None:
         """Let the discriminator judge a text that no generator had a part in, for the metrics of evaluation."""
         labels, mask = inputs["labels"], inputs["attention_mask"]
-        corrupted = trade_places(inputs["input_ids"], labels)
         positions = inputs.get("position_ids")
+        corrupted = trade_places(inputs["input_ids"], labels, positions)
         logits = model(input_ids=corrupted, attention_mask=mask, position_ids=positions).logits
         self.eval_metrics.count(FIXED, logits, (labels != -100) & (corrupted != labels), mask)
 

@@ -112,12 +112,13 @@ def bench_loader(
             for count in workers:
                 loader = DataLoader(dataset, rows, collate_fn=DataCollatorForSpanMasking(tokenizer), num_workers=count)
                 iterator = iter(loader)
-                for _ in range(max(1, count)):
-                    next(iterator)  # a worker's start is no part of its speed
+                before = 1 + 2 * count  # a worker's start is no part of its speed, nor what it has ready by then
+                for _ in range(before):
+                    next(iterator)
                 begin = time.perf_counter()
                 for _ in iterator:
                     pass
-                seconds[count].append((time.perf_counter() - begin) / (batches - max(1, count)))
+                seconds[count].append((time.perf_counter() - begin) / (batches - before))
     return {count: rows * length / statistics.median(times) for count, times in seconds.items()}
 
 

@@ -7,7 +7,7 @@ the values of one setting instead. The size (cpu.yaml, gpu.yaml, hour.yaml) says
 `tasks/` there is a folder for each task, with train.jsonl and dev.jsonl.
 
 The rows are made first. To train on another machine, `--pieces 60` makes them and packs them into files of at most
-60 MB; there, the same command finds them in the folder and puts them together.
+60 MB. Carry `tokenizer/` and `pieces/` over; there, the command without `--pieces` puts them together.
 
 Everything is resumed where it stood: run the same command again after an interruption, or, with `--minutes 10`, again
 and again. What is finished is not repeated. At the end there are a table, a picture and results.json in the folder.

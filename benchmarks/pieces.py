@@ -15,14 +15,19 @@ from pathlib import Path
 import datasets
 import pyarrow.parquet as pq
 
-from span_electra.tokenization.create_features import METADATA
-from span_electra.tokenization.output import atomic_folder
+from span_electra.tokenization.create_features import FEATURE_FILES, METADATA
+from span_electra.tokenization.output import atomic_folder, check_output_dir, run_command
 
 MARGIN = 1.05  # pieces of equally many rows differ a little in size
 
 
 def pack(features: Path, folder: Path, megabytes: float) -> list[Path]:
     """Write `features` to `folder` in as few pieces of at most so many megabytes as it takes."""
+    if not (features / METADATA).is_file():
+        sys.exit(f"{features}: not a folder of features, for it has no {METADATA}.")
+    if not megabytes > 0:
+        sys.exit(f"--megabytes {megabytes}: must be above 0.")
+    check_output_dir(folder, "pieces", ("piece-*.parquet", METADATA), METADATA, overwrite=False)
     rows, count = datasets.load_from_disk(features).with_format("arrow"), 1
     with atomic_folder(folder) as aside:
         while True:
@@ -44,15 +49,18 @@ def pack(features: Path, folder: Path, megabytes: float) -> list[Path]:
 
 def unpack(folder: Path, features: Path) -> None:
     """Put the pieces in `folder` together again."""
-    pieces = sorted(folder.glob("piece-*-of-*.parquet"))
-    count = int(pieces[0].stem.split("-")[-1]) if pieces else 0
-    wanted = {f"piece-{i:04}-of-{count:04}.parquet" for i in range(count)} or {"piece-*.parquet"}
-    missing = wanted - {piece.name for piece in pieces}
-    if missing or not (folder / METADATA).is_file():
-        sys.exit(f"{folder}: {', '.join(sorted(missing) or [METADATA])} is missing; carry all of what pack wrote.")
+    names = {path.name for path in folder.glob("piece-*-of-*.parquet")}
+    counts = {int(name.removesuffix(".parquet").split("-")[-1]) for name in names}
+    if len(counts) > 1:
+        sys.exit(f"{folder}: holds pieces of several packs, of {' and '.join(map(str, sorted(counts)))}; keep one.")
+    wanted = [f"piece-{i:04}-of-{count:04}.parquet" for count in counts for i in range(count)] or ["piece-*.parquet"]
+    missing = sorted(set(wanted) - names) or [METADATA] * (not (folder / METADATA).is_file())
+    if missing:
+        sys.exit(f"{folder}: {', '.join(missing)} is missing; carry all of what pack wrote.")
+    check_output_dir(features, "features", FEATURE_FILES, METADATA, overwrite=False)
     with atomic_folder(features) as aside:
         rows = datasets.concatenate_datasets(
-            [datasets.Dataset.from_parquet(str(piece), cache_dir=str(aside / "cache")) for piece in pieces]
+            [datasets.Dataset.from_parquet(str(folder / name), cache_dir=str(aside / "cache")) for name in wanted]
         )
         rows.save_to_disk(aside)
         shutil.rmtree(aside / "cache")
@@ -77,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

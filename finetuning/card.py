@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from span_electra.publishing import TAGS, dataset_names, model_name
+from span_electra.publishing import dataset_names, model_name
 from span_electra.reporting import CARD  # README.md
 
 # A task of the script -> the Hub's name for it, which is the pipeline's, and the Auto class that loads the model.
@@ -24,7 +24,8 @@ HUB_METRICS = {
     "overall_accuracy": "accuracy",
 }
 CARD_OPTIONS = (
-    *("task", "from_scratch", "max_seq_length", "stride", "max_train_samples", "learning_rate", "layerwise_lr_decay"),
+    *("task", "from_scratch", "max_seq_length", "stride", "max_train_samples", "max_eval_samples"),
+    *("learning_rate", "layerwise_lr_decay"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps", "warmup_steps"),
     *("weight_decay", "lr_scheduler_type", "seed", "seeds", "bf16", "fp16"),
 )
@@ -39,12 +40,12 @@ def finetuned_card(summary: dict, settings: dict) -> ModelCard:
     """The card; its metadata holds the kept model's metrics, its text all seeds'."""
     task, auto_class = HUB_TASKS[settings["task"]]
     kept = next(seed for seed in summary["seeds"] if seed["seed"] == summary["best_seed"])
-    rows = [
-        f"| {name} | {kept['metrics'][name]:.4f} | {summary['median'][name]:.4f} | {summary['min'][name]:.4f} to "
-        f"{summary['max'][name]:.4f} | {summary['baseline'].get(name, '')} |"
-        for name in summary["median"]
-    ]
-    options = {name: settings[name] for name in CARD_OPTIONS if settings.get(name) not in (None, "", -1, False)}
+    rows = []
+    for name in summary["median"]:
+        middle, low, high = (summary[kind][name] for kind in ("median", "min", "max"))
+        baseline = f"{summary['baseline'][name]:.4f}" if name in summary["baseline"] else ""
+        rows.append(f"| {name} | {kept['metrics'][name]:.4f} | {middle:.4f} | {low:.4f} to {high:.4f} | {baseline} |")
+    options = {name: settings[name] for name in CARD_OPTIONS if settings.get(name) not in (None, "", -1)}
     text = CARD_TEMPLATE.format(
         name=model_name(settings),
         base=base_name(settings),
@@ -52,20 +53,31 @@ def finetuned_card(summary: dict, settings: dict) -> ModelCard:
         validation=validation_of(settings),
         task=task,
         auto_class=auto_class,
-        count=len(summary["seeds"]),
-        collapsed=summary["collapsed"],
-        best=summary["best_seed"],
-        metric=summary["metric"],
+        seeds=what_was_trained(summary),
         metrics="\n".join(rows),
         options="\n".join(f"| `{name}` | {value} |" for name, value in options.items()),
     )
     return ModelCard(f"---\n{finetuned_metadata(kept['metrics'], settings)}\n---\n{text}")
 
 
+def what_was_trained(summary: dict) -> str:
+    """How many seeds, what became of them, and how to read their figures."""
+    count, collapsed = len(summary["seeds"]), summary["collapsed"]
+    if count == 1:
+        text = "One seed was trained" + (", and collapsed to one answer." if collapsed else ".")
+    else:
+        text = (
+            f"{count} seeds were trained, of which {collapsed} collapsed to one answer; these are the weights of seed "
+            f"{summary['best_seed']}, which has the best {summary['metric']}. It was chosen on the data that it is "
+            "scored on: compare models by the median."
+        )
+    return text + (" A baseline always gives the most frequent answer." if summary["baseline"] else "")
+
+
 def finetuned_metadata(metrics: dict[str, float], settings: dict) -> ModelCardData:
     """What the Hub lists, filters and compares fine-tuned models by."""
     task, _ = HUB_TASKS[settings["task"]]
-    names = dataset_names([settings["train_file"]])
+    names = dataset_names([settings.get("validation_file") or settings["train_file"]])
     results = [
         EvalResult(
             task_type=task,
@@ -84,11 +96,10 @@ def finetuned_metadata(metrics: dict[str, float], settings: dict) -> ModelCardDa
         pipeline_tag=task,
         # A folder of this machine is nothing that the Hub could link to.
         base_model=None if settings.get("from_scratch") or Path(base).exists() else base,
-        datasets=names or None,
+        datasets=dataset_names([settings["train_file"]]) or None,
         metrics=sorted({result.metric_type for result in results}) or None,
         model_name=model_name(settings),
         eval_results=results or None,
-        tags=list(TAGS),
     )
 
 
@@ -118,14 +129,11 @@ model = {auto_class}.from_pretrained(path, trust_remote_code=True)
 
 ## Evaluation
 
-On {validation}. {count} seed(s) were trained, of which {collapsed} collapsed to one answer; these are the weights of
-seed {best}, which has the best {metric}. A baseline always gives the most frequent answer.
+On {validation}. {seeds}
 
 | metric | this model | median of the seeds | lowest to highest | baseline |
 |---|---|---|---|---|
 {metrics}
-
-The best of several seeds was chosen on the same data that it is scored on: compare models by the median.
 
 ## Training
 

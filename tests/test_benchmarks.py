@@ -13,6 +13,7 @@ import pieces
 import step
 
 from span_electra.tokenization.create_features import create_features, load_features
+from span_electra.tokenization.text import InputError
 
 SETTING = step.Setting("tiny", length=24, vocab_size=300, batch=2, precision="fp32", dropout=0.1, device="cpu")
 
@@ -45,7 +46,7 @@ def test_every_collator_is_timed():
 
 
 def test_the_way_from_the_disk_to_batches_is_timed_with_and_without_a_worker():
-    speeds = data.bench_loader((0, 1), rows=2, length=32, batches=4, rounds=1)
+    speeds = data.bench_loader((0, 1), rows=2, length=32, batches=6, rounds=1)
     assert speeds.keys() == {0, 1} and min(speeds.values()) > 0
 
 
@@ -75,3 +76,19 @@ def test_a_missing_piece_is_named(features, tmp_path):
     with pytest.raises(SystemExit, match=rf"{packed[1].name} is missing; carry all"):
         pieces.unpack(tmp_path / "pieces", tmp_path / "again")
     assert not (tmp_path / "again").exists()
+    packed[0].rename(packed[0].with_name("piece-0000-of-0099.parquet"))
+    with pytest.raises(SystemExit, match="holds pieces of several packs"):
+        pieces.unpack(tmp_path / "pieces", tmp_path / "again")
+
+
+@pytest.mark.parametrize("action", ["pack", "unpack"])
+def test_pieces_replace_nothing(features, tmp_path, action):
+    pieces.pack(features[0], tmp_path / "pieces", megabytes=1)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("my only copy")
+    with pytest.raises(InputError, match=r"already holds something else \(thesis\.txt\)"):
+        if action == "pack":
+            pieces.pack(features[0], tmp_path / "mine", megabytes=1)
+        else:
+            pieces.unpack(tmp_path / "pieces", tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "my only copy"

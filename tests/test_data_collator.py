@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch.utils.data import DataLoader
+from trainer_examples import chained
 from transformers import PreTrainedTokenizerFast
 
 from span_electra import data_collator
@@ -560,6 +561,21 @@ def test_places_begin_anew_where_documents_share_a_row(wordpiece):
     batch = collator([{"input_ids": alone}, {"input_ids": shared}])
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 6, 0, 0, 0, 0], [0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3]]
     assert "position_ids" not in collator([{"input_ids": alone}, {"input_ids": alone}])
+
+
+def test_documents_that_share_a_row_are_masked_as_in_rows_of_their_own(wordpiece):
+    cls, sep = wordpiece.cls_token_id, wordpiece.sep_token_id
+    draw = np.random.default_rng(0)
+    documents = [[cls, *draw.integers(10, 90, n).tolist(), sep] for n in (4, 9, 3, 30, 12, 5)]
+    collator = DataCollatorForSpanMasking(wordpiece, seed=3)
+    rows = [chained(documents[:3]), documents[3], chained(documents[4:])]
+    alone = collator([{"input_ids": document, "epoch": 2} for document in documents])
+    shared = collator([{"input_ids": row, "epoch": 2} for row in rows])
+    for name in ("input_ids", "labels"):
+        expected = [alone[name][i, : len(document)].tolist() for i, document in enumerate(documents)]
+        expected = [chained(expected[:3]), expected[3], chained(expected[4:])]
+        assert [shared[name][i, : len(row)].tolist() for i, row in enumerate(rows)] == expected
+    assert len(shared["sampling_keys"]) == 3
 
 
 def test_a_second_separator_begins_no_sequence(wordpiece):

@@ -1,5 +1,6 @@
 """Features: no token lost, the same rows for any workers, saved whole, reused, refused when they misfit."""
 
+import copy
 import json
 import os
 import random
@@ -7,6 +8,7 @@ import random
 import numpy as np
 import pyarrow as pa
 import pytest
+from tokenizers import processors
 from trainer_examples import sequences_of
 from transformers import PreTrainedTokenizerFast
 
@@ -118,6 +120,16 @@ def test_documents_share_rows_whole_and_no_token_is_lost(tmp_path, corpus_file, 
     assert max(map(len, shared["input_ids"])) <= 200 and len(shared) < 0.7 * len(alone)
     counts = [json.loads((tmp_path / name / "features.json").read_text())["counts"] for name in ("alone", "shared")]
     assert counts[0]["tokens"] == counts[1]["tokens"] and counts[1]["rows"] == len(shared)
+
+
+@pytest.mark.parametrize("template", ["[SEP] $A [CLS]", "[MASK] [CLS] $A [SEP]", "[CLS] $A [MASK]"])
+def test_documents_share_no_rows_where_nothing_tells_where_they_begin(tmp_path, corpus_file, tokenizers, template):
+    tokenizer = copy.deepcopy(tokenizers["BPE"])
+    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("[CLS]", "[SEP]", "[MASK]")]
+    processor = processors.TemplateProcessing(single=template, special_tokens=special)
+    tokenizer.backend_tokenizer.post_processor = processor
+    with pytest.raises(InputError, match=r"nothing would tell where a document .* leave out --pack_documents"):
+        create_features([corpus_file], tokenizer, tmp_path / "out", pack_documents=True)
 
 
 def test_rows_are_the_same_for_any_number_of_workers(tmp_path, corpus_file, tokenizers, small_blocks):

@@ -371,6 +371,13 @@ def test_sequences_that_share_a_row_have_the_losses_and_gradients_of_rows_of_the
     assert not torch.allclose(model(**shared).rtd_loss, expected.rtd_loss, rtol=1e-4)
 
 
+def test_places_that_go_up_by_one_change_nothing_beside_padding():
+    model, inputs = random_model(), batch()
+    expected = seeded(model, inputs)
+    output = seeded(model, {**inputs, "position_ids": torch.arange(20).expand(3, -1)})
+    assert torch.allclose(output.loss, expected.loss, rtol=1e-6)
+
+
 def test_an_attention_that_takes_no_mask_of_pairs_is_refused_for_shared_rows():
     model = random_model()
     model.config._attn_implementation_internal = "flash_attention_2"
@@ -565,6 +572,28 @@ def test_a_checkpoints_weights_are_not_begun_anew(tmp_path, sharing):
     again = SpanElectraForPreTraining.from_pretrained(tmp_path)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_a_checkpoint_that_began_otherwise_gets_no_heads_that_look_for_our_positions(tmp_path):
+    stock = ElectraForPreTraining(tiny_config(**WIDE).discriminator_config())
+    stock.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    model = SpanElectraForPreTraining.from_pretrained(tmp_path, config=tiny_config(**WIDE))
+    query = model.generator.electra.encoder.layer[0].attention.self.query.weight
+    assert not torch.allclose(query[:16, :16], turned(-1, 16))
+    model.save_pretrained(tmp_path / "ours")
+    torch.manual_seed(0)
+    SpanElectraForPreTraining.from_pretrained(tmp_path / "ours")
+    assert torch.equal(torch.rand(1), drawn)
+
+
+def test_what_was_normalised_stays_so():
+    model = SpanElectraForPreTraining(tiny_config(**WIDE | {"embedding_size": 128}))
+    for encoder in (model.electra, model.generator.electra):
+        hidden = encoder.embeddings_project(torch.randn(500, 128))
+        assert hidden.std().item() == pytest.approx(1, abs=0.2)
 
 
 def test_random_attention_is_berts_initialisation():

@@ -3,11 +3,12 @@
 import json
 import random
 
+import datasets
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
-from trainer_examples import make_trainer, rows, tiny_model
+from trainer_examples import chained, make_trainer, rows, tiny_model
 
 from span_electra.metrics import logit_bins
 from span_electra.modeling_span_electra import SpanElectraForPreTrainingOutput
@@ -34,6 +35,24 @@ def test_masked_tokens_trade_places_within_their_row():
         assert torch.equal(moved, loop_written(inputs, labels))
         assert torch.equal(moved.sort(dim=1).values, text.sort(dim=1).values)
         assert (masked & (moved == text)).any() == (share > 0)  # alone in its row, or beside its like
+
+
+def test_masked_tokens_do_not_trade_places_with_those_of_another_document():
+    text = torch.tensor([[0, 5, 6, 7, 1, 0, 8, 9, 1]])
+    masked = torch.tensor([[0, 1, 0, 1, 0, 0, 1, 1, 0]], dtype=torch.bool)
+    places = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3]])
+    moved = trade_places(text.masked_fill(masked, 3), text.masked_fill(~masked, -100), places)
+    assert moved.tolist() == [[0, 7, 6, 5, 1, 0, 9, 8, 1]]
+
+
+def test_the_fixed_corruption_of_shared_rows_is_judged_document_by_document(tokenizer, tmp_path):
+    documents = [row["input_ids"][:1] + row["input_ids"][5 : 10 + i] + [1] for i, row in enumerate(rows(6))]
+    trainers = []
+    for name, content in (("alone", documents), ("shared", [chained(documents[:3]), chained(documents[3:])])):
+        trainers.append(make_trainer(tokenizer, tmp_path / name, model=tiny_model(max_position_embeddings=64)))
+        trainers[-1].eval_dataset = datasets.Dataset.from_dict({"input_ids": content})
+    expected, shared = (trainer.evaluate()["eval_fixed_discriminator_auc"] for trainer in trainers)
+    assert shared == pytest.approx(expected, abs=1e-6) and 0 < shared < 1
 
 
 def test_the_fixed_corruption_is_judged_at_every_evaluation_whatever_the_generator_knows(tokenizer, tmp_path):

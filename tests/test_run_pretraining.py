@@ -135,6 +135,14 @@ REFUSED = {
     "no epochs": ({"max_steps": None, "num_train_epochs": -1}, r"--num_train_epochs is -1\.0; it must be above 0"),
     "no rows": ({"max_train_samples": 0}, r"--max_train_samples is 0; it must be at least 1"),
     "no learning": ({"learning_rate": 0}, r"--learning_rate is 0\.0; it must be above 0"),
+    "rows not shared": (
+        {"train_file": "{home}/features", "pack_documents": True},
+        r"features: in its rows documents stand alone; make the features again with --pack_documents",
+    ),
+    "flash for shared rows": (
+        {"pack_documents": True, "attn_implementation": "flash_attention_2"},
+        r"flash_attention_2: cannot",
+    ),
     "negative warm-up": ({"warmup_steps": -5}, r"--warmup_steps is -5\.0; give a number of steps, or a share below 1"),
     "other id": ({"config": "{home}/wrong_id.json"}, r"mask_id is 4, but the tokenizer's mask token is 3"),
     "misspelt setting": ({"config": "{home}/misspelt.json"}, r"`hiden_size` .* Did you mean `hidden_size`"),
@@ -281,6 +289,13 @@ def test_short_documents_share_rows(home, tmp_path):
     assert len(counts) == 2 and packed < alone
     assert len({count["tokens"] for count in counts}) == 1
     assert "| `pack_documents` | True |" in (tmp_path / "shared" / "README.md").read_text()
+
+
+def test_features_say_whether_documents_share_their_rows(home, tmp_path):
+    settings = {"max_seq_length": 32, "pack_documents": True}
+    create_features([home / "text.txt"], str(home / "tokenizer"), tmp_path / "rows", **settings)
+    main(arguments(home, tmp_path / "out", train_file=tmp_path / "rows", max_steps=1, max_seq_length=None))
+    assert "| `pack_documents` | True |" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_the_history_is_json_without_nan(finished):

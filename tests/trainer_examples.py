@@ -33,6 +33,10 @@ def rows(count, length=20):
     return datasets.Dataset.from_dict({"input_ids": content.tolist()})
 
 
+def chained(lists):
+    return [item for part in lists for item in part]
+
+
 def sequences_of(rows, cls_token_id):
     """The sequences in `rows`, each of which begins with [CLS]."""
     sequences = []

@@ -319,10 +319,12 @@ def make_packer(
             max_seq_length,
             tokenizer.model_max_length,
         )
-    if pack_documents and tokenizer.cls_token_id == tokenizer.sep_token_id:
+    edges = (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    if pack_documents and ((prefix[0], suffix[-1]) != edges or edges[0] == edges[1]):
         raise InputError(
-            f"{tokenizer.name_or_path}: cls_token and sep_token are the same, so nothing would tell where a sequence "
-            "of a shared row begins; leave out --pack_documents, or use a tokenizer with both."
+            f"{tokenizer.name_or_path}: its post-processor does not put cls_token before a text and sep_token behind "
+            "it, two different tokens, so nothing would tell where a document that shares a row begins; leave out "
+            "--pack_documents, or use a tokenizer that does."
         )
     return Packer(backend, prefix, suffix, max_seq_length, short_probability, seed, pack_documents)
 
@@ -455,7 +457,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--pack_documents",
         action="store_true",
-        help="let short documents share a row; they do not see each other, and nothing is spent on padding",
+        help="let short documents share a row, in which they do not see each other; spares padding",
     )
     parser.add_argument(
         "--short_seq_probability",

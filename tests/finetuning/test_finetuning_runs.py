@@ -139,6 +139,7 @@ def test_the_best_seed_has_the_highest_metric_or_the_lowest_loss():
 
 SETTINGS = {"task": "token-classification", "model_name_or_path": "ada/spans", "train_file": "wnut_17"}
 SETTINGS |= {"output_dir": "runs/tagger", "seeds": 2, "learning_rate": 3e-4, "max_train_samples": None}
+SETTINGS |= {"weight_decay": 0.0, "max_eval_samples": 64}
 
 
 def tagging(seed, f1):
@@ -147,7 +148,7 @@ def tagging(seed, f1):
 
 
 def test_the_card_has_the_kept_models_scores_and_says_what_the_others_came_to():
-    summary = summarise([tagging(1, 0.0), tagging(2, 0.4)], "overall_f1", {"overall_accuracy": 0.88})
+    summary = summarise([tagging(1, 0.0), tagging(2, 0.4)], "overall_f1", {"overall_accuracy": 7 / 8 + 1e-6})
     card = finetuned_card(summary, SETTINGS)
     data = card.data.to_dict()
     assert (data["pipeline_tag"], data["base_model"], data["datasets"]) == (
@@ -157,12 +158,13 @@ def test_the_card_has_the_kept_models_scores_and_says_what_the_others_came_to():
     )
     scores = {result.metric_name: (result.metric_type, result.metric_value) for result in card.data.eval_results}
     assert scores == {"overall f1": ("f1", 0.4), "overall accuracy": ("accuracy", 0.9)}
-    assert "of which 1 collapsed" in card.text and "weights of\nseed 2, which has the best overall_f1" in card.text
+    assert "2 seeds were trained, of which 1 collapsed" in card.text
+    assert "the weights of seed 2, which has the best overall_f1" in card.text
     assert "| overall_f1 | 0.4000 | 0.2000 | 0.0000 to 0.4000 |  |" in card.text
-    assert "| overall_accuracy | 0.9000 | 0.9000 | 0.9000 to 0.9000 | 0.88 |" in card.text
-    assert (
-        "AutoModelForTokenClassification.from_pretrained" in card.text and "| `learning_rate` | 0.0003 |" in card.text
-    )
+    assert "| overall_accuracy | 0.9000 | 0.9000 | 0.9000 to 0.9000 | 0.8750 |" in card.text
+    assert "AutoModelForTokenClassification.from_pretrained" in card.text
+    for row in ("| `learning_rate` | 0.0003 |", "| `weight_decay` | 0.0 |", "| `max_eval_samples` | 64 |"):
+        assert row in card.text
 
 
 def test_the_card_names_no_path_of_this_machine(home):
@@ -171,6 +173,8 @@ def test_the_card_names_no_path_of_this_machine(home):
     card = finetuned_card(summary, {**SETTINGS, **files, "model_name_or_path": str(home / "electra")})
     assert str(home) not in str(card) and "base_model" not in card.data.to_dict()
     assert "electra, fine-tuned for token-classification on train.jsonl." in card.text and "On dev.jsonl." in card.text
+    assert "One seed was trained." in card.text and "baseline always" not in card.text
+    assert card.data.eval_results[0].dataset_type == "text" and card.data.eval_results[0].dataset_name == "dev.jsonl"
     scratch = finetuned_card(summary, {**SETTINGS, "from_scratch": True})
     assert "base_model" not in scratch.data.to_dict()
     assert "random weights in the architecture of ada/spans, fine-tuned" in scratch.text
@@ -219,7 +223,11 @@ def test_overwriting_replaces_the_earlier_run_and_nothing_else(home, tmp_path):
     folder = tmp_path / "out"
     main(arguments(home, folder, seed=7, max_steps=2, eval_strategy="steps", eval_steps=1))
     (folder / "notes.txt").write_text("mine")
-    main(arguments(home, folder, max_steps=1, overwrite_output_dir=True))
+    (folder / "README.md").write_text("of the earlier run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("span_electra.run_finetuning.write_card", lambda *_: None)
+        main(arguments(home, folder, max_steps=1, overwrite_output_dir=True))
+    assert not (folder / "README.md").exists()
     assert (folder / "notes.txt").read_text() == "mine"
     assert [path.name for path in folder.glob("seed-*")] == ["seed-42"]
 
