@@ -639,6 +639,8 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
             ValueError: `labels` without `input_ids`; `position_ids` with an attention that takes no mask of pairs.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
+        if position_ids is not None:
+            position_ids = position_ids.expand(len(inputs_embeds if input_ids is None else input_ids), -1)
         inputs = {
             "attention_mask": self.mask_of_sequences(attention_mask, position_ids),
             "token_type_ids": token_type_ids,

@@ -374,8 +374,9 @@ def test_sequences_that_share_a_row_have_the_losses_and_gradients_of_rows_of_the
 def test_places_that_go_up_by_one_change_nothing_beside_padding():
     model, inputs = random_model(), batch()
     expected = seeded(model, inputs)
-    output = seeded(model, {**inputs, "position_ids": torch.arange(20).expand(3, -1)})
-    assert torch.allclose(output.loss, expected.loss, rtol=1e-6)
+    for places in (torch.arange(20).expand(3, -1), torch.arange(20)[None]):
+        output = seeded(model, {**inputs, "position_ids": places})
+        assert torch.allclose(output.loss, expected.loss, rtol=1e-6)
 
 
 def test_an_attention_that_takes_no_mask_of_pairs_is_refused_for_shared_rows():
