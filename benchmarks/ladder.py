@@ -2,9 +2,10 @@
 
     python benchmarks/ladder.py benchmarks/ladder/cpu.yaml --text corpus/ --tasks tasks/ --output_dir runs/ladder
 
-A rung is a recipe in benchmarks/ladder/rungs; each adds one thing to the one before. `--sweep sbpo_weight` compares
-the values of one setting instead. The size (cpu.yaml, gpu.yaml, hour.yaml) says what all rungs have in common. In
-`tasks/` there is a folder for each task, with train.jsonl and dev.jsonl.
+A rung is a recipe in benchmarks/ladder/rungs; each adds one thing to the one before. `--sweep sbpo_weight dropout`
+compares the values of these settings instead, with rung 4_sbpo. The size says what all runs have in common: cpu.yaml,
+gpu.yaml, hour.yaml, or sweep.yaml, which is shorter and has a linear probe instead of tasks. In `tasks/` there is a
+folder for each task, with train.jsonl and dev.jsonl.
 
 The rows are made first. To train on another machine, `--pieces 60` makes them and packs them into files of at most
 60 MB. Carry `tokenizer/` and `pieces/` over; there, the command without `--pieces` puts them together.
@@ -25,7 +26,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 import torch
 import yaml
@@ -52,8 +53,18 @@ TASKS = {
     "stsb": ("regression", "spearmanr"),
     "wnut17": ("token-classification", "overall_f1"),
 }
-PROBES = ("eval_generator_perplexity", "eval_discriminator_auc", "eval_fixed_discriminator_auc")
-HEADINGS = ("tokens", "FLOPs", "tokens/s, start and evaluation included", "perplexity", "AUC", "fixed AUC")
+PROBES = ("eval_generator_perplexity", "eval_discriminator_auc", "eval_fixed_discriminator_auc", "eval_probe_accuracy")
+HEADINGS = (
+    "tokens",
+    "FLOPs",
+    "tokens/s, start and evaluation included",
+    "perplexity",
+    "AUC",
+    "fixed AUC",
+    "linear probe",
+)
+CURVE = "eval_fixed_discriminator_auc"
+BASE = "4_sbpo"  # what sweeps change one setting of
 NORMAL_95 = 1.96
 
 
@@ -78,9 +89,11 @@ class Ladder:
     def read_rungs(self) -> dict[str, dict]:
         """Name -> what a rung changes."""
         if self.options.sweep:
-            base = yaml.safe_load((HERE / "rungs" / "4_sbpo.yaml").read_text())
-            values = yaml.safe_load(SWEEPS.read_text())[self.options.sweep]
-            rungs = {f"{self.options.sweep}-{value}": merged(base, changes) for value, changes in values.items()}
+            rungs = {BASE: yaml.safe_load((HERE / "rungs" / f"{BASE}.yaml").read_text())}
+            sweeps = yaml.safe_load(SWEEPS.read_text())
+            for setting in self.options.sweep:
+                for value, changes in sweeps[setting].items():
+                    rungs[f"{setting}-{value}"] = merged(rungs[BASE], changes)
         else:
             rungs = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(HERE.glob("rungs/*.yaml"))}
             rungs = {name: rungs[name] for name in self.size.get("rungs", rungs)}
@@ -135,20 +148,20 @@ class Ladder:
             return
         recipe = merged(self.size["pretraining"], self.rungs[name])
         recipe |= {"tokenizer": self.tokenizer, "train_file": [self.features], "seed": seed, "output_dir": run}
-        recipe |= {"save_total_limit": 1, "report_to": "none", "disable_tqdm": True}
-        if not torch.cuda.is_available():
-            recipe["torch_compile"] = False  # minutes on a CPU, for a dry run of seconds
+        recipe |= {"save_total_limit": 1, "report_to": "none", "disable_tqdm": True, **on_cpu()}
+        if "probe" in self.size:
+            recipe["probe_file"] = self.options.tasks / self.size["probe"] / "train.jsonl"
         if self.options.steps:
             recipe |= {"max_steps": self.options.steps, "eval_steps": self.options.steps, "warmup_steps": 1}
             recipe |= {"logging_steps": 1}
-        path = run.with_suffix(".yaml")
+        path = beside(run, ".yaml")
         write_recipe(recipe, path)
         resume = any(run.glob("checkpoint-*"))
         began = time.monotonic()
         try:
             self.call(
                 ["span_electra.run_pretraining", path, *(["--resume_from_checkpoint", "true"] if resume else [])],
-                run.with_suffix(".log"),
+                beside(run, ".log"),
             )
         finally:
             with seconds_file(run).open("a") as stream:
@@ -167,12 +180,12 @@ class Ladder:
         recipe |= {"model_name_or_path": source, "task": kind, "metric_for_best_model": metric, "seed": 100 * seed}
         recipe |= {"train_file": data / "train.jsonl", "validation_file": data / "dev.jsonl"}
         recipe |= {"seeds": self.options.finetuning_seeds, "output_dir": output, "overwrite_output_dir": True}
-        recipe |= {"report_to": "none", "disable_tqdm": True, "from_scratch": name == SCRATCH}
+        recipe |= {"report_to": "none", "disable_tqdm": True, "from_scratch": name == SCRATCH, **on_cpu()}
         if self.options.steps:
             recipe |= {"max_train_samples": 64, "max_eval_samples": 64, "num_train_epochs": 1}
-        path = output.with_suffix(".yaml")
+        path = beside(output, ".yaml")
         write_recipe(recipe, path)
-        self.call(["span_electra.run_finetuning", path], output.with_suffix(".log"))
+        self.call(["span_electra.run_finetuning", path], beside(output, ".log"))
         for weights in [*output.glob("seed-*"), *output.glob("*.safetensors")]:  # the figures are what is wanted
             shutil.rmtree(weights) if weights.is_dir() else weights.unlink()
 
@@ -198,7 +211,11 @@ class Ladder:
 
     def results(self) -> list[dict]:
         """One entry for each rung of which a seed is finished."""
-        return [entry for name in (SCRATCH, *self.rungs) if (entry := self.result(name)) is not None]
+        results = [entry for name in (SCRATCH, *self.rungs) if (entry := self.result(name)) is not None]
+        common = [task for task in self.size["tasks"] if all(task in entry["tasks"] for entry in results)]
+        for entry in results if common else ():
+            entry["mean"] = mean(entry["tasks"][task]["median"] for task in common)
+        return results
 
     def result(self, name: str) -> dict | None:
         runs = [self.run_folder(name, seed) for seed in self.options.seeds]
@@ -212,8 +229,6 @@ class Ladder:
         if not tasks and not finished:
             return None
         entry = {"rung": name, "pretraining_seeds": len(finished), "tasks": tasks}
-        if tasks:
-            entry["mean"] = sum(task["median"] for task in tasks.values()) / len(tasks)
         if finished:
             entry |= pretraining_result(finished)
         return entry
@@ -233,13 +248,24 @@ def pretraining_result(runs: list[Path]) -> dict:
         "probes": {
             name: median(entries[-1][name] for entries in evaluations) for name in PROBES if name in evaluations[0][-1]
         },
-        "curve": [(entry["step"], entry[PROBES[-1]]) for entry in evaluations[0] if PROBES[-1] in entry],
+        "curve": [(entry["step"], entry[CURVE]) for entry in evaluations[0] if CURVE in entry],
     }
+
+
+def on_cpu() -> dict:
+    """What the recipes for GPUs change where there is none: bf16 is refused unless the CPU was meant, and compiling
+    takes minutes, for a dry run of seconds."""
+    return {} if torch.cuda.is_available() else {"use_cpu": True, "torch_compile": False}
+
+
+def beside(run: Path, suffix: str) -> Path:
+    """A file of a run's beside its folder, in whose name there may be a point: `mask_ratio-0.2-seed0`."""
+    return run.with_name(run.name + suffix)
 
 
 def seconds_file(run: Path) -> Path:
     """Where the seconds of each piece of a run's pretraining stand, a line each: the history has the last one's."""
-    return run.with_suffix(".seconds")
+    return beside(run, ".seconds")
 
 
 def write_recipe(recipe: dict, path: Path) -> None:
@@ -358,7 +384,7 @@ def picture(results: list[dict], path: Path) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("size", type=Path, help="benchmarks/ladder/cpu.yaml, gpu.yaml or hour.yaml")
+    parser.add_argument("size", type=Path, help="benchmarks/ladder/cpu.yaml, gpu.yaml, hour.yaml or sweep.yaml")
     parser.add_argument("--text", nargs="+", default=[], help="files or folders to pretrain on, unless rows are there")
     parser.add_argument(
         "--tasks", type=Path, required=True, help="a folder of tasks: sst2/train.jsonl, sst2/dev.jsonl"
@@ -369,7 +395,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", help="only these rungs")
     parser.add_argument("--only_tasks", nargs="+", choices=TASKS, help="only these tasks")
     sweeps = list(yaml.safe_load(SWEEPS.read_text()))
-    parser.add_argument("--sweep", choices=sweeps, help="compare the values of one setting instead of the rungs")
+    parser.add_argument("--sweep", nargs="+", choices=sweeps, help="compare values of these settings, not the rungs")
     parser.add_argument("--pieces", type=float, help="make the rows, pack them into files of so many MB, and stop")
     parser.add_argument("--minutes", type=float, help="stop, resumable, after so long")
     parser.add_argument("--jobs", type=int, help="runs at a time; by default one for each core, or one GPU")
@@ -390,7 +416,7 @@ def main() -> None:
     if is_complete and not options.sweep and not options.only:
         is_complete = ladder.climb_all([SCRATCH])  # last: its architecture is the first rung's
     results = ladder.results()
-    name = options.sweep or "results"
+    name = "-".join(options.sweep or ["results"])
     (ladder.folder / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     shown = table(results, " ".join(["python", *sys.argv]))
     (ladder.folder / f"{name}.md").write_text(shown + "\n", encoding="utf-8")

@@ -1,17 +1,24 @@
 """The benchmarks are run by hand: here only that they still run, and that what they compare does the same work."""
 
+import json
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
 from trainer_examples import word_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import data
+import ladder
 import pieces
 import step
 
+from span_electra.arguments import parse_arguments
+from span_electra.building import read_config, read_overrides
+from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.tokenization.create_features import create_features, load_features
 from span_electra.tokenization.text import InputError
 
@@ -92,3 +99,63 @@ def test_pieces_replace_nothing(features, tmp_path, action):
         else:
             pieces.unpack(tmp_path / "pieces", tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "my only copy"
+
+
+SWEEPS = ["sbpo_weight", "rtd_weight", "mask_ratio", "dropout", "sampling", "generator", "max_grad_norm"]
+
+
+def climbing(size, tmp_path, **options):
+    defaults = {
+        "sweep": None,
+        "only": None,
+        "only_tasks": None,
+        "steps": None,
+        "minutes": None,
+        "jobs": 1,
+        "seeds": [0],
+    }
+    path = ladder.HERE / f"{size}.yaml"
+    return ladder.Ladder(Namespace(**defaults | options, size=path, output_dir=tmp_path, tasks=tmp_path / "tasks"))
+
+
+@pytest.mark.parametrize(
+    ("size", "sweep"), [("cpu", None), ("gpu", None), ("hour", None), ("sweep", [*SWEEPS, "initial_attention"])]
+)
+def test_every_rung_of_every_size_is_another_recipe_that_pretraining_takes(size, sweep, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    runs = climbing(size, tmp_path, sweep=sweep)
+    recipes = {}
+    monkeypatch.setattr(runs, "call", lambda module, log: recipes.update({module[1].stem: module[1]}))
+    runs.tokenizer, runs.features = tmp_path / "tokenizer", tmp_path / "features"
+    runs.folder.mkdir()
+    seen = set()
+    for name in runs.rungs:
+        runs.pretrain(name, 0, runs.run_folder(name, 0))
+        model, data, training = parse_arguments([str(recipes[f"{name}-seed0"])])
+        settings = read_config(model.config, read_overrides(model.config_overrides), data, word_tokenizer())
+        config = SpanElectraConfig(**settings, vocab_size=99)
+        seen.add(json.dumps([config.to_dict(), vars(data), training.max_grad_norm]))
+    assert len(seen) == len(runs.rungs)
+
+
+def write_results(runs, name, tasks):
+    run = runs.run_folder(name, 0)
+    for task, values in tasks.items():
+        output = run.with_name(f"{run.name}-{task}")
+        output.mkdir(parents=True)
+        seeds = [{"metrics": {ladder.TASKS[task][1]: value}} for value in values]
+        (output / "results.json").write_text(json.dumps({"seeds": seeds, "collapsed": 1, "baseline": {}}))
+        (runs.options.tasks / task).mkdir(parents=True, exist_ok=True)
+        (runs.options.tasks / task / "dev.jsonl").write_text("{}\n" * 400)
+
+
+def test_means_are_of_the_tasks_that_every_rung_has(tmp_path):
+    runs = climbing("cpu", tmp_path)
+    write_results(runs, "0_mlm", {"sst2": [0.7, 0.8, 0.5], "rte": [0.6, 0.5, 0.4]})
+    write_results(runs, "1_electra", {"sst2": [0.9, 0.8, 0.7]})
+    first, second = runs.results()
+    assert (first["tasks"]["sst2"]["median"], first["mean"], second["mean"]) == (70, 70, 80)
+    shown = ladder.table([first, second], "python ladder.py")
+    assert "70.0 (50.0 to 80.0), 1 collapsed" in shown and "± 4.5 (95 %)" in shown
+    ladder.picture([first, second], tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 1000
