@@ -20,7 +20,14 @@ from transformers import PreTrainedModel, set_seed
 
 from span_electra.finetuning.arguments import TASKS, FinetuningArguments, parse_arguments, settle_by_size
 from span_electra.finetuning.card import write_card
-from span_electra.finetuning.encoders import build_model, check_vocabulary, load_config, load_tokenizer, longest_row
+from span_electra.finetuning.encoders import (
+    build_model,
+    check_vocabulary,
+    load_config,
+    load_tokenizer,
+    longest_row,
+    set_dropout,
+)
 from span_electra.finetuning.questions import QuestionAnswering
 from span_electra.finetuning.report import (
     CONFUSION,
@@ -61,6 +68,7 @@ def run(arguments: Sequence[str]) -> None:
     config, tokenizer = load_config(encoder_arguments), load_tokenizer(encoder_arguments)
     check_vocabulary(config, tokenizer)
     settle_by_size(training_arguments, config.hidden_size)
+    set_dropout(config, training_arguments.dropout)
     task = TASK_CLASSES[task_arguments.task](task_arguments, tokenizer, longest_row(config, tokenizer))
     with training_arguments.main_process_first(desc="tokenization"):
         train_rows, eval_rows = task.build_rows()

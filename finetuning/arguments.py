@@ -77,6 +77,10 @@ class FinetuningArguments(RunArguments):
         default=None,
         metadata={"help": "The learning rate's factor from layer to layer downwards. Default: 0.8, 0.9 from 1024 on."},
     )
+    dropout: float | None = field(
+        default=None,
+        metadata={"help": "Of hidden states and attention. Default: 0.1, whatever the encoder was pretrained with."},
+    )
     num_train_epochs: float = field(
         default=3.0, metadata={"help": "Passes over the data. ELECTRA took 10 for RTE and STS-B, 2 for SQuAD."}
     )
@@ -140,6 +144,8 @@ def check_values(encoder: EncoderArguments, task: TaskArguments, training: Finet
     decay = training.layerwise_lr_decay
     if decay is not None and not 0 < decay <= 1:
         raise InputError(f"--layerwise_lr_decay is {decay}; it must lie in (0, 1], and 1 means none.")
+    if training.dropout is not None and not 0 <= training.dropout < 1:
+        raise InputError(f"--dropout is {training.dropout}; it must lie in [0, 1) (ELECTRA's is 0.1).")
     if training.push_to_hub:
         raise InputError(
             "--push_to_hub: every seed would be uploaded over the last; leave it out, and upload the finished folder "

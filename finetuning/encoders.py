@@ -13,6 +13,8 @@ from span_electra.options import first_line
 from span_electra.tokenization.text import InputError
 
 GENERATORS = ("ElectraForMaskedLM", "ElectraForCausalLM", "SpanElectraForMaskedLM")
+DROPOUT = 0.1  # Clark et al., 2020, table 7
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError)
 
 
@@ -79,6 +81,24 @@ def longest_row(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) ->
     return min(
         getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length, tokenizer.model_max_length
     )
+
+
+def set_dropout(config: PretrainedConfig, asked: float | None) -> None:
+    """Fine-tune with `asked`, or ELECTRA's dropout. An encoder that was pretrained on more text than it could learn by
+    heart is often without, and would learn a task's few examples by heart.
+
+    Raises:
+        InputError: the configuration has no dropout by BERT's names, and one was asked for.
+    """
+    if not all(hasattr(config, name) for name in DROPOUTS):
+        if asked is not None:
+            raise InputError(
+                f"--dropout is {asked}, but a {config.model_type} has no {' and '.join(DROPOUTS)}: leave it out, and "
+                "change what it has in its config.json."
+            )
+        return
+    for name in DROPOUTS:
+        setattr(config, name, DROPOUT if asked is None else asked)
 
 
 def check_vocabulary(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -101,7 +101,7 @@ def test_pieces_replace_nothing(features, tmp_path, action):
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "my only copy"
 
 
-SWEEPS = ["sbpo_weight", "rtd_weight", "mask_ratio", "dropout", "sampling", "generator", "max_grad_norm"]
+SWEEPS = ["sbpo_weight", "rtd_weight", "mask_ratio", "dropout", "sampling", "generator", "max_grad_norm", "embeddings"]
 
 
 def climbing(size, tmp_path, **options):

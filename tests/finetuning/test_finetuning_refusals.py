@@ -93,6 +93,7 @@ REFUSED = {
     "no seeds": ({"seeds": 0}, r"--seeds is 0; it must be at least 1"),
     "no learning": ({"learning_rate": 0}, r"--learning_rate is 0\.0; it must be above 0"),
     "growing rates": ({"layerwise_lr_decay": 1.5}, r"--layerwise_lr_decay is 1\.5; it must lie in \(0, 1\]"),
+    "all dropped": ({"dropout": 1}, r"--dropout is 1\.0; it must lie in \[0, 1\)"),
     "no epochs": ({"num_train_epochs": 0}, r"--num_train_epochs is 0\.0; it must be above 0"),
     "no evaluation": ({"eval_strategy": "no"}, r"--eval_strategy is no; .* give steps or epoch"),
     "unknown metric": ({"metric_for_best_model": "bleu"}, r"is 'bleu'; accepted here are accuracy, .*, loss\."),

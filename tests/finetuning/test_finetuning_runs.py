@@ -10,21 +10,24 @@ import torch
 from finetuning_examples import NER, QA, SCORES, arguments, results_of, task_of
 from huggingface_hub import ModelCard
 from transformers import (
+    AutoConfig,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    DistilBertConfig,
     ElectraForPreTraining,
 )
 
 from span_electra.finetuning.arguments import FinetuningArguments, parse_arguments, settle_by_size
 from span_electra.finetuning.card import finetuned_card
-from span_electra.finetuning.encoders import build_model, load_config
+from span_electra.finetuning.encoders import build_model, load_config, set_dropout
 from span_electra.finetuning.questions import Answer, QuestionAnswering
 from span_electra.finetuning.report import SeedResult, best_result, results_table, summarise
 from span_electra.finetuning.sentences import Classification, Regression
 from span_electra.finetuning.trainer import FinetuningTrainer, parameter_depths
 from span_electra.run_finetuning import main
+from span_electra.tokenization.text import InputError
 
 # --- the recipe --------------------------------------------------------------------------------------------------
 
@@ -104,6 +107,23 @@ def test_random_weights_are_random_and_the_loaded_ones_are_not(home, tmp_path):
         )
         same = all(torch.equal(saved[name], value) for name, value in model.electra.state_dict().items())
         assert same != from_scratch and model.config.hidden_size == 32
+
+
+def test_dropout_is_electras_whatever_it_was_in_pretraining(home):
+    config = AutoConfig.from_pretrained(home / "electra", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    for asked, expected in ((None, 0.1), (0.0, 0.0), (0.3, 0.3)):
+        set_dropout(config, asked)
+        model = AutoModelForSequenceClassification.from_config(config)
+        rates = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+        assert rates == {expected} and model.electra.encoder.layer[0].attention.self.dropout.p == expected
+
+
+def test_dropout_under_other_names_is_left_alone_and_not_asked_for():
+    config = DistilBertConfig(dropout=0.2)
+    set_dropout(config, None)
+    assert config.dropout == 0.2
+    with pytest.raises(InputError, match=r"--dropout is 0\.3, but a distilbert has no hidden_dropout_prob and"):
+        set_dropout(config, 0.3)
 
 
 # --- report ------------------------------------------------------------------------------------------------------
