@@ -111,9 +111,10 @@ class SpanElectraConfig(ElectraConfig):
             SpanBERT, section 3.2).
         mlm_weight, sbgo_weight, rtd_weight, sbpo_weight (`float`): weights of the four losses, each a mean.
             1 : 50 for MLM : RTD is ELECTRA's; the boundary weights (1 and 5) are starting values, not yet tuned.
-        initial_attention (`str`, defaults to `"local"`): what the first four heads of a new encoder attend to:
-            `"local"`: the tokens next to each; `"random"`: what BERT's initialisation makes of it, which is what
-            networks get that are too narrow for the other. Only the first values of the weights differ.
+        initial_attention (`str`, defaults to `"local"`): what four heads of a new encoder's first layers, half of a
+            layer's at most, attend to: `"local"`: the tokens next to each; `"random"`: what BERT's initialisation
+            makes of it, which is what networks get that are too narrow for the other. Only the first values of the
+            weights differ.
         sampling_head (`str`, defaults to `"mlm"`): whose scores the replacements are sampled from: `"mlm"`, or
             `"mean"`: of MLM's and SBGO's, which needs `use_sbgo`.
         sampling_temperature (`float`, defaults to 1.0): divides the generator's logits before sampling.

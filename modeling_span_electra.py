@@ -206,8 +206,8 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 # --- the beginning ---------------------------------------------------------------------------------------------------
 # With random weights a masked token sees the mean of its whole row, and ten million tokens and more go by before
-# attention has found the neighbours, which say most. So the first heads begin where they would end: each attends to
-# the token at one distance. Everything is trained from there; nothing but the first values is ours.
+# attention has found the neighbours, which say most. So four heads begin where they would end: each attends to the
+# token at one distance. Everything is trained from there; nothing but the first values is ours.
 
 
 def sinusoids(positions: torch.Tensor, size: int) -> torch.Tensor:
@@ -241,7 +241,8 @@ def mark_positions(embeddings: ElectraEmbeddings, size: int, initializer_range: 
 
 
 def attend_to_neighbours(encoder: ElectraModel, size: int) -> None:
-    """Let the first heads of a new encoder attend to the tokens one before, one after, two before, two after.
+    """Let four heads of a new encoder's first layers attend to the tokens one before, one after, two before, two
+    after.
 
     Keys begin as a copy of the positions' dimensions, queries as the same, turned to the position so far away.
 
@@ -255,7 +256,9 @@ def attend_to_neighbours(encoder: ElectraModel, size: int) -> None:
         projection.normal_(std=config.embedding_size**-0.5)  # so that what was normalised stays so
         projection[:size] = torch.eye(size, config.embedding_size)
         init.copy_(encoder.embeddings_project.weight, projection)
-    heads = [(layer.attention.self, i) for layer in encoder.encoder.layer for i in range(config.num_attention_heads)]
+    # At most half of a layer's heads: the others are free to look for content from the first layer on.
+    half = max(1, config.num_attention_heads // 2)
+    heads = [(layer.attention.self, i) for layer in encoder.encoder.layer for i in range(half)]
     for place, (attention, head) in enumerate(heads[:LOCAL_HEADS]):
         rows = slice(head * attention.attention_head_size, head * attention.attention_head_size + size)
         offset = (place // 2 + 1) * (1 if place % 2 else -1)
