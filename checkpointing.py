@@ -6,11 +6,13 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -357,3 +359,24 @@ class StopOnSignal(TrainerCallback):
         if number:
             self.trainer.stopped_by = number
             control.should_training_stop = control.should_save = True
+
+
+@contextmanager
+def processes_end_together() -> Iterator[None]:
+    """Around a script: its processes wait for each other when it is done, and take their connection down themselves.
+
+    Left to the interpreter's exit, that may abort a process, and its launcher then kills the others at whatever they
+    still write.
+    """
+    try:
+        yield
+        if is_connected():
+            PartialState().wait_for_everyone()
+    finally:
+        if is_connected():
+            dist.destroy_process_group()
+
+
+def is_connected() -> bool:
+    """Whether this process is one of several, and can talk to the others."""
+    return dist.is_available() and dist.is_initialized()

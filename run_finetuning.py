@@ -18,6 +18,7 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import PreTrainedModel, set_seed
 
+from span_electra.checkpointing import processes_end_together
 from span_electra.finetuning.arguments import TASKS, FinetuningArguments, parse_arguments, settle_by_size
 from span_electra.finetuning.card import write_card
 from span_electra.finetuning.encoders import (
@@ -147,7 +148,8 @@ def keep(seed: int, output_dir: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     try:
-        run(sys.argv[1:] if arguments is None else arguments)
+        with processes_end_together():
+            run(sys.argv[1:] if arguments is None else arguments)
     except InputError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)

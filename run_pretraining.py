@@ -16,7 +16,7 @@ from transformers import set_seed
 
 from span_electra.arguments import DataArguments, PretrainingArguments, parse_arguments
 from span_electra.building import build_model, build_probe, build_rows, build_tokenizer, resolve_rows
-from span_electra.checkpointing import InterruptedRun, SaveError, run_facts
+from span_electra.checkpointing import InterruptedRun, SaveError, processes_end_together, run_facts
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.publishing import PublishingError, prepare_repository
 from span_electra.reporting import describe, model_card, write_report
@@ -102,7 +102,8 @@ def build_trainer(model, tokenizer, train_rows, eval_rows, data: DataArguments, 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     try:
-        run(sys.argv[1:] if arguments is None else arguments)
+        with processes_end_together():
+            run(sys.argv[1:] if arguments is None else arguments)
     except (InputError, NonFiniteLossError, PublishingError, SaveError, InterruptedRun) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)

@@ -6,12 +6,16 @@ import random
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 from trainer_examples import make_trainer, rows
 
+from span_electra import run_finetuning, run_pretraining
 from span_electra.checkpointing import damage
+from span_electra.tokenization.text import InputError
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 DIVISIONS = {"1 x 8": (1, 8, 1), "2 x 4": (2, 4, 1), "1 x 4, 2 accumulated": (1, 4, 2)}
@@ -107,3 +111,17 @@ def test_a_disk_that_fails_one_process_keeps_none_waiting(tmp_path):
     assert "could not be written (another process failed)" in output
     assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-6"}
     assert damage(tmp_path / "checkpoint-6") is None
+
+
+@pytest.mark.parametrize("script", [run_pretraining, run_finetuning])
+@pytest.mark.parametrize("error", [None, InputError("refused")])
+def test_a_script_takes_the_connection_of_its_processes_down_itself(script, error, tmp_path, monkeypatch):
+    def run(arguments):
+        dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(script, "run", run)
+    with nullcontext() if error is None else pytest.raises(SystemExit):
+        script.main([])
+    assert not dist.is_initialized()
