@@ -16,11 +16,6 @@ logger = logging.get_logger(__name__)
 
 OBJECTIVES = ("joint", "generator", "discriminator")
 SAMPLING_HEADS = ("mlm", "mean")
-INITIAL_ATTENTION = ("local", "random")
-FEWEST_WAVES, MOST_WAVES = (
-    16,
-    32,
-)  # dimensions that a new model's positions have to themselves; fewer tell no neighbours
 EMBEDDING_SHARING = ("tied", "disentangled", "separate")
 
 # Older name -> name here. `disc_*` and `gen_*` are handled by prefix.
@@ -113,10 +108,6 @@ class SpanElectraConfig(ElectraConfig):
             1 : 50 for MLM : RTD is ELECTRA's; the boundary weights (1 and 5) are starting values. With two layers and
             12 million tokens neither boundary loss gained anything on three tasks, and SBPO cost 2 points of their
             mean (benchmarks/results).
-        initial_attention (`str`, defaults to `"local"`): what four heads of a new encoder's first layers, half of a
-            layer's at most, attend to: `"local"`: the tokens next to each; `"random"`: what BERT's initialisation
-            makes of it, which is what networks get that are too narrow for the other. Only the first values of the
-            weights differ. AUC of `tiny`'s discriminator after 1.5 million tokens: 0.84 and 0.56.
         sampling_head (`str`, defaults to `"mlm"`): whose scores the replacements are sampled from: `"mlm"`, or
             `"mean"`: of MLM's and SBGO's, which needs `use_sbgo`.
         sampling_temperature (`float`, defaults to 1.0): divides the generator's logits before sampling.
@@ -151,7 +142,6 @@ class SpanElectraConfig(ElectraConfig):
     sbgo_weight: float | int = 1.0
     rtd_weight: float | int = 50.0
     sbpo_weight: float | int = 5.0
-    initial_attention: str = "local"
     sampling_head: str = "mlm"
     sampling_temperature: float | int = 1.0
 
@@ -203,10 +193,6 @@ class SpanElectraConfig(ElectraConfig):
             )
         if self.objective not in OBJECTIVES:
             raise ValueError(f"`objective` is {self.objective!r}; accepted are {', '.join(OBJECTIVES)}.")
-        if self.initial_attention not in INITIAL_ATTENTION:
-            raise ValueError(
-                f"`initial_attention` is {self.initial_attention!r}; accepted are {', '.join(INITIAL_ATTENTION)}."
-            )
         if self.sampling_head not in SAMPLING_HEADS:
             raise ValueError(f"`sampling_head` is {self.sampling_head!r}; accepted are {', '.join(SAMPLING_HEADS)}.")
         if self.sampling_head == "mean" and not self.use_sbgo:
@@ -282,21 +268,6 @@ class SpanElectraConfig(ElectraConfig):
                 f"`objective` is 'discriminator' and {shared}, so that training the discriminator would change the "
                 "generator; accepted are `embedding_sharing` 'separate' or 'disentangled', and an encoder each."
             )
-
-    @property
-    def position_waves(self) -> int:
-        """How many dimensions the positions have to themselves in a new model, for local attention; 0 for random, and
-        where the networks are too narrow for it."""
-        if self.initial_attention == "random":
-            return 0
-        head_sizes = (
-            self.hidden_size // self.num_attention_heads,
-            self.generator_hidden_size // self.generator_num_attention_heads,
-        )
-        # Half of every width, at least, is left to the words.
-        widths = (self.embedding_size, self.hidden_size, self.generator_hidden_size)
-        waves = min(MOST_WAVES, *head_sizes, *(width // 2 for width in widths)) // 2 * 2
-        return waves if waves >= FEWEST_WAVES else 0
 
     @property
     def discriminator_is_untrained(self) -> bool:

@@ -48,7 +48,7 @@ def from_electra(
                     f"generator {str(generator)!r}; give two halves of one model."
                 )
         shape |= {f"generator_{name}": getattr(half.config, name) for name in ENCODER_SHAPE}
-    model = new_around_trained(shape | settings)
+    model = SpanElectraForPreTraining(SpanElectraConfig(**shape | settings))
     model.discriminator_predictions.load_state_dict(source.discriminator_predictions.state_dict())
     load_encoders(model, source.electra.state_dict(), half)
     return model
@@ -76,7 +76,7 @@ def from_encoder(encoder: str | os.PathLike, **settings) -> SpanElectraForPreTra
     shape = {name: getattr(config, name) for name in (*SHARED_SETTINGS, *ENCODER_SHAPE)}
     shape["embedding_size"] = getattr(config, "embedding_size", config.hidden_size)
     shape["max_position_embeddings"] = len(weights["embeddings.position_embeddings.weight"])
-    model = new_around_trained(shape | settings)
+    model = SpanElectraForPreTraining(SpanElectraConfig(**shape | settings))
     ours = model.electra.state_dict()
     left_behind = sorted(weights.keys() - ours.keys())
     load_encoders(model, {name: weights[name] for name in ours})
@@ -85,11 +85,6 @@ def from_encoder(encoder: str | os.PathLike, **settings) -> SpanElectraForPreTra
         f"{listed(new_parts(model))}."
     )
     return model
-
-
-def new_around_trained(settings: dict) -> SpanElectraForPreTraining:
-    """A model for weights that did not begin as ours do; what is new in it begins as BERT's does."""
-    return SpanElectraForPreTraining(SpanElectraConfig(**{"initial_attention": "random"} | settings))
 
 
 def check_encoder(name: str | os.PathLike, config) -> None:
@@ -159,10 +154,6 @@ def from_generator(generator: str | os.PathLike, **settings) -> SpanElectraForPr
             )
     settings.setdefault("embedding_sharing", "separate")
     settings |= shape | {"objective": "discriminator"}
-    # The discriminator's first heads can find neighbours only by positions that began as theirs would.
-    waves = config.position_waves if is_ours else 0
-    if SpanElectraConfig(**settings).position_waves > waves:
-        settings["initial_attention"] = "random"
     model = SpanElectraForPreTraining(SpanElectraConfig(**settings))
     half = (
         SpanElectraForMaskedLM.from_pretrained(generator).generator

@@ -56,10 +56,6 @@ TRAINED_LOSSES = {
     "discriminator": ("rtd", "sbpo"),
 }
 GOLDEN_RATIO = 0x9E3779B9 - 2**32  # of 2**32, as int32: its multiples lie far apart
-# How a new encoder finds a token's neighbours: by so many heads, and by sinusoids so large, in standard deviations of
-# the other weights.
-LOCAL_HEADS, WAVE = 4, 4.0
-PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)
 WORD_EMBEDDINGS = "electra.embeddings.word_embeddings.weight"
 # What a run leaves beside the weights, as globs.
 RUN_CARD = "README.md"
@@ -204,70 +200,6 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.where(mask, values.float(), 0.0).sum() / mask.sum().clamp(min=1)
 
 
-# --- the beginning ---------------------------------------------------------------------------------------------------
-# With random weights a masked token sees the mean of its whole row, and ten million tokens and more go by before
-# attention has found the neighbours, which say most. So four heads begin where they would end: each attends to the
-# token at one distance. Everything is trained from there; nothing but the first values is ours.
-
-
-def sinusoids(positions: torch.Tensor, size: int) -> torch.Tensor:
-    """Sine and cosine of `positions` (P,) at `size / 2` frequencies, (P, size), as in Vaswani et al. (2017), section
-    3.5. The frequencies, of up to half a turn a token, are spread as the primes' cube roots are: evenly enough for
-    neighbours to be unlike, and without a common period, by which distant tokens would be alike."""
-    frequencies = math.pi * (torch.tensor(PRIMES[: size // 2]).double() ** (1 / 3) % 1)
-    angles = positions.double().unsqueeze(1) * frequencies  # (P, size / 2)
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).float()
-
-
-def turned(offset: int, size: int) -> torch.Tensor:
-    """The matrix that takes a position's sinusoids to those of the position `offset` tokens on, (size, size)."""
-    sine, cosine = sinusoids(torch.tensor([offset]), size).view(-1, 2).unbind(1)
-    return torch.block_diag(*torch.stack([cosine, sine, -sine, cosine], dim=-1).view(-1, 2, 2))
-
-
-def is_loaded(weight: torch.Tensor) -> bool:
-    """Whether a checkpoint brought it: what the library marks it by, and leaves it alone for."""
-    return getattr(weight, "_is_hf_initialized", False)
-
-
-def mark_positions(embeddings: ElectraEmbeddings, size: int, initializer_range: float) -> None:
-    """Leave the first `size` dimensions of new embeddings to the positions, as sinusoids."""
-    positions = embeddings.position_embeddings.weight.detach().clone()
-    positions[:, :size] = WAVE * initializer_range * sinusoids(torch.arange(len(positions)), size).to(positions)
-    words = embeddings.word_embeddings.weight.detach().clone()
-    words[:, :size] = 0.0
-    init.copy_(embeddings.position_embeddings.weight, positions)
-    init.copy_(embeddings.word_embeddings.weight, words)
-
-
-def attend_to_neighbours(encoder: ElectraModel, size: int) -> None:
-    """Let four heads of a new encoder's first layers attend to the tokens one before, one after, two before, two
-    after.
-
-    Keys begin as a copy of the positions' dimensions, queries as the same, turned to the position so far away.
-
-    Args:
-        encoder: one whose embeddings `mark_positions` has marked, with the same `size`.
-        size: even, at most that of a head.
-    """
-    config = encoder.config
-    if config.embedding_size != config.hidden_size:
-        projection = torch.empty_like(encoder.embeddings_project.weight)  # (H, E)
-        projection.normal_(std=config.embedding_size**-0.5)  # so that what was normalised stays so
-        projection[:size] = torch.eye(size, config.embedding_size)
-        init.copy_(encoder.embeddings_project.weight, projection)
-    # At most half of a layer's heads: the others are free to look for content from the first layer on.
-    half = max(1, config.num_attention_heads // 2)
-    heads = [(layer.attention.self, i) for layer in encoder.encoder.layer for i in range(half)]
-    for place, (attention, head) in enumerate(heads[:LOCAL_HEADS]):
-        rows = slice(head * attention.attention_head_size, head * attention.attention_head_size + size)
-        offset = (place // 2 + 1) * (1 if place % 2 else -1)
-        for weight, block in ((attention.query.weight, turned(offset, size)), (attention.key.weight, torch.eye(size))):
-            changed = weight.detach().clone()
-            changed[rows, :size] = block.to(changed)
-            init.copy_(weight, changed)
-
-
 class SpanBoundaryHead(nn.Module):
     """Represents a token by the two tokens at the edges of its span and its place in it (SpanBERT, section 3.2).
 
@@ -307,21 +239,6 @@ class SpanElectraPreTrainedModel(ElectraPreTrainedModel):
         r"^sb[gp]o_",
         "_residual$",
     ]
-
-    @torch.no_grad()
-    def initialize_weights(self):
-        """As [`PreTrainedModel.initialize_weights`], for what no checkpoint brought."""
-        super().initialize_weights()
-        size = self.config.position_waves
-        embeddings = [module for module in self.modules() if isinstance(module, ElectraEmbeddings)]
-        # Heads that look for neighbours go with positions that began so, not with those of a checkpoint.
-        if size == 0 or any(is_loaded(module.position_embeddings.weight) for module in embeddings):
-            return
-        for module in self.modules():
-            if isinstance(module, ElectraEmbeddings):
-                mark_positions(module, size, self.config.initializer_range)
-            elif isinstance(module, ElectraModel):
-                attend_to_neighbours(module, size)
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):

@@ -235,7 +235,7 @@ class Ladder:
 
 
 def pretraining_result(runs: list[Path]) -> dict:
-    """What pretraining took and came to, the median over the seeds, with the first one's curve."""
+    """What pretraining took and came to, over the seeds, with the first one's curve."""
     reports = [json.loads((run / "history.json").read_text()) for run in runs]
     evaluations = [[entry for entry in report["history"] if "eval_loss" in entry] for report in reports]
     arguments = reports[0]["arguments"]
@@ -246,7 +246,9 @@ def pretraining_result(runs: list[Path]) -> dict:
         "tokens_per_second": round(tokens / median(seconds)),
         "flops": arguments["max_steps"] * flops_per_step(runs[0], arguments),
         "probes": {
-            name: median(entries[-1][name] for entries in evaluations) for name in PROBES if name in evaluations[0][-1]
+            name: spread([entries[-1][name] for entries in evaluations])
+            for name in PROBES
+            if name in evaluations[0][-1]
         },
         "curve": [(entry["step"], entry[CURVE]) for entry in evaluations[0] if CURVE in entry],
     }
@@ -298,14 +300,23 @@ def task_result(task: str, reports: list[dict], dev: Path) -> dict:
         count = sum(1 for line in lines if line.strip())
     return {
         "metric": metric,
-        "median": median(values),
-        "min": min(values),
-        "max": max(values),
+        **spread(values),
         "seeds": len(values),
         "interval": interval(metric, median(values) / 100, count),
         "collapsed": sum(report["collapsed"] for report in reports),
         "baseline": None if (share := reports[0]["baseline"].get(metric)) is None else 100 * share,
     }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def shown_spread(values: dict[str, float], digits: int) -> str:
+    shown = f"{values['median']:.{digits}f}"
+    if values["min"] < values["max"]:
+        shown += f" ({values['min']:.{digits}f} to {values['max']:.{digits}f})"
+    return shown
 
 
 def interval(metric: str, value: float, count: int) -> tuple[float, float] | None:
@@ -335,17 +346,19 @@ def table(results: list[dict], command: str) -> str:
                 f"{entry['tokens'] / 1e6:.1f} M",
                 f"{entry['flops']:.2e}",
                 f"{entry['tokens_per_second']:,}",
-                f"{probes[PROBES[0]]:.0f}",
+                shown_spread(probes[PROBES[0]], 0),
             ]
-            cells += [f"{probes[name]:.3f}" if name in probes else "" for name in PROBES[1:]]
+            cells += [shown_spread(probes[name], 3) if name in probes else "" for name in PROBES[1:]]
         else:
             cells += [""] * len(HEADINGS)
         for task in tasks:
             score = entry["tasks"].get(task)
-            cell = "" if score is None else f"{score['median']:.1f} ({score['min']:.1f} to {score['max']:.1f})"
+            cell = "" if score is None else shown_spread(score, 1)
             cells.append(cell + (f", {score['collapsed']} collapsed" if score and score["collapsed"] else ""))
         cells.append(f"{entry['mean']:.1f}" if "mean" in entry else "")
         lines.append("| " + " | ".join(cells) + " |")
+    if (seeds := max(entry["pretraining_seeds"] for entry in results)) > 1:
+        lines.append(f"\nMedian (lowest to highest) of {seeds} seeds of pretraining.")
     for task in tasks:
         score = next(entry["tasks"][task] for entry in results if task in entry["tasks"])
         notes = [f"{task}: {score['metric']} x 100, median (lowest to highest) of {score['seeds']} seeds"]
@@ -374,8 +387,8 @@ def picture(results: list[dict], path: Path) -> None:
     for axes, task in zip(panels, tasks, strict=True):
         for index, entry in enumerate(results):
             if score := entry["tasks"].get(task):
-                spread = [[score["median"] - score["min"]], [score["max"] - score["median"]]]
-                axes.errorbar(score["median"], index, xerr=spread, fmt="o", color=f"C{index}", capsize=3)
+                reach = [[score["median"] - score["min"]], [score["max"] - score["median"]]]
+                axes.errorbar(score["median"], index, xerr=reach, fmt="o", color=f"C{index}", capsize=3)
         axes.set(title=f"{task} ({TASKS[task][1]})", ylim=(len(names) - 0.5, -0.5))
         axes.set_yticks(range(len(names)), names if axes is panels[0] else [""] * len(names), fontsize=7)
         axes.grid(alpha=0.3)

@@ -118,9 +118,7 @@ def climbing(size, tmp_path, **options):
     return ladder.Ladder(Namespace(**defaults | options, size=path, output_dir=tmp_path, tasks=tmp_path / "tasks"))
 
 
-@pytest.mark.parametrize(
-    ("size", "sweep"), [("cpu", None), ("gpu", None), ("hour", None), ("sweep", [*SWEEPS, "initial_attention"])]
-)
+@pytest.mark.parametrize(("size", "sweep"), [("cpu", None), ("gpu", None), ("hour", None), ("sweep", SWEEPS)])
 def test_every_rung_of_every_size_is_another_recipe_that_pretraining_takes(size, sweep, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     runs = climbing(size, tmp_path, sweep=sweep)

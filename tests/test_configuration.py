@@ -95,7 +95,6 @@ def test_what_other_code_adds_to_a_saved_configuration_is_kept(tmp_path):
         ({"rtd_weight": -1.0}, "`rtd_weight` is -1.0; a loss weight must be finite and at least 0"),
         ({"generator_size": 1.5}, r"`generator_size` is 1.5; it must lie in \(0, 1\]"),
         ({"sampling_temperature": 0.0}, "`sampling_temperature` is 0.0; it must be above 0"),
-        ({"initial_attention": "global"}, "`initial_attention` is 'global'; accepted are local, random"),
         ({"sampling_head": "sbgo"}, "`sampling_head` is 'sbgo'; accepted are mlm, mean"),
         ({"sampling_head": "mean", "use_sbgo": False}, "there is no second head; use 'mlm'"),
         ({"hidden_dropout_prob": 1.0}, r"`hidden_dropout_prob` is 1.0; a dropout probability lies in \[0, 1\)"),
@@ -105,18 +104,3 @@ def test_what_other_code_adds_to_a_saved_configuration_is_kept(tmp_path):
 def test_a_wrong_value_is_named(settings, message):
     with pytest.raises(Exception, match=message):
         SpanElectraConfig(**settings)
-
-
-@pytest.mark.parametrize(
-    ("settings", "waves"),
-    [
-        ({"embedding_size": 128, "hidden_size": 256, "num_attention_heads": 4}, 32),
-        ({"embedding_size": 128, "hidden_size": 256, "num_attention_heads": 16}, 16),
-        ({"embedding_size": 36, "hidden_size": 256, "num_attention_heads": 4}, 18),
-        ({"embedding_size": 30, "hidden_size": 256, "num_attention_heads": 4}, 0),
-        ({"embedding_size": 128, "hidden_size": 64, "num_attention_heads": 2}, 0),  # the generator's is 16
-        ({"initial_attention": "random"}, 0),
-    ],
-)
-def test_positions_have_at_most_half_of_any_width_to_themselves(settings, waves):
-    assert SpanElectraConfig(**settings).position_waves == waves

@@ -177,24 +177,6 @@ def test_the_discriminator_starts_from_the_generator_where_shapes_allow(tmp_path
     assert torch.equal(deeper.state_dict()[key], first.state_dict()[key])
 
 
-def test_new_heads_look_for_neighbours_only_where_positions_began_so(tmp_path):
-    wide = {"embedding_size": 32, "hidden_size": 64, "num_attention_heads": 2, "generator_size": 0.5}
-    ours = random_model(objective="generator", **wide)
-    ours.save_pretrained(tmp_path / "ours")
-    ours.generator.save_pretrained(tmp_path / "stock")
-    shape = {**wide, "num_hidden_layers": 2, "intermediate_size": 64}
-    assert from_generator(tmp_path / "ours", **shape).config.position_waves == 16
-    assert from_generator(tmp_path / "stock", **shape).config.position_waves == 0
-    narrow = random_model(objective="generator", **wide | {"num_attention_heads": 8})
-    assert narrow.config.position_waves == 0
-    narrow.save_pretrained(tmp_path / "narrow")
-    wider = from_generator(tmp_path / "narrow", **shape | {"num_attention_heads": 2})
-    assert wider.config.position_waves == 0
-    bert = BertModel(BertConfig(**SIZES | {"hidden_size": 64, "num_attention_heads": 2}))
-    bert.save_pretrained(tmp_path / "bert")
-    assert from_encoder(tmp_path / "bert", generator_size=0.5).config.position_waves == 0
-
-
 def test_a_stage_in_which_the_generator_would_change_is_refused(tmp_path):
     with pytest.raises(ValueError, match="`objective` is 'discriminator' and `embedding_sharing` is 'tied'"):
         tiny_config(objective="discriminator")

@@ -243,17 +243,17 @@ def test_a_run_that_is_broken_on_purpose_raises_its_alarm(tokenizer, tmp_path, m
 
 
 def test_alarms_come_late_once_and_again_after_a_recovery(tmp_path, caplog):
-    args = PretrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", warmup_steps=800)
+    args = PretrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", warmup_steps=3000)
     monitor = LearningMonitor()
     bad = HEALTHY | {"discriminator_auc": 0.5}
     counts = []
     for step, logs in [
-        (1500, bad),
-        (1600, bad),
-        (1700, bad),
-        (1800, HEALTHY),
-        (1900, bad),
-        (2000, {"eval_loss": 1.0}),
+        (5900, bad),
+        (6000, bad),
+        (6100, bad),
+        (6200, HEALTHY),
+        (6300, bad),
+        (6400, {"eval_loss": 1.0}),
     ]:
         state = TrainerState(global_step=step, max_steps=10_000, is_world_process_zero=True)
         with caplog.at_level(logging.WARNING):
