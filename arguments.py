@@ -203,7 +203,17 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
             f"--label_smoothing_factor is {training.label_smoothing_factor}; the objectives have no smoothed form: "
             "leave it out."
         )
-    check_source(model.model_name_or_path, training)
+    check_source("--model_name_or_path", model.model_name_or_path, training)
+    check_source("--generator_name_or_path", model.generator_name_or_path, training)
+    if training.n_gpu > 1:
+        raise InputError(
+            f"One process sees {training.n_gpu} GPUs, and each takes a process of its own: start with accelerate "
+            f"launch --num_processes {training.n_gpu}, or let it see one by CUDA_VISIBLE_DEVICES=0."
+        )
+    if data.probe_file is not None and model.objective == "generator":
+        raise InputError(
+            "--probe_file: looks at the discriminator, which --objective generator does not train; leave it out."
+        )
     if not training.learning_rate > 0:
         raise InputError(f"--learning_rate is {training.learning_rate}; it must be above 0 (ELECTRA-Small's is 5e-4).")
 

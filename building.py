@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase
 
 from span_electra.arguments import DataArguments, ModelArguments, PretrainingArguments
-from span_electra.configuration_span_electra import SpanElectraConfig, split_data_settings
+from span_electra.configuration_span_electra import SpanElectraConfig, refuse_unknown, split_data_settings
 from span_electra.conversion import BERT_SHAPED, from_electra, from_encoder, from_generator
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.options import first_line, read_settings
@@ -121,6 +121,10 @@ def read_config(name: str, overrides: dict, data: DataArguments, tokenizer: PreT
         if name not in shipped:
             raise InputError(f"--config {name}: no such file, and not one of {', '.join(sorted(shipped))}.")
         path = shipped[name]
+    try:
+        refuse_unknown(overrides)  # a saved file may hold more than settings
+    except ValueError as error:
+        raise InputError(f"--config_overrides: {error}") from error
     settings, data_settings = split_data_settings(read_settings(path) | overrides)
     for key, value in data_settings.items():
         if isinstance(value, bool) or not isinstance(value, int if key == "max_seq_length" else (int, float)):
@@ -195,7 +199,8 @@ def resolve_rows(data: DataArguments, config: SpanElectraConfig) -> None:
     data.mask_ratio = MASK_RATIO if data.mask_ratio is None else data.mask_ratio
     if not 0 < data.mask_ratio < 1:
         raise InputError(f"The configuration's mask_ratio is {data.mask_ratio}; it must lie between 0 and 1.")
-    for path in (*data.train_file, *data.validation_file):
+    paths, longest = (*data.train_file, *data.validation_file), 0
+    for path in paths:
         if is_features(path):
             settings = json.loads((Path(path) / METADATA).read_text(encoding="utf-8"))["settings"]
             prepared, packed = settings["max_seq_length"], settings.get("pack_documents", False)
@@ -205,6 +210,7 @@ def resolve_rows(data: DataArguments, config: SpanElectraConfig) -> None:
                     "leave it out."
                 )
             data.pack_documents = packed
+            longest = max(longest, prepared)
             if data.max_seq_length is None:
                 data.max_seq_length = prepared
             if prepared > data.max_seq_length:
@@ -212,6 +218,8 @@ def resolve_rows(data: DataArguments, config: SpanElectraConfig) -> None:
                     f"{path}: its rows have up to {prepared} tokens, more than --max_seq_length "
                     f"{data.max_seq_length}; make the features again with that length, or raise it."
                 )
+    if all(map(is_features, paths)):
+        data.max_seq_length = longest  # where batches are padded to it, to no more than there is
     if data.max_seq_length is None:
         data.max_seq_length = min(MAX_SEQ_LENGTH, config.max_position_embeddings)
     if data.max_seq_length > config.max_position_embeddings:

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +19,7 @@ from accelerate import PartialState
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length, rotate_checkpoints
 from transformers.utils import logging
 
@@ -27,6 +31,7 @@ MANIFEST = "manifest.json"  # names every file of a checkpoint, with its size an
 ASIDE = ".unfinished"  # the folder, in a run's, for what is being written
 TRAINER_STATE = "trainer_state.json"
 STOPS = (signal.SIGTERM, signal.SIGINT)  # what a scheduler sends, and Ctrl-C
+ECHO = 2.0  # seconds: who signals a launcher's whole group is heard twice, for the launcher passes it on
 
 
 class SaveError(RuntimeError):
@@ -52,10 +57,11 @@ def seal(folder: Path, **facts) -> None:
     """See every file of `folder` to the disk, and then a manifest of them; `facts` are written beside."""
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.name != MANIFEST):
-        if path.is_file():
+        if path.is_file() and path.name != TRAINING_ARGS_NAME:  # never read, and not in what the Hub gets
             files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": digest(path)}
         sync(path)
-    (folder / MANIFEST).write_text(json.dumps({"files": files, **facts}, indent=1) + "\n", encoding="utf-8")
+    manifest = {"files": files, "written": time.time(), **facts}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     sync(folder / MANIFEST)
     sync(folder)
 
@@ -84,7 +90,15 @@ def damage(folder: Path) -> str | None:
 def sealed_facts(folder: Path) -> dict:
     """What `seal` was given beside the files."""
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    return {name: value for name, value in manifest.items() if name != "files"}
+    return {name: value for name, value in manifest.items() if name not in ("files", "written")}
+
+
+def time_written(folder: Path) -> float:
+    """When a checkpoint was sealed, in seconds since 1970; infinity where its manifest does not say."""
+    try:
+        return float(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["written"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def find_checkpoint(folder: Path, resume: str) -> Path:
@@ -100,9 +114,9 @@ def find_checkpoint(folder: Path, resume: str) -> Path:
                 "checkpoint-N folder of a run, or true for the newest in --output_dir that is whole."
             )
         return Path(resume)
-    steps = {path: path.name.split("-")[1] for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
     passed_over: list[str] = []
-    for checkpoint in sorted((path for path in steps if steps[path].isdigit()), key=lambda path: -int(steps[path])):
+    # Not the highest number: after a return to an earlier one, those that were written before it lead elsewhere.
+    for checkpoint in sorted(checkpoints(folder), key=lambda path: (time_written(path), step_of(path)), reverse=True):
         if not (problem := damage(checkpoint)):
             for damaged in passed_over:
                 logger.warning(f"Passed over {damaged}.")
@@ -112,8 +126,18 @@ def find_checkpoint(folder: Path, resume: str) -> Path:
     if passed_over:
         found = f"none of those in {folder} is whole ({'; '.join(passed_over)})"
     raise InputError(
-        f"--resume_from_checkpoint true: no checkpoint to go on from, {found}; leave it out to start anew."
+        f"--resume_from_checkpoint true: no checkpoint to go on from, {found}; to start anew, leave it out and give "
+        "another --output_dir, or --overwrite_output_dir."
     )
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of the run in `folder`, whole or not."""
+    return [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.split("-")[1].isdigit()]
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
 
 
 def digest(path: Path) -> str:
@@ -143,7 +167,7 @@ def move_into_place(written: Path, place: Path) -> None:
 
 def run_facts(args: TrainingArguments, dataset) -> dict:
     """What a run that resumes must have in common with the one it resumes, for the rows to come to be the same."""
-    rows_per_process = args.per_device_train_batch_size * max(1, args.n_gpu) * args.gradient_accumulation_steps
+    rows_per_process = args.per_device_train_batch_size * args.gradient_accumulation_steps
     return {
         "rows": len(dataset) if has_length(dataset) else None,
         "rows_per_update": rows_per_process * args.world_size,
@@ -165,11 +189,13 @@ class CheckpointingTrainer(Trainer):
     Attributes:
         resumable_tensors: Accumulators that a resumed run goes on with, by name; each process has its own.
         stopped_by: The signal by which training was stopped, or None.
+        last_checkpoint: The last one that this run wrote or went on from, or None.
     """
 
     def __init__(self, *args, **kwargs):
         self.resumable_tensors: dict[str, torch.Tensor] = {}
         self.stopped_by: int | None = None
+        self.last_checkpoint: Path | None = None
         self._writes_aside = False
         super().__init__(*args, **kwargs)
         self.stop_on_signal = StopOnSignal(self)
@@ -180,30 +206,40 @@ class CheckpointingTrainer(Trainer):
 
         Raises:
             InputError: there is none.
-            InterruptedRun: SIGTERM or Ctrl-C came. A checkpoint of the last step is whole.
+            InterruptedRun: SIGTERM or Ctrl-C came before the last step.
             SaveError: a checkpoint could not be written, and `args.stop_on_save_error` is set.
         """
         if self.args.should_save:
             shutil.rmtree(Path(self.args.output_dir) / ASIDE, ignore_errors=True)  # of a run that was killed
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(find_checkpoint(Path(self.args.output_dir), "true"))
+        self.last_checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         with self.stop_on_signal.listening():
             output = super().train(resume_from_checkpoint, *args, **kwargs)
-        if self.stopped_by is not None:
-            step = self.state.global_step
-            raise InterruptedRun(
-                f"Stopped by {signal.Signals(self.stopped_by).name} after step {step:,} of {self.state.max_steps:,}. "
-                f"Nothing is lost: give the same command with --resume_from_checkpoint true to go on from "
-                f"{PREFIX_CHECKPOINT_DIR}-{step}.",
-                self.stopped_by,
-            )
+        if self.stopped_by is not None and self.state.global_step < self.state.max_steps:
+            raise InterruptedRun(self._interruption(signal.Signals(self.stopped_by).name), self.stopped_by)
         return output
+
+    def _interruption(self, name: str) -> str:
+        """What a signal of that name stopped, and what is left of it."""
+        step, last = self.state.global_step, self.last_checkpoint
+        stopped = f"Stopped by {name} after step {step:,} of {self.state.max_steps:,}."
+        if last is None:
+            return f"{stopped} No checkpoint was written, so the run begins anew."
+        kept = "Nothing is lost" if step_of(last) == step else f"Of the steps after {step_of(last):,} nothing is kept"
+        return f"{stopped} {kept}: give the same command with --resume_from_checkpoint true to go on from {last.name}."
 
     def _run_epoch(self, *args, **kwargs):
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True  # or a finished run, resumed, would take one step more
             return
         super()._run_epoch(*args, **kwargs)
+
+    def _get_dataloader(self, *args, **kwargs):
+        dataloader = super()._get_dataloader(*args, **kwargs)
+        loader = getattr(dataloader, "base_dataloader", dataloader)  # in what Accelerate makes of it
+        loader.worker_init_fn = partial(ignore_stops, then=loader.worker_init_fn)
+        return dataloader
 
     def _get_output_dir(self, trial):
         folder = super()._get_output_dir(trial)
@@ -216,6 +252,7 @@ class CheckpointingTrainer(Trainer):
         if self._any_process(problem is not None):
             self._save_failed(run / name, problem)
             return
+        self.last_checkpoint = run / name
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(run / name))
         if self.args.should_save:
@@ -311,12 +348,22 @@ def is_write_error(error: Exception) -> bool:
     return isinstance(error, (OSError, SafetensorError)) or any(text in str(error) for text in by_torch)
 
 
+def ignore_stops(worker: int, then: Callable[[int], None] | None = None) -> None:
+    """Let a data worker outlive the signals of `STOPS`, which a launcher sends to all processes of a run: its batches
+    are wanted until the last checkpoint is written. It ends with the process that it works for."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+    if then is not None:
+        then(worker)
+
+
 def accumulators_name(process_index: int) -> str:
     return f"accumulators_{process_index}.safetensors"
 
 
 class StopOnSignal(TrainerCallback):
-    """On SIGTERM or Ctrl-C: finish the step, write a checkpoint, stop. A second signal ends the process at once."""
+    """On SIGTERM or Ctrl-C: finish the step or the evaluation, write a checkpoint, stop. A second signal ends the
+    process at once."""
 
     def __init__(self, trainer: CheckpointingTrainer):
         self.trainer = trainer
@@ -325,7 +372,7 @@ class StopOnSignal(TrainerCallback):
     @contextmanager
     def listening(self):
         """Inside, the signals are noted; outside, whoever handled them before does."""
-        self.trainer.stopped_by, self.owner = None, os.getpid()
+        self.trainer.stopped_by, self.owner, self.stopped_at = None, os.getpid(), 0.0
         handlers = {}
         if threading.current_thread() is threading.main_thread():  # Python leaves signals to it alone
             handlers = {number: signal.signal(number, self.note) for number in STOPS}
@@ -339,16 +386,20 @@ class StopOnSignal(TrainerCallback):
                 self.group = None
 
     def note(self, number, frame):
-        # A data worker, which inherits the handler, ends at once; so does everything at the second signal.
-        if os.getpid() != self.owner or self.trainer.stopped_by is not None:
+        if os.getpid() == self.owner and self.trainer.stopped_by is None:
+            self.trainer.stopped_by, self.stopped_at = number, time.monotonic()
+        elif os.getpid() != self.owner or time.monotonic() > self.stopped_at + ECHO:
+            # A process that was forked off and inherits the handler ends at once, and so does all at a second signal.
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
             signal.raise_signal(number)
-            return
-        self.trainer.stopped_by = number
 
     def on_train_begin(self, args, state, control, **kwargs):
         if args.world_size > 1 and self.group is None:
             self.group = dist.new_group(backend="gloo")  # a word between the hosts makes no device wait
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if self.trainer.is_in_train:
+            self.on_step_end(args, state, control)
 
     def on_step_end(self, args, state, control, **kwargs):
         number = self.trainer.stopped_by or 0

@@ -5,6 +5,7 @@ length); `split_data_settings` takes them out.
 """
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import fields
 
 from huggingface_hub.dataclasses import strict
@@ -170,21 +171,9 @@ class SpanElectraConfig(ElectraConfig):
         return rest
 
     def _check_names(self, kwargs: dict) -> None:
-        known = {field.name for field in fields(self)}
-        generation = set(self._generation_parameters())
-        for key in kwargs:
-            # What a saved configuration holds beside our fields was put there by other code, and is kept.
-            if key in LIBRARY_KEYS or key in generation or self.transformers_version is not None:
-                continue
-            close = difflib.get_close_matches(_current_name(key), known, n=1, cutoff=0.6)
-            hint = f" Did you mean `{close[0]}`?" if close else ""
-            raise ValueError(f"`{key}` is not a setting of SpanElectraConfig.{hint}")
-
-    @staticmethod
-    def _generation_parameters() -> list[str]:
-        from transformers import GenerationConfig
-
-        return list(GenerationConfig().to_dict())
+        # What a saved configuration holds beside our fields was put there by other code, and is kept.
+        if self.transformers_version is None:
+            refuse_unknown(kwargs)
 
     def _check_values(self) -> None:
         if self.embedding_sharing not in EMBEDDING_SHARING:
@@ -287,6 +276,19 @@ class SpanElectraConfig(ElectraConfig):
         return config
 
 
+def refuse_unknown(names: Iterable[str]) -> None:
+    """Raise a ValueError for the first of `names` that is no setting, of today or of older files."""
+    from transformers import GenerationConfig
+
+    known = {field.name for field in fields(SpanElectraConfig)}
+    others = {*LIBRARY_KEYS, *GenerationConfig().to_dict(), *DATA_ALIASES, *TOKENIZER_ALIASES}
+    for name in names:
+        if _current_name(name) not in known and name not in others:
+            close = difflib.get_close_matches(_current_name(name), known, n=1, cutoff=0.6)
+            hint = f" Did you mean `{close[0]}`?" if close else ""
+            raise ValueError(f"`{name}` is not a setting of SpanElectraConfig.{hint}")
+
+
 # What makes two encoders interchangeable, beside the sizes that both networks have in common.
 ENCODER_SHAPE = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers")
 
@@ -299,4 +301,4 @@ STOCK_SETTINGS = tuple(
 
 SpanElectraConfig.register_for_auto_class()
 
-__all__ = ["SpanElectraConfig", "split_data_settings"]
+__all__ = ["SpanElectraConfig", "refuse_unknown", "split_data_settings"]

@@ -166,7 +166,7 @@ def from_generator(generator: str | os.PathLike, **settings) -> SpanElectraForPr
     model.electra.load_state_dict({name: theirs[name] for name in fitting}, strict=False)
     new = sorted({name.split(".")[0] for name in ours.keys() - set(fitting)})
     logger.warning(
-        f"{len(fitting)} of {len(ours)} tensors of the discriminator's encoder start from the generator's. Some "
-        f"or all are new in: {listed(new)}."
+        f"{len(fitting)} of {len(ours)} tensors of the discriminator's encoder start from the generator's. New, at "
+        f"least in part: {listed(new)}."
     )
     return model

@@ -347,6 +347,12 @@ class SpanElectraForMaskedLM(SpanElectraPreTrainedModel):
     def set_output_embeddings(self, new_embeddings):
         self.generator.set_output_embeddings(new_embeddings)
 
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
+        """As [`PreTrainedModel.resize_token_embeddings`]."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        self.generator.config.vocab_size = embeddings.num_embeddings
+        return embeddings
+
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -575,14 +581,14 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
             raise ValueError("`labels` came without `input_ids`: the joint step replaces tokens and needs their ids.")
         else:
             spans = MaskedTokens.of(labels, self.masked_capacity)
-            output, proposals, encoded = self.generate(input_ids, labels, spans, **inputs)
+            output, proposals, encoded = self.generator_step(input_ids, labels, spans, **inputs)
             if self.config.objective != "generator":
                 if sampling_keys is None:
                     sampling_keys = torch.randint(2**31, labels.shape[:1], dtype=torch.int32, device=labels.device)
                 keys = token_keys(sampling_keys, spans.positions, labels.shape[1])
                 sampled = sample_tokens(proposals, keys, self.config.sampling_temperature)  # (N,)
                 output.corrupted_ids = spans.write(sampled, input_ids)
-                encoded = self.detect(output, labels, spans, attention_mask, **inputs, **recorded)
+                encoded = self.discriminator_step(output, labels, spans, attention_mask, **inputs, **recorded)
             output.loss = self.weighted_sum(output)
         output.hidden_states, output.attentions = encoded.get("hidden_states"), encoded.get("attentions")
         return output if return_dict else output.to_tuple()
@@ -608,7 +614,7 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
             self.config, shape_of_input, None, and_mask_function=packed_sequence_mask_function(sequences)
         )
 
-    def generate(
+    def generator_step(
         self, input_ids: torch.Tensor, labels: torch.Tensor, spans: "MaskedTokens", **inputs
     ) -> tuple[SpanElectraForPreTrainingOutput, torch.Tensor, BaseModelOutput]:
         """The generator's part of the step: an output with its losses, the scores to sample replacements from, (N, V),
@@ -625,7 +631,7 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
             return output, (mlm_logits.detach() + sbgo_logits.detach()) / 2, encoded
         return output, mlm_logits, encoded
 
-    def detect(
+    def discriminator_step(
         self,
         output: SpanElectraForPreTrainingOutput,
         labels: torch.Tensor,

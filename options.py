@@ -139,14 +139,14 @@ def check_training(training: RunArguments) -> None:
         raise InputError(f"--num_train_epochs is {training.num_train_epochs}; it must be above 0.")
 
 
-def check_source(source: str | None, training: RunArguments) -> None:
-    """Refuse to overwrite the model that the run starts from."""
+def check_source(option: str, source: str | None, training: RunArguments) -> None:
+    """Refuse to overwrite the model that the run starts from, or the generator that it trains against."""
     if source is None or not training.overwrite_output_dir:
         return
     target = Path(training.output_dir).resolve()
     if target in (Path(source).resolve(), *Path(source).resolve().parents):
         raise InputError(
-            f"--model_name_or_path {source}: lies in --output_dir, which --overwrite_output_dir would empty; give "
+            f"{option} {source}: lies in --output_dir, which --overwrite_output_dir would empty; give "
             "another --output_dir."
         )
 

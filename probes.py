@@ -12,6 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import PreTrainedTokenizerBase
 
+from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.finetuning.data import read_examples, sample
 from span_electra.finetuning.sentences import Classification
 from span_electra.modeling_span_electra import SpanElectraForPreTraining, sequence_numbers
@@ -50,6 +51,28 @@ def trade_places(
     moved = torch.where(masked, labels, input_ids)
     moved[rows, columns] = labels[rows, columns][following]
     return moved
+
+
+class EvaluationCollator:
+    """
+    The batches of evaluation: masked as the run asks, and beside, by `fixed_labels`, as in every other run.
+
+    Args:
+        collator: Masks as in training.
+        fixed: Masks that do not depend on the run's settings; from the same tokenizer, padded alike.
+    """
+
+    def __init__(self, collator: DataCollatorForSpanMasking, fixed: DataCollatorForSpanMasking):
+        self.collator, self.fixed = collator, fixed
+
+    def set_epoch(self, epoch: int) -> None:
+        """As [`DataCollatorForSpanMasking.set_epoch`]."""
+        self.collator.set_epoch(epoch)
+        self.fixed.set_epoch(epoch)
+
+    def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
+        """A batch as of `collator`, and `fixed_labels`: the original id where `fixed` masks, else -100."""
+        return {**self.collator(features), "fixed_labels": self.fixed(features)["labels"]}
 
 
 class LinearProbe:

@@ -8,7 +8,6 @@ Every option may stand on the command line, in a recipe, or in both: the command
 
 import copy
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -45,6 +44,7 @@ from span_electra.finetuning.tokens import TokenClassification
 from span_electra.finetuning.trainer import FinetuningTrainer
 from span_electra.reporting import CARD
 from span_electra.run_folder import check_folder, start_folder
+from span_electra.tokenization.output import print_error
 from span_electra.tokenization.text import InputError
 
 logger = logging.getLogger("span_electra")
@@ -151,8 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with processes_end_together():
             run(sys.argv[1:] if arguments is None else arguments)
     except InputError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         sys.exit(2)
 
 

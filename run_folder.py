@@ -1,6 +1,7 @@
 """The folder of a run: whether it may be used, which checkpoint to go on from, and what an earlier run left there."""
 
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,11 @@ from span_electra.checkpointing import ASIDE, find_checkpoint, sealed_facts
 from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraConfig
 from span_electra.tokenization.text import InputError
 
+logger = logging.getLogger("span_electra")
+
 ARGUMENTS = "arguments.json"  # written first: by it a folder is known to be a run's
 IGNORED = ".gitignore"  # what of the folder is not published: the Hub's clients and git go by it
+HELD_BY_ANY_RUN = {ARGUMENTS, IGNORED, ASIDE, "runs"}  # from the start; the last two are half a save and a tracker's
 # What a checkpoint and the model to go on with must have in common.
 SHAPE = (*ENCODER_SHAPE, *(f"generator_{name}" for name in ENCODER_SHAPE), "vocab_size", "embedding_size")
 SHAPE += ("max_position_embeddings", "type_vocab_size", "max_span_length", "boundary_position_size")
@@ -35,7 +39,7 @@ def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Pa
     folder = Path(output_dir)
     names = names_in_run(folder, ARGUMENTS)
     resume = None if resume is None or str(resume).lower() == "false" else str(resume)
-    if set(names) <= {ARGUMENTS, IGNORED}:
+    if set(names) <= HELD_BY_ANY_RUN:
         names = []  # a run that ended before it had anything to keep
     if names and resume is None and not overwrite:
         raise InputError(
@@ -45,6 +49,9 @@ def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Pa
     if resume is not None and overwrite:
         raise InputError("--resume_from_checkpoint and --overwrite_output_dir exclude each other; give one.")
     if resume is None:
+        return None
+    if resume.lower() == "true" and not names:
+        logger.warning(f"--resume_from_checkpoint true: {folder} holds no checkpoint yet, so the run begins anew.")
         return None
     checkpoint = find_checkpoint(folder, resume)
     if names and checkpoint.resolve().parent != folder.resolve():

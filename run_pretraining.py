@@ -6,7 +6,6 @@ Every option may stand on the command line, in the recipe, or in both: the comma
 """
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,10 +17,12 @@ from span_electra.arguments import DataArguments, PretrainingArguments, parse_ar
 from span_electra.building import build_model, build_probe, build_rows, build_tokenizer, resolve_rows
 from span_electra.checkpointing import InterruptedRun, SaveError, processes_end_together, run_facts
 from span_electra.data_collator import DataCollatorForSpanMasking
+from span_electra.probes import EvaluationCollator
 from span_electra.publishing import PublishingError, prepare_repository
 from span_electra.reporting import describe, model_card, write_report
 from span_electra.run_folder import check_run_folder, check_same_rows, check_shape, start_run
 from span_electra.streaming import check_stream
+from span_electra.tokenization.output import print_error
 from span_electra.tokenization.text import InputError
 from span_electra.trainer import NonFiniteLossError, SpanElectraTrainer
 
@@ -50,8 +51,7 @@ def run(arguments: Sequence[str]) -> None:
     if training_arguments.push_to_hub and training_arguments.process_index == 0:
         described = {**asdict(model_arguments), **asdict(data_arguments)}
         prepare_repository(training_arguments, model_card(described, history=[]))
-    with training_arguments.main_process_first(desc="tokenization"):
-        train_rows, eval_rows = build_rows(data_arguments, tokenizer, training_arguments)
+    train_rows, eval_rows = build_rows(data_arguments, tokenizer, training_arguments)
     if checkpoint is not None:
         check_stream(checkpoint, train_rows)
         check_same_rows(checkpoint, run_facts(training_arguments, train_rows))
@@ -66,7 +66,7 @@ def run(arguments: Sequence[str]) -> None:
     trainer.probe = probe
     describe(trainer, data_arguments.max_seq_length)
     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-    if eval_rows is not None:
+    if eval_rows is not None and not is_evaluated(trainer):
         trainer.evaluate()
     trainer.save_model()  # with --push_to_hub it is published as well, and its report with it
     if trainer.is_world_process_zero():
@@ -80,14 +80,13 @@ def build_trainer(model, tokenizer, train_rows, eval_rows, data: DataArguments, 
     if arguments.device.type == "cuda":
         # Shapes that never change: nothing is compiled twice, and the device need not wait to learn a count.
         pad_to = data.max_seq_length
-        model.masked_capacity = data.mask_ratio + 1 / data.max_seq_length
+        model.masked_capacity = largest_masked_share(data)
+    fixed_collator = partial(DataCollatorForSpanMasking, tokenizer, pad_to_multiple_of=pad_to)
     collator = partial(
-        DataCollatorForSpanMasking,
-        tokenizer,
-        data.mask_ratio,
+        fixed_collator,
+        mask_ratio=data.mask_ratio,
         max_span_words=data.max_span_words,
         whole_words=data.whole_words,
-        pad_to_multiple_of=pad_to,
     )
     return SpanElectraTrainer(
         model=model,
@@ -96,8 +95,21 @@ def build_trainer(model, tokenizer, train_rows, eval_rows, data: DataArguments, 
         eval_dataset=eval_rows,
         processing_class=tokenizer,
         data_collator=collator(seed=arguments.seed),
-        eval_data_collator=collator(seed=EVALUATION_SEED),
+        eval_data_collator=EvaluationCollator(collator(seed=EVALUATION_SEED), fixed_collator(seed=EVALUATION_SEED)),
     )
+
+
+def largest_masked_share(data: DataArguments) -> float:
+    """Of a full row's tokens, how many are masked at most."""
+    # At least one token of every document is masked: of the shortest that shares a row, with [CLS] and [SEP], a third.
+    share = max(data.mask_ratio, 1 / 3) if data.pack_documents else data.mask_ratio
+    return share + 1 / data.max_seq_length
+
+
+def is_evaluated(trainer: SpanElectraTrainer) -> bool:
+    """Whether the model as it is now was evaluated."""
+    last = trainer.state.global_step
+    return any("eval_loss" in entry and entry["step"] == last for entry in trainer.state.log_history)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -105,8 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with processes_end_together():
             run(sys.argv[1:] if arguments is None else arguments)
     except (InputError, NonFiniteLossError, PublishingError, SaveError, InterruptedRun) as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         if isinstance(error, InterruptedRun):
             sys.exit(128 + error.signal)  # as a process that the signal ended
         sys.exit(2 if isinstance(error, InputError) else 1)

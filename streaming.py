@@ -22,6 +22,7 @@ from datasets.iterable_dataset import ExamplesIterable
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import Trainer
 
+from span_electra.checkpointing import ignore_stops
 from span_electra.tokenization.create_features import Packer
 from span_electra.tokenization.text import Corpus, InputError, Source
 
@@ -256,6 +257,7 @@ class StreamingTrainer(Trainer):
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=ignore_stops,
         )
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):

@@ -21,8 +21,8 @@ from span_electra.streaming import StreamingTrainer, TextStream
 logger = logging.get_logger(__name__)
 
 EVALUATION_EPOCH = 0  # evaluation's own collator never leaves it, so that every evaluation sees the same masks
-# What counts as having learnt nothing, and when it is late enough to say so. Attention takes thousands of steps to find
-# the neighbouring tokens, and the discriminator guesses until then: `tiny` is past both bounds after 3,000 to 4,500.
+# What counts as having learnt nothing, and when it is late enough to say so: attention takes thousands of steps to
+# find the neighbouring tokens, and until then the discriminator guesses.
 USELESS_RECALL, USELESS_AUC = 0.01, 0.55
 PATIENCE_IN_WARMUPS, PATIENCE_IN_STEPS = 2, 5000
 
@@ -38,7 +38,8 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
     Args:
         data_collator: Masks the training rows; its epoch is set at the start of each.
         eval_data_collator: Masks the rows of evaluation. It must be another one: worker processes may hold on to
-            either.
+            either. An `EvaluationCollator` makes `fixed_discriminator_auc` comparable between runs that mask
+            differently.
         kwargs: As for [`~transformers.Trainer`].
 
     Attributes:
@@ -61,7 +62,7 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
         self.resumable_tensors = vars(self.train_metrics)
         self.found_nonfinite = torch.zeros((), device=device)  # 1 from the first non-finite loss or gradient on
         self.add_callback(EpochMasks(data_collator))
-        self.add_callback(LearningMonitor())
+        self.add_callback(LearningMonitor(self.model.config.objective))  # type: ignore[arg-type, union-attr]
         self.add_callback(WholeUploads(self))
 
     # --- training -------------------------------------------------------------------------------------------------
@@ -79,7 +80,7 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
 
     def _get_num_items_in_batch(self, batch_samples, device):
         """Over how many tokens each loss is averaged in the update that the batches are for, (losses,)."""
-        if not batch_samples or self.args.n_gpu > 1:  # one process for many devices averages over these
+        if not batch_samples:
             return None
         return self.sum_over_processes(sum(loss_token_counts(batch) for batch in batch_samples).to(device))
 
@@ -97,6 +98,7 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
     # --- metrics --------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        fixed_labels = inputs.pop("fixed_labels", inputs["labels"])
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
             if num_items_in_batch is not None:
@@ -105,7 +107,7 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
         metrics = self.train_metrics if model.training else self.eval_metrics
         metrics.update(outputs, inputs["labels"], inputs["attention_mask"])
         if not model.training and outputs.logits is not None:
-            self.judge_fixed_corruption(model, inputs)
+            self.judge_fixed_corruption(model, inputs, fixed_labels)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs, start_time=None):
@@ -126,13 +128,14 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
         with replaced_attribute(self, "data_collator", self.eval_data_collator):
             return super().get_eval_dataloader(eval_dataset)
 
-    def judge_fixed_corruption(self, model, inputs) -> None:
-        """Let the discriminator judge a text that no generator had a part in, for the metrics of evaluation."""
-        labels, mask = inputs["labels"], inputs["attention_mask"]
-        positions = inputs.get("position_ids")
-        corrupted = trade_places(inputs["input_ids"], labels, positions)
+    def judge_fixed_corruption(self, model, inputs, fixed_labels: torch.Tensor) -> None:
+        """Let the discriminator judge a text that no generator had a part in, for the metrics of evaluation: masked
+        tokens trade places, those that `fixed_labels` (rows, tokens) say."""
+        labels, mask, positions = inputs["labels"], inputs["attention_mask"], inputs.get("position_ids")
+        original = inputs["input_ids"].where(labels == -100, labels)
+        corrupted = trade_places(original, fixed_labels, positions)
         logits = model(input_ids=corrupted, attention_mask=mask, position_ids=positions).logits
-        self.eval_metrics.count(FIXED, logits, (labels != -100) & (corrupted != labels), mask)
+        self.eval_metrics.count(FIXED, logits, corrupted != original, mask)
 
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
         self.eval_metrics.reset()
@@ -243,26 +246,27 @@ class WholeUploads(TrainerCallback):
 class LearningMonitor(TrainerCallback, ExportableState):
     """Says so, once per occasion, when a network has learnt nothing long after warm-up."""
 
-    def __init__(self):
+    def __init__(self, objective: str = "joint"):
+        self.objective = objective
         self.alarms: list[str] = []  # by name, those that were given and hold still
 
     def state(self) -> dict:
-        return {"args": {}, "attributes": {"alarms": self.alarms}}
+        return {"args": {"objective": self.objective}, "attributes": {"alarms": self.alarms}}
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         patience = max(PATIENCE_IN_STEPS, PATIENCE_IN_WARMUPS * args.get_warmup_steps(state.max_steps))
         if not state.is_world_process_zero or "generator_accuracy" not in logs or state.global_step < patience:
             return
-        problems = learning_problems(logs)
+        problems = learning_problems(logs, self.objective)
         for name in problems.keys() - set(self.alarms):
             logger.warning(f"Step {state.global_step}: {problems[name]}")
         self.alarms = list(problems)
 
 
-def learning_problems(logs: dict[str, float]) -> dict[str, str]:
+def learning_problems(logs: dict[str, float], objective: str = "joint") -> dict[str, str]:
     """What the metrics of training, taken long after warm-up, say is wrong: a message by name of the problem."""
     problems = {}
-    # Without a discriminator in training there is nothing to say of it; without a generator it is not news.
+    # Without a discriminator there is nothing to say of it; a generator that stays as it is is not news.
     auc, recall = logs.get("discriminator_auc", 1.0), logs.get("discriminator_recall", 1.0)
     if auc < USELESS_AUC:
         problems["auc"] = (
@@ -276,7 +280,7 @@ def learning_problems(logs: dict[str, float]) -> dict[str, str]:
             "longer."
         )
     accuracy, baseline = logs["generator_accuracy"], logs["generator_accuracy_baseline"]
-    if accuracy <= baseline:
+    if accuracy <= baseline and objective != "discriminator":
         problems["generator"] = (
             f"the generator has learnt nothing: its accuracy of {accuracy:.3f} is not above that of always guessing "
             f"the most frequent token ({baseline:.3f}). Lower the learning rate, warm up longer, or make the "

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from statistics import mean, median
 
@@ -126,11 +126,15 @@ class Ladder:
         """Train and fine-tune these rungs with every seed; False if the time was over before they were."""
         in_time = True
         with ThreadPoolExecutor(self.options.jobs) as pool:
-            for future in [pool.submit(self.climb, name, seed) for seed in self.options.seeds for name in names]:
+            futures = [pool.submit(self.climb, name, seed) for seed in self.options.seeds for name in names]
+            for future in as_completed(futures):
                 try:
                     future.result()
                 except OutOfTimeError:
                     in_time = False
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)  # what runs ends; nothing more begins
+                    raise
         return in_time
 
     def run_folder(self, name: str, seed: int) -> Path:

@@ -92,6 +92,9 @@ class FinetuningArguments(RunArguments):
     weight_decay: float = field(default=0.0, metadata={"help": "Not applied to biases and norms."})
     logging_steps: float = field(default=50, metadata={"help": "Log every so many steps."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate, and to save: steps or epoch."})
+    save_strategy: str | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "As eval_strategy: what is kept must have been evaluated. Leave it out."}
+    )
     metric_for_best_model: str | None = field(
         default=None, metadata={"help": "What chooses the best checkpoint and seed. Default: the task's main metric."}
     )
@@ -107,6 +110,11 @@ class FinetuningArguments(RunArguments):
                 "--eval_strategy is no; the best checkpoint is chosen by evaluation: give steps or epoch."
             )
         # A checkpoint that was not evaluated cannot be the best, and one that was not saved cannot be kept.
+        if self.save_strategy not in (None, self.eval_strategy):
+            raise ValueError(
+                f"--save_strategy is {self.save_strategy}; checkpoints are written when they are evaluated, so leave "
+                f"it out (--eval_strategy is {self.eval_strategy})."
+            )
         self.save_strategy = self.eval_strategy
         self.save_steps = self.eval_steps or self.logging_steps
         chosen = self.metric_for_best_model
@@ -138,7 +146,7 @@ def check_values(encoder: EncoderArguments, task: TaskArguments, training: Finet
     check_training(training)
     check_positive(task, "max_seq_length", "stride", "max_train_samples", "max_eval_samples")
     check_positive(training, "seeds")
-    check_source(encoder.model_name_or_path, training)
+    check_source("--model_name_or_path", encoder.model_name_or_path, training)
     if training.learning_rate is not None and not training.learning_rate > 0:
         raise InputError(f"--learning_rate is {training.learning_rate}; it must be above 0 (ELECTRA-Small's is 3e-4).")
     decay = training.layerwise_lr_decay

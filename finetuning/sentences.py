@@ -77,6 +77,11 @@ class Classification(SentenceTask):
 
     def check_labels(self, train, validation):
         self.names = class_names(train)
+        if (names := class_names(validation)) is not None and names != self.names:
+            raise InputError(
+                f"{self.validation_name}: numbers its classes {', '.join(names)}, {self.train_name} "
+                f"{', '.join(self.names or ['without names'])}. Give both with the same classes in the same order."
+            )
         counts = Counter(self.class_name(label, self.train_name, row) for row, label in enumerate(train["label"], 1))
         self.labels = sorted(counts, key=lambda name: (int(name) if NUMBER.fullmatch(name) else math.inf, name))
         if len(self.labels) < 2:

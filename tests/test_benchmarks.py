@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -134,6 +135,20 @@ def test_every_rung_of_every_size_is_another_recipe_that_pretraining_takes(size,
         config = SpanElectraConfig(**settings, vocab_size=99)
         seen.add(json.dumps([config.to_dict(), vars(data), training.max_grad_norm]))
     assert len(seen) == len(runs.rungs)
+
+
+def test_a_run_that_fails_keeps_others_from_beginning(tmp_path, monkeypatch):
+    runs, begun = climbing("cpu", tmp_path), []
+
+    def climb(name, seed):
+        begun.append(name)
+        time.sleep(0.2)
+        sys.exit("failed")
+
+    monkeypatch.setattr(runs, "climb", climb)
+    with pytest.raises(SystemExit, match="failed"):
+        runs.climb_all(runs.rungs)
+    assert len(begun) <= 2 < len(runs.rungs)
 
 
 def write_results(runs, name, tasks):

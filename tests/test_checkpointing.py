@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import pickle
 import re
@@ -101,10 +102,22 @@ def test_where_no_checkpoint_is_whole_each_is_named(finished):
 
 
 def test_everything_in_a_checkpoint_is_in_its_manifest(finished):
-    names = {path.name for path in (finished / "checkpoint-4").iterdir()} - {MANIFEST}
+    names = {path.name for path in (finished / "checkpoint-4").iterdir()} - {MANIFEST, "training_args.bin"}
     assert set(json.loads((finished / "checkpoint-4" / MANIFEST).read_text())["files"]) == names
     assert {"model.safetensors", "optimizer.pt", "rng_state.pth", "accumulators_0.safetensors"} <= names
     assert damage(finished / "checkpoint-4") is None and not (finished / ASIDE).exists()
+
+
+def test_a_checkpoint_from_the_hub_which_gets_no_pickled_arguments_is_whole(finished):
+    (finished / "checkpoint-4" / "training_args.bin").unlink()
+    assert damage(finished / "checkpoint-4") is None
+
+
+def test_the_newest_is_the_one_that_was_written_last(finished, tokenizer):
+    trainer = make_trainer(tokenizer, finished, **SAVING | {"save_steps": 3, "save_total_limit": None, "max_steps": 3})
+    trainer.train(resume_from_checkpoint=str(finished / "checkpoint-2"))
+    assert sorted(path.name for path in finished.glob("checkpoint-*"))[-1] == "checkpoint-6"
+    assert find_checkpoint(finished, "true").name == "checkpoint-3"
 
 
 # --- the next before the last goes -------------------------------------------------------------------------------
@@ -339,7 +352,63 @@ def test_a_run_in_another_thread_leaves_signals_alone(tokenizer, tmp_path):
     assert trainer.state.global_step == 6
 
 
-def test_a_data_worker_which_inherits_the_handlers_ends_at_once(tokenizer, tmp_path):
+class SendToWorkers(TrainerCallback):
+    """What a launcher does: it signals the process and the data workers."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            workers = multiprocessing.active_children()
+            assert len(workers) == 2
+            for process in (*workers, multiprocessing.current_process()):
+                os.kill(process.pid, signal.SIGTERM)
+
+
+def test_a_signal_to_the_data_workers_too_ends_the_run_after_a_checkpoint(tokenizer, tmp_path):
+    trainer = make_trainer(tokenizer, tmp_path, count=60, max_steps=12, dataloader_num_workers=2)
+    trainer.add_callback(SendToWorkers())
+    with pytest.raises(InterruptedRun, match=r"after step 3 of 12\. Nothing is lost: .* from checkpoint-3\."):
+        trainer.train()
+
+
+class SendInEvaluation(TrainerCallback):
+    def on_prediction_step(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_during_an_evaluation_costs_no_further_step(tokenizer, tmp_path, monkeypatch):
+    trainer = make_trainer(tokenizer, tmp_path, eval_strategy="steps", eval_steps=2, per_device_eval_batch_size=5)
+    trainer.add_callback(SendInEvaluation())
+    with pytest.raises(InterruptedRun, match=r"after step 2 of 6\. Nothing is lost"):
+        trainer.train()
+    assert (tmp_path / "checkpoint-2" / MANIFEST).is_file()
+
+
+def test_what_a_signal_and_a_full_disk_leave_is_said(tokenizer, tmp_path, monkeypatch):
+    for name, saves, text in (
+        ("none", False, "No checkpoint was written"),
+        ("one", True, "the steps after 2 nothing"),
+    ):
+        trainer = make_trainer(tokenizer, tmp_path / name, **SAVING if saves else {})
+        trainer.add_callback(Send(signal.SIGTERM, step=2))
+        save = trainer._save_rng_state
+        monkeypatch.setattr(
+            trainer,
+            "_save_rng_state",
+            lambda *args, t=trainer, s=save: (full_disk if t.state.global_step > 2 else s)(*args),
+        )
+        with pytest.raises(InterruptedRun, match=rf"after step 3 of 6\. .*{text}"):
+            trainer.train()
+
+
+def test_a_signal_after_the_last_step_leaves_a_finished_run(tokenizer, tmp_path):
+    trainer = make_trainer(tokenizer, tmp_path)
+    trainer.add_callback(Send(signal.SIGTERM, step=5))
+    trainer.train()
+    assert trainer.state.global_step == 6
+
+
+def test_a_process_that_is_forked_off_and_inherits_the_handlers_ends_at_once(tokenizer, tmp_path):
     trainer = make_trainer(tokenizer, tmp_path)
     with trainer.stop_on_signal.listening():
         worker = os.fork()
@@ -350,7 +419,16 @@ def test_a_data_worker_which_inherits_the_handlers_ends_at_once(tokenizer, tmp_p
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM
 
 
-def test_a_second_signal_ends_the_run_at_once(tokenizer, tmp_path):
+def test_a_signal_that_a_launcher_repeats_is_one(tokenizer, tmp_path):
+    trainer = make_trainer(tokenizer, tmp_path)
+    trainer.add_callback(Send(signal.SIGINT, step=3))
+    trainer.add_callback(Send(signal.SIGTERM, step=3))
+    with pytest.raises(InterruptedRun, match="Stopped by SIGINT after step 4"):
+        trainer.train()
+
+
+def test_a_second_signal_ends_the_run_at_once(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpointing, "ECHO", 0.0)
     trainer = make_trainer(tokenizer, tmp_path)
     trainer.add_callback(Send(signal.SIGINT, step=3))
     trainer.add_callback(Send(signal.SIGINT, step=3))

@@ -9,6 +9,7 @@ from transformers import ElectraForMaskedLM, ElectraForPreTraining, ElectraModel
 
 from span_electra import (
     SpanElectraConfig,
+    SpanElectraForMaskedLM,
     SpanElectraForPreTraining,
     SpanElectraForSequenceClassification,
 )
@@ -533,6 +534,14 @@ def test_the_whole_step_compiles_without_a_graph_break(shared):
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(**inputs)
     assert torch.allclose(compiled.loss, expected.loss, rtol=1e-5)
     assert torch.equal(compiled.corrupted_ids, expected.corrupted_ids)
+
+
+@pytest.mark.parametrize("sharing", ["tied", "separate"])
+def test_a_generator_with_more_tokens_is_trained_as_before(sharing):
+    model = SpanElectraForMaskedLM(tiny_config(embedding_sharing=sharing))
+    model.resize_token_embeddings(103)
+    inputs = {name: value for name, value in batch().items() if name in ("input_ids", "attention_mask", "labels")}
+    assert model(**inputs).logits.shape[-1] == 103 and model(**inputs).loss.isfinite()
 
 
 @pytest.mark.parametrize("sharing", ["tied", "disentangled", "separate"])

@@ -10,9 +10,10 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from trainer_examples import chained, make_trainer, rows, tiny_model
 
+from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.metrics import logit_bins
 from span_electra.modeling_span_electra import SpanElectraForPreTrainingOutput
-from span_electra.probes import LinearProbe, trade_places
+from span_electra.probes import EvaluationCollator, LinearProbe, trade_places
 
 
 def loop_written(input_ids, labels):
@@ -72,6 +73,17 @@ def test_the_fixed_corruption_is_judged_at_every_evaluation_whatever_the_generat
     assert after["eval_discriminator_auc"] != before["eval_discriminator_auc"]
     assert after["eval_fixed_discriminator_auc"] == before["eval_fixed_discriminator_auc"]
     assert "fixed_discriminator_auc" not in trainer.train_metrics.compute()
+
+
+def test_the_fixed_corruption_is_the_same_for_runs_that_mask_differently(tokenizer, tmp_path):
+    scores = []
+    for settings in ({}, {"mask_ratio": 0.4, "max_span_words": 1}):
+        trainer = make_trainer(tokenizer, tmp_path, model=tiny_model(embedding_sharing="separate"))
+        masks = DataCollatorForSpanMasking(tokenizer, **settings)
+        trainer.eval_data_collator = EvaluationCollator(masks, DataCollatorForSpanMasking(tokenizer))
+        scores.append(trainer.evaluate())
+    assert scores[0]["eval_fixed_discriminator_auc"] == scores[1]["eval_fixed_discriminator_auc"]
+    assert scores[0]["eval_discriminator_auc"] != scores[1]["eval_discriminator_auc"]
 
 
 class KnowsTheFirstWord(nn.Module):

@@ -22,9 +22,12 @@ from transformers import (
 
 from span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining
 from span_electra.arguments import ModelArguments, PretrainingArguments, parse_arguments
-from span_electra.building import build_model, build_tokenizer, new_model, read_config
+from span_electra.building import build_model, build_tokenizer, new_model, read_config, resolve_rows
 from span_electra.checkpointing import InterruptedRun
-from span_electra.run_pretraining import build_trainer, main, run
+from span_electra.configuration_span_electra import SpanElectraConfig
+from span_electra.data_collator import DataCollatorForSpanMasking
+from span_electra.run_folder import check_run_folder
+from span_electra.run_pretraining import build_trainer, largest_masked_share, main, run
 from span_electra.tokenization.create_features import create_features
 from span_electra.tokenization.text import InputError
 from span_electra.tokenization.train_tokenizer import train_tokenizer
@@ -51,6 +54,7 @@ def home(tmp_path_factory):
         "old": SIZES | {"mask_ratio": 0.3, "max_seq_len": 48, "pad_id": 2},
     }
     write |= {"bad_ratio": SIZES | {"mask_ratio": 1.5}, "text_ratio": SIZES | {"mask_ratio": "0.2"}}
+    write |= {"saved": SIZES | {"transformers_version": "5.17.0"}}
     write |= {"text_size": SIZES | {"hidden_size": "64"}, "bad_act": SIZES | {"hidden_act": "gelux"}}
     for name, settings in write.items():
         (home / f"{name}.json").write_text(json.dumps(settings))
@@ -104,6 +108,10 @@ REFUSED = {
         r"--config_overrides goes with --config, for a new model",
     ),
     "an unknown override": ({"config_overrides": '{"use_sbg": false}'}, r"`use_sbg` is not .* mean `use_sbgo`"),
+    "an unknown override of a saved file": (
+        {"config": "{home}/saved.json", "config_overrides": '{"rtd_wieght": 25}'},
+        r"--config_overrides: `rtd_wieght` is not .* mean `rtd_weight`",
+    ),
     "steps without end": ({"logging_steps": "inf"}, r"--logging_steps is inf; give a number of steps"),
     "steps that are no number": ({"save_steps": "nan"}, r"--save_steps is nan; give a number of steps"),
     "no span": ({"max_span_words": 0}, r"--max_span_words is 0; it must be at least 1"),
@@ -161,6 +169,19 @@ REFUSED = {
         r"--generator .*missing: cannot be loaded",
     ),
     "lone generator": ({"generator_name_or_path": "x"}, r"needs --model_name_or_path"),
+    "the generator's folder as the run's": (
+        {
+            "objective": "discriminator",
+            "generator": "{home}/run",
+            "output_dir": "{home}/run",
+            "overwrite_output_dir": 1,
+        },
+        r"--generator_name_or_path .*run: lies in --output_dir",
+    ),
+    "a probe of no discriminator": (
+        {"probe_file": "{home}/two_classes.jsonl", "objective": "generator"},
+        r"--probe_file: looks at the discriminator, which --objective generator",
+    ),
     "unknown option": ({"mask_ration": 0.2}, r"--mask_ration is not an option: did you mean --mask_ratio\?"),
     "abbreviated option": ({"max_train": 5}, r"--max_train is not an option"),
     "text as ratio": ({"config": "{home}/text_ratio.json"}, r"mask_ratio is '0\.2'; a number is expected"),
@@ -245,11 +266,58 @@ def test_the_collators_mask_as_the_options_say(home, tmp_path):
     data.mask_ratio = 0.3
     rows = datasets.Dataset.from_dict({"input_ids": [[0, *range(10, 40), 1]]})
     trainer = build_trainer(model, tokenizer, rows, rows, data, training)
-    for collator in (trainer.data_collator, trainer.eval_data_collator):
+    for collator in (trainer.data_collator, trainer.eval_data_collator.collator):
         labels = collator([rows[0]])["labels"][0]
         masked = (labels != -100).nonzero().flatten()
         assert len(masked) == 9 and masked.diff().min() > 1
         assert not collator.opens.any()
+
+
+def test_no_document_however_short_is_masked_beyond_what_there_is_room_for(home, tmp_path):
+    _, data, _ = parsed(home, tmp_path, pack_documents=True)
+    data.mask_ratio, data.max_seq_length = 0.15, 90
+    collator = DataCollatorForSpanMasking(AutoTokenizer.from_pretrained(home / "tokenizer"))
+    for words in range(1, 28):
+        document = [0, *range(10, 10 + words), 1]
+        row = document * (data.max_seq_length // len(document))
+        masked = (collator([{"input_ids": row}])["labels"] != -100).sum()
+        assert masked <= largest_masked_share(data) * data.max_seq_length
+
+
+def test_one_process_with_several_gpus_is_refused(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(PretrainingArguments, "n_gpu", 2)
+    with pytest.raises(InputError, match=r"sees 2 GPUs, .* --num_processes 2, or .* CUDA_VISIBLE_DEVICES=0"):
+        parsed(home, tmp_path)
+
+
+def test_batches_are_padded_to_no_more_than_the_features_hold(home, tmp_path):
+    _, data, _ = parsed(home, tmp_path, train_file=home / "features", max_seq_length=64)
+    resolve_rows(data, SpanElectraConfig(max_position_embeddings=64))
+    assert data.max_seq_length == 32
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew_either_way(home, tmp_path, caplog):
+    for resume in (None, "true"):
+        folder = tmp_path / f"out-{resume}"
+        (folder / "runs").mkdir(parents=True)
+        (folder / "arguments.json").write_text("{}")
+        with caplog.at_level("WARNING"):
+            assert check_run_folder(str(folder), resume, False) is None
+    assert "holds no checkpoint yet, so the run begins anew" in caplog.text
+    assert check_run_folder(str(tmp_path / "new"), "true", False) is None
+
+
+def test_every_process_shows_its_own_error(monkeypatch, capsys):
+    for rank, text in (("0", "error: no text"), ("3", "error on process 3: no text")):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit):
+            monkeypatch.setattr("span_electra.run_pretraining.run", refused)
+            main([])
+        assert capsys.readouterr().err.strip() == text
+
+
+def refused(arguments):
+    raise InputError("no text")
 
 
 def test_a_recipe_may_ask_to_resume(home, finished, tmp_path):
@@ -331,7 +399,7 @@ def test_a_run_leaves_a_whole_model_and_its_report(finished):
     assert SpanElectraForMaskedLM.from_pretrained(finished).config.pad_token_id == 2
     history = json.loads((finished / "history.json").read_text())["history"]
     assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3, 4]
-    assert [entry["step"] for entry in history if "eval_discriminator_auc" in entry] == [2, 4, 4]
+    assert [entry["step"] for entry in history if "eval_discriminator_auc" in entry] == [2, 4]
 
 
 def test_an_interrupted_run_resumes_to_the_same_weights_and_history(home, finished, tmp_path):

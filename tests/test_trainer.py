@@ -242,6 +242,11 @@ def test_a_run_that_is_broken_on_purpose_raises_its_alarm(tokenizer, tmp_path, m
     assert (not alarms) if alarm is None else any(alarm in message for message in alarms)
 
 
+def test_a_generator_that_stays_as_it_is_raises_no_alarm():
+    weak = HEALTHY | {"generator_accuracy": 0.0}
+    assert learning_problems(weak).keys() == {"generator"} and learning_problems(weak, "discriminator") == {}
+
+
 def test_alarms_come_late_once_and_again_after_a_recovery(tmp_path, caplog):
     args = PretrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", warmup_steps=3000)
     monitor = LearningMonitor()

@@ -159,9 +159,8 @@ def load_tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTraine
         except (OSError, ValueError, KeyError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
-                f"{tokenizer}: no tokenizer can be loaded from there ({reason}) Give a folder that "
-                "train_tokenizer "
-                "wrote, or a name on the Hub."
+                f"{tokenizer}: no tokenizer can be loaded from there ({reason.rstrip('.')}). Give a folder that "
+                "train_tokenizer wrote, or a name on the Hub."
             ) from error
     if not tokenizer.is_fast:
         raise InputError(f"{tokenizer.name_or_path}: a slow tokenizer. One with a tokenizer.json is needed.")

@@ -4,6 +4,7 @@ import fnmatch
 import os
 import shutil
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +42,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """A temporary sibling of `folder` that takes its place if the block ends well, and is removed if not."""
     folder = folder.resolve()
     new_parents = [parent for parent in folder.parents if not parent.exists()]
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    # Not the process's number: a container gives the same one again, to the run after one that was killed.
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -72,5 +74,11 @@ def run_command(command: Callable[[], None]) -> None:
     try:
         command()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         sys.exit(2)
+
+
+def print_error(error: Exception) -> None:
+    """Show what a user did wrong; where a launcher started several processes, each says which one it is."""
+    rank = os.environ.get("RANK", "0")
+    print(f"error: {error}" if rank == "0" else f"error on process {rank}: {error}", file=sys.stderr)

@@ -15,6 +15,7 @@ from span_electra.finetuning.data import Column, read_examples, sample
 from span_electra.finetuning.questions import LONGEST_ANSWER, QuestionAnswering, answer_tokens, best_span
 from span_electra.finetuning.sentences import Classification, Regression
 from span_electra.finetuning.tokens import NO_LABEL, TokenClassification, first_tokens
+from span_electra.tokenization.text import InputError
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 TEXT = {"text": Column(("sentence", "text")), "label": Column(("label",))}
@@ -60,6 +61,16 @@ def test_class_names_of_a_data_set_are_the_models_labels(home, tmp_path):
     task = task_of(Classification, home, tmp_path / "data.parquet", tmp_path / "data.parquet")
     train_rows, _ = task.build_rows()
     assert task.head_settings()["id2label"] == {0: "no", 1: "yes"} and train_rows["labels"][:] == [1, 0]
+
+
+def test_classes_that_are_numbered_otherwise_in_the_validation_data_are_refused(home, tmp_path):
+    for name, names in (("train", ["no", "yes"]), ("dev", ["yes", "no"])):
+        features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+        rows = datasets.Dataset.from_dict({"text": ["film", "city"], "label": [1, 0]}, features=features)
+        rows.to_parquet(tmp_path / f"{name}.parquet")
+    task = task_of(Classification, home, tmp_path / "train.parquet", tmp_path / "dev.parquet")
+    with pytest.raises(InputError, match=r"dev\.parquet: numbers its classes yes, no, .*train\.parquet no, yes\."):
+        task.build_rows()
 
 
 def test_labels_are_the_same_as_text_as_number_and_with_a_point(home, tmp_path):

@@ -20,6 +20,7 @@ REFUSED = {
     "missing named column": ({"columns": "label=gold"}, r"no column 'gold'\. The columns are: sentence1, label"),
     "unknown column": ({"columns": "labl=gold"}, r"--columns labl=gold: names one of sentence1, .* write label=NAME"),
     "column without name": ({"columns": "label"}, r"--columns label: .* write label=NAME"),
+    "saved by another rule": ({"save_strategy": "no"}, r"--save_strategy is no; .* leave it out"),
     "no label": ({"validation_file": "{home}/empty_label.jsonl"}, r"row 2: no label\. Give each row one"),
     "text is a number": ({"train_file": "{home}/number_text.jsonl"}, r"row 1: sentence1 is 5, which is not text"),
     "pairs and singles": ({"train_file": "{home}/pairs.jsonl"}, r"only one of them has the column 'sentence2'"),
