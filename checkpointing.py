@@ -94,10 +94,11 @@ def sealed_facts(folder: Path) -> dict:
 
 
 def time_written(folder: Path) -> float:
-    """When a checkpoint was sealed, in seconds since 1970; infinity where its manifest does not say."""
+    """When a checkpoint was sealed, in seconds since 1970: 0 before manifests said so, infinity for one that cannot be
+    read, so that it is looked at, and named as damaged, first."""
     try:
-        return float(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["written"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return float(json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("written", 0))
+    except (OSError, ValueError, AttributeError, TypeError):
         return math.inf
 
 
@@ -226,7 +227,8 @@ class CheckpointingTrainer(Trainer):
         stopped = f"Stopped by {name} after step {step:,} of {self.state.max_steps:,}."
         if last is None:
             return f"{stopped} No checkpoint was written, so the run begins anew."
-        kept = "Nothing is lost" if step_of(last) == step else f"Of the steps after {step_of(last):,} nothing is kept"
+        is_of_this_step = last.name == f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        kept = "Nothing is lost" if is_of_this_step else f"Of the steps after {last.name} nothing is kept"
         return f"{stopped} {kept}: give the same command with --resume_from_checkpoint true to go on from {last.name}."
 
     def _run_epoch(self, *args, **kwargs):

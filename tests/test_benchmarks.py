@@ -170,5 +170,10 @@ def test_means_are_of_the_tasks_that_every_rung_has(tmp_path):
     assert (first["tasks"]["sst2"]["median"], first["mean"], second["mean"]) == (70, 70, 80)
     shown = ladder.table([first, second], "python ladder.py")
     assert "70.0 (50.0 to 80.0), 1 collapsed" in shown and "± 4.5 (95 %)" in shown
+    probes = {name: ladder.spread([0.25, 0.75, 0.5]) for name in ladder.PROBES[1:]}
+    probes[ladder.PROBES[0]] = ladder.spread([30.0])
+    trained = {**second, "tokens": 10**6, "flops": 1, "tokens_per_second": 1, "probes": probes, "pretraining_seeds": 3}
+    shown = ladder.table([first, trained], "python ladder.py")
+    assert "| 30 | 0.500 (0.250 to 0.750) |" in shown and "of 3 seeds of pretraining" in shown
     ladder.picture([first, second], tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000

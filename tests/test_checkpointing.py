@@ -120,6 +120,12 @@ def test_the_newest_is_the_one_that_was_written_last(finished, tokenizer):
     assert find_checkpoint(finished, "true").name == "checkpoint-3"
 
 
+def test_a_checkpoint_of_before_manifests_had_a_time_is_older_than_one_with_it(finished):
+    manifest = finished / "checkpoint-6" / MANIFEST
+    manifest.write_text(json.dumps({"files": json.loads(manifest.read_text())["files"]}))
+    assert find_checkpoint(finished, "true").name == "checkpoint-4"
+
+
 # --- the next before the last goes -------------------------------------------------------------------------------
 
 
@@ -376,7 +382,7 @@ class SendInEvaluation(TrainerCallback):
             signal.raise_signal(signal.SIGTERM)
 
 
-def test_a_signal_during_an_evaluation_costs_no_further_step(tokenizer, tmp_path, monkeypatch):
+def test_a_signal_during_an_evaluation_costs_no_further_step(tokenizer, tmp_path):
     trainer = make_trainer(tokenizer, tmp_path, eval_strategy="steps", eval_steps=2, per_device_eval_batch_size=5)
     trainer.add_callback(SendInEvaluation())
     with pytest.raises(InterruptedRun, match=r"after step 2 of 6\. Nothing is lost"):
@@ -387,7 +393,7 @@ def test_a_signal_during_an_evaluation_costs_no_further_step(tokenizer, tmp_path
 def test_what_a_signal_and_a_full_disk_leave_is_said(tokenizer, tmp_path, monkeypatch):
     for name, saves, text in (
         ("none", False, "No checkpoint was written"),
-        ("one", True, "the steps after 2 nothing"),
+        ("one", True, "the steps after checkpoint-2 nothing"),
     ):
         trainer = make_trainer(tokenizer, tmp_path / name, **SAVING if saves else {})
         trainer.add_callback(Send(signal.SIGTERM, step=2))

@@ -79,6 +79,6 @@ def run_command(command: Callable[[], None]) -> None:
 
 
 def print_error(error: Exception) -> None:
-    """Show what a user did wrong; where a launcher started several processes, each says which one it is."""
+    """Say why a command ends; where a launcher started several processes, each says which one it is."""
     rank = os.environ.get("RANK", "0")
     print(f"error: {error}" if rank == "0" else f"error on process {rank}: {error}", file=sys.stderr)
