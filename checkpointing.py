@@ -352,11 +352,21 @@ def is_write_error(error: Exception) -> bool:
 
 def ignore_stops(worker: int, then: Callable[[int], None] | None = None) -> None:
     """Let a data worker outlive the signals of `STOPS`, which a launcher sends to all processes of a run: its batches
-    are wanted until the last checkpoint is written. It ends with the process that it works for."""
-    for number in STOPS:
-        signal.signal(number, signal.SIG_IGN)
+    are wanted until the last checkpoint is written. It ends with the process that it works for, and at its word."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # macOS lacks it: a worker ends at the first SIGTERM there
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=end_at_owners_word, daemon=True).start()
     if then is not None:
         then(worker)
+
+
+def end_at_owners_word() -> None:
+    """Wait for the SIGTERM by which a process ends its workers; others' only pass. To ignore them all would keep the
+    owner from ending: at its exit it waits for the workers that are left, those of a failed run for instance."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def accumulators_name(process_index: int) -> str:

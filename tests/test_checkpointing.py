@@ -8,6 +8,7 @@ import pickle
 import re
 import signal
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -365,15 +366,28 @@ class SendToWorkers(TrainerCallback):
         if state.global_step == 2:
             workers = multiprocessing.active_children()
             assert len(workers) == 2
-            for process in (*workers, multiprocessing.current_process()):
-                os.kill(process.pid, signal.SIGTERM)
+            signalled = [str(process.pid) for process in (*workers, multiprocessing.current_process())]
+            subprocess.run(["kill", "-TERM", *signalled], check=True)
 
 
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="a system that does not tell who sends a signal")
 def test_a_signal_to_the_data_workers_too_ends_the_run_after_a_checkpoint(tokenizer, tmp_path):
     trainer = make_trainer(tokenizer, tmp_path, count=60, max_steps=12, dataloader_num_workers=2)
     trainer.add_callback(SendToWorkers())
     with pytest.raises(InterruptedRun, match=r"after step 3 of 12\. Nothing is lost: .* from checkpoint-3\."):
         trainer.train()
+
+
+LEAVES_WORKERS = """
+from torch.utils.data import DataLoader
+from span_electra.checkpointing import ignore_stops
+batches = iter(DataLoader(range(1000), num_workers=2, worker_init_fn=ignore_stops))
+next(batches)
+"""
+
+
+def test_a_process_that_leaves_data_workers_behind_ends():
+    subprocess.run([sys.executable, "-c", LEAVES_WORKERS], check=True, timeout=120)
 
 
 class SendInEvaluation(TrainerCallback):
