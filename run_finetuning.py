@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from datasets import Dataset
@@ -43,7 +44,7 @@ from span_electra.finetuning.task import Task
 from span_electra.finetuning.tokens import TokenClassification
 from span_electra.finetuning.trainer import FinetuningTrainer
 from span_electra.reporting import CARD
-from span_electra.run_folder import check_folder, start_folder
+from span_electra.run_folder import check_folder, start_folder, started
 from span_electra.tokenization.output import print_error
 from span_electra.tokenization.text import InputError
 
@@ -76,24 +77,21 @@ def run(arguments: Sequence[str]) -> None:
     metric = training_arguments.metric_for_best_model = task.choose_metric(training_arguments.metric_for_best_model)
     config.update(task.head_settings())
     settings = {**asdict(encoder_arguments), **asdict(task_arguments), **training_arguments.to_dict()}
-    with training_arguments.main_process_first(desc="the run's folder"):
+    with started(training_arguments, partial(start_folder, marker=SETTINGS, settings=settings, written=WRITTEN)):
+        results = []
+        for seed in range(training_arguments.seed, training_arguments.seed + training_arguments.seeds):
+            set_seed(seed)
+            model = build_model(encoder_arguments, config, task)
+            results.append(train(seed_arguments(training_arguments, seed), task, model, train_rows, eval_rows))
         if training_arguments.should_save:
-            start_folder(output_dir, SETTINGS, settings, WRITTEN)
-
-    results = []
-    for seed in range(training_arguments.seed, training_arguments.seed + training_arguments.seeds):
-        set_seed(seed)
-        model = build_model(encoder_arguments, config, task)
-        results.append(train(seed_arguments(training_arguments, seed), task, model, train_rows, eval_rows))
-    if training_arguments.should_save:
-        best = best_result(results, metric)
-        keep(best.seed, output_dir)
-        task.draw(best.answers, Path(output_dir) / CONFUSION)
-        summary = summarise(results, metric, task.baseline())
-        write_results(output_dir, summary, settings)
-        write_card(output_dir, summary, settings)
-        print(results_table(summary))
-        print(f"saved to {output_dir}: the model of seed {best.seed}, its card, {RESULTS}, and a folder for each seed")
+            best = best_result(results, metric)
+            keep(best.seed, output_dir)
+            task.draw(best.answers, Path(output_dir) / CONFUSION)
+            summary = summarise(results, metric, task.baseline())
+            write_results(output_dir, summary, settings)
+            write_card(output_dir, summary, settings)
+            print(results_table(summary))
+            print(f"saved to {output_dir}: the model of seed {best.seed}, its card, {RESULTS}; a folder for each seed")
 
 
 def seed_arguments(arguments: FinetuningArguments, seed: int) -> FinetuningArguments:

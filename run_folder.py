@@ -3,8 +3,12 @@
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+from transformers import TrainingArguments
 
 from span_electra.checkpointing import ASIDE, find_checkpoint, sealed_facts
 from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraConfig
@@ -14,13 +18,16 @@ logger = logging.getLogger("span_electra")
 
 ARGUMENTS = "arguments.json"  # written first: by it a folder is known to be a run's
 IGNORED = ".gitignore"  # what of the folder is not published: the Hub's clients and git go by it
-HELD_BY_ANY_RUN = {ARGUMENTS, IGNORED, ASIDE, "runs"}  # from the start; the last two are half a save and a tracker's
+LOCK = ".lock"
+LOCK_SECONDS = 10  # the data workers of a run that was killed hold its lock until they see that it is gone
+# From the start; the last two are half a save and a tracker's.
+HELD_BY_ANY_RUN = {ARGUMENTS, IGNORED, ASIDE, "runs"}
 # What a checkpoint and the model to go on with must have in common.
 SHAPE = (*ENCODER_SHAPE, *(f"generator_{name}" for name in ENCODER_SHAPE), "vocab_size", "embedding_size")
 SHAPE += ("max_position_embeddings", "type_vocab_size", "max_span_length", "boundary_position_size")
 SHAPE += ("embedding_sharing", "use_sbgo", "use_sbpo")
 # Checkpoints hold the optimizer, and to load pickled arguments is to run them.
-NOT_PUBLISHED = ("checkpoint-*/", f"{ASIDE}/", "runs/", "training_args.bin")
+NOT_PUBLISHED = ("checkpoint-*/", f"{ASIDE}/", "runs/", "training_args.bin", LOCK)
 # All that a run writes, as globs; --overwrite_output_dir removes nothing else.
 WRITTEN = ("checkpoint-*", ASIDE, "runs", "*.safetensors", "config.json", "history.json", "curves.png", "README.md")
 
@@ -76,7 +83,7 @@ def names_in_run(folder: Path, marker: str) -> list[str]:
     """What is in `folder`, which must be new, empty, or an earlier run of the script that leaves `marker`."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output_dir {folder}: is a file; give a new or empty folder.")
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    names = sorted(path.name for path in folder.iterdir() if path.name != LOCK) if folder.is_dir() else []
     if names and marker not in names:
         raise InputError(
             f"--output_dir {folder}: already holds something that is not a run of this script "
@@ -111,6 +118,37 @@ def check_shape(checkpoint: Path, config: SpanElectraConfig) -> None:
                 f"--resume_from_checkpoint {checkpoint}: its {name} is {getattr(saved, name)}, this run's is "
                 f"{getattr(config, name)}; resume with the configuration that the run began with."
             )
+
+
+@contextmanager
+def started(arguments: TrainingArguments, start: Callable[[str], None]) -> Iterator[None]:
+    """Begin a run in `arguments.output_dir` by `start`, which the process that writes calls; inside, no other run may.
+
+    Raises:
+        InputError: if another run still writes there.
+    """
+    with ExitStack() as stack:
+        with arguments.main_process_first(desc="the run's folder"):
+            if arguments.should_save:
+                stack.enter_context(sole_writer(Path(arguments.output_dir)))
+                start(arguments.output_dir)
+        yield
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f"--output_dir {folder}: another run is writing there; wait for its end, stop it, or give another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def start_run(output_dir: str, settings: dict, resumes: bool) -> None:

@@ -20,7 +20,7 @@ from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.probes import EvaluationCollator
 from span_electra.publishing import PublishingError, prepare_repository
 from span_electra.reporting import describe, model_card, write_report
-from span_electra.run_folder import check_run_folder, check_same_rows, check_shape, start_run
+from span_electra.run_folder import check_run_folder, check_same_rows, check_shape, start_run, started
 from span_electra.streaming import check_stream
 from span_electra.tokenization.output import print_error
 from span_electra.tokenization.text import InputError
@@ -57,20 +57,18 @@ def run(arguments: Sequence[str]) -> None:
         check_same_rows(checkpoint, run_facts(training_arguments, train_rows))
     probe = build_probe(data_arguments, tokenizer, eval_rows)
     settings = {**asdict(model_arguments), **asdict(data_arguments), **training_arguments.to_dict()}
-    with training_arguments.main_process_first(desc="the run's folder"):
-        if training_arguments.should_save:
-            start_run(training_arguments.output_dir, settings, resumes=checkpoint is not None)
-
-    trainer = build_trainer(model, tokenizer, train_rows, eval_rows, data_arguments, training_arguments)
-    trainer.settings = settings
-    trainer.probe = probe
-    describe(trainer, data_arguments.max_seq_length)
-    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-    if eval_rows is not None and not is_evaluated(trainer):
-        trainer.evaluate()
-    trainer.save_model()  # with --push_to_hub it is published as well, and its report with it
-    if trainer.is_world_process_zero():
-        print(write_report(training_arguments.output_dir, settings, trainer.state.log_history))
+    start = partial(start_run, settings=settings, resumes=checkpoint is not None)
+    with started(training_arguments, start):
+        trainer = build_trainer(model, tokenizer, train_rows, eval_rows, data_arguments, training_arguments)
+        trainer.settings = settings
+        trainer.probe = probe
+        describe(trainer, data_arguments.max_seq_length)
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        if eval_rows is not None and not is_evaluated(trainer):
+            trainer.evaluate()
+        trainer.save_model()  # with --push_to_hub it is published as well, and its report with it
+        if trainer.is_world_process_zero():
+            print(write_report(training_arguments.output_dir, settings, trainer.state.log_history))
 
 
 def build_trainer(model, tokenizer, train_rows, eval_rows, data: DataArguments, arguments: PretrainingArguments):

@@ -43,6 +43,7 @@ setup(
         "evaluate>=0.4.3",
         "huggingface_hub>=1.5",
         "safetensors",
+        "filelock>=3.12",
         "numpy>=1.26",
         "matplotlib>=3.8",
         "pyyaml",

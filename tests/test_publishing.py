@@ -17,7 +17,7 @@ from span_electra import SpanElectraConfig, SpanElectraForPreTraining
 from span_electra.arguments import PretrainingArguments
 from span_electra.publishing import card_metadata, prepare_repository
 from span_electra.reporting import model_card
-from span_electra.run_folder import start_run
+from span_electra.run_folder import LOCK, start_run
 from span_electra.tokenization.text import InputError
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
@@ -105,7 +105,7 @@ def test_a_stranger_gets_everything_and_nothing_else(published):
     report = {"README.md", "curves.png", "history.json", "arguments.json", ".gitignore"}
     assert sent == model | tokenizer | report
     kept = {path.name for path in folder.iterdir()} - sent
-    assert kept == {"checkpoint-2", "checkpoint-4", "runs", "training_args.bin"}
+    assert kept == {"checkpoint-2", "checkpoint-4", "runs", "training_args.bin", LOCK}
     assert len(json.loads(hub.repositories["ada/spans"].files["config.json"])["auto_map"]) == 8
 
 
@@ -288,7 +288,7 @@ def test_checkpoints_logs_and_pickles_stay_at_home_by_whatever_client(hub, finis
 
 def test_checkpoints_are_published_where_the_strategy_asks_for_them(tmp_path):
     start_run(str(tmp_path), {"hub_strategy": "all_checkpoints"}, resumes=False)
-    assert (tmp_path / ".gitignore").read_text() == ".unfinished/\nruns/\ntraining_args.bin\n"
+    assert (tmp_path / ".gitignore").read_text() == ".unfinished/\nruns/\ntraining_args.bin\n.lock\n"
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The script: what it refuses, in which words and without touching anything, and the journey of a run."""
 
+import fcntl
 import json
 import re
 import shutil
@@ -26,7 +27,7 @@ from span_electra.building import build_model, build_tokenizer, new_model, read_
 from span_electra.checkpointing import InterruptedRun
 from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.data_collator import DataCollatorForSpanMasking
-from span_electra.run_folder import check_run_folder
+from span_electra.run_folder import LOCK, check_run_folder
 from span_electra.run_pretraining import build_trainer, largest_masked_share, main, run
 from span_electra.tokenization.create_features import create_features
 from span_electra.tokenization.text import InputError
@@ -305,6 +306,23 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew_either_way(home, t
             assert check_run_folder(str(folder), resume, False) is None
     assert "holds no checkpoint yet, so the run begins anew" in caplog.text
     assert check_run_folder(str(tmp_path / "new"), "true", False) is None
+
+
+def test_a_folder_in_which_another_run_writes_is_left_alone(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("span_electra.run_folder.LOCK_SECONDS", 0.1)
+    output = tmp_path / "out"
+    output.mkdir()
+    command = arguments(home, output, max_steps=1)
+    with (output / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(SystemExit, match="2"):
+            main(command)
+        assert (
+            "out: another run is writing there; wait for its end, stop it, or give another" in capsys.readouterr().err
+        )
+        assert [path.name for path in output.iterdir()] == [LOCK]
+    main(command)
+    assert (output / "model.safetensors").is_file()
 
 
 def test_every_process_shows_its_own_error(monkeypatch, capsys):
