@@ -3,7 +3,9 @@
 import hashlib
 import json
 import math
+import multiprocessing
 import os
+import re
 import shutil
 import signal
 import threading
@@ -20,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from transformers.utils import logging
 
 from span_electra.tokenization.text import InputError
@@ -28,7 +30,8 @@ from span_electra.tokenization.text import InputError
 logger = logging.get_logger(__name__)
 
 MANIFEST = "manifest.json"  # names every file of a checkpoint, with its size and its digest
-ASIDE = ".unfinished"  # the folder, in a run's, for what is being written
+ASIDE = ".unfinished"  # the folder, in a run's, for what is being written or removed
+CHECKPOINT_NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-([0-9]+)")  # and no other: copies put aside are their owner's
 TRAINER_STATE = "trainer_state.json"
 STOPS = (signal.SIGTERM, signal.SIGINT)  # what a scheduler sends, and Ctrl-C
 ECHO = 2.0  # seconds: who signals a launcher's whole group is heard twice, for the launcher passes it on
@@ -53,21 +56,26 @@ class InterruptedRun(RuntimeError):
 # --- folders ------------------------------------------------------------------------------------------------------
 
 
-def seal(folder: Path, **facts) -> None:
-    """See every file of `folder` to the disk, and then a manifest of them; `facts` are written beside."""
+def seal(folder: Path, after: float = 0.0, **facts) -> None:
+    """See every file of `folder` to the disk, and then a manifest of them; `facts` are written beside.
+
+    Args:
+        after: the time of the checkpoint before, in seconds since 1970. This one's is later, whatever the clock says.
+    """
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.name != MANIFEST):
         if path.is_file() and path.name != TRAINING_ARGS_NAME:  # never read, and not in what the Hub gets
             files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": digest(path)}
         sync(path)
-    manifest = {"files": files, "written": time.time(), **facts}
+    manifest = {"files": files, "written": max(time.time(), math.nextafter(after, math.inf)), **facts}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     sync(folder / MANIFEST)
     sync(folder)
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, None if it is whole. Nothing in it is loaded."""
+def damage(folder: Path, digests: bool = True) -> str | None:
+    """What is wrong with a checkpoint, None if it is whole. Nothing in it is loaded; without `digests`, files are only
+    looked for."""
     if not folder.is_dir():
         return "there is no such folder"
     try:
@@ -78,12 +86,15 @@ def damage(folder: Path) -> str | None:
         return f"its {MANIFEST} cannot be read"
     for name, written in files.items():
         path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != written["bytes"]:
-            return f"{name} has {path.stat().st_size:,} bytes of {written['bytes']:,}"
-        if digest(path) != written["sha256"]:
-            return f"{name} is not what was written (another SHA-256)"
+        try:
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != written["bytes"]:
+                return f"{name} has {path.stat().st_size:,} bytes of {written['bytes']:,}"
+            if digests and digest(path) != written["sha256"]:
+                return f"{name} is not what was written (another SHA-256)"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
     return None
 
 
@@ -134,11 +145,34 @@ def find_checkpoint(folder: Path, resume: str) -> Path:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of the run in `folder`, whole or not."""
-    return [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.split("-")[1].isdigit()]
+    return [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if CHECKPOINT_NAME.fullmatch(path.name)]
 
 
 def step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.split("-")[1])
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def rotate(run: Path, limit: int | None, kept: set[str]) -> None:
+    """Remove a run's oldest checkpoints until `limit` are left, torn ones first; those named in `kept` stay."""
+    if not limit or limit < 0:
+        return
+    found = sorted(
+        checkpoints(run), key=lambda path: (damage(path, digests=False) is None, time_written(path), step_of(path))
+    )
+    excess = max(0, len(found) - max(limit, len(kept)))
+    for checkpoint in [path for path in found if path.name not in kept][:excess]:
+        (run / ASIDE).mkdir(exist_ok=True)
+        aside = checkpoint.rename(run / ASIDE / checkpoint.name)  # killed in between, none is left that is torn
+        remove(aside)
+        (run / ASIDE).rmdir()
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all that is in it, or a link, which leaves what it points to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def digest(path: Path) -> str:
@@ -160,8 +194,10 @@ def sync(path: Path) -> None:
 
 def move_into_place(written: Path, place: Path) -> None:
     """Give a finished folder its name in one step."""
-    if place.exists():  # a damaged one, or one of after the checkpoint that this run went on from
-        shutil.rmtree(place)
+    if (
+        place.exists() or place.is_symlink()
+    ):  # a damaged one, or one of after the checkpoint that this run went on from
+        remove(place)
     written.rename(place)
     sync(place.parent)
 
@@ -258,7 +294,8 @@ class CheckpointingTrainer(Trainer):
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(run / name))
         if self.args.should_save:
-            rotate_checkpoints(str(run), self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True)
+            best = self.state.best_model_checkpoint
+            rotate(run, self.args.save_total_limit, {name, *([Path(best).name] if best else [])})
 
     def _write_aside(self, model, trial, run: Path, name: str) -> Exception | None:
         """Write the checkpoint and give it its name; return what kept this process from it."""
@@ -282,7 +319,8 @@ class CheckpointingTrainer(Trainer):
             if best and (best_name == name or (run / best_name).is_dir()):
                 state.best_model_checkpoint = str(run / best_name)
             state.save_to_json(str(run / ASIDE / name / TRAINER_STATE))
-            seal(run / ASIDE / name, **run_facts(self.args, self.train_dataset))
+            times = [time for time in map(time_written, checkpoints(run)) if time < math.inf]
+            seal(run / ASIDE / name, max(times, default=0.0), **run_facts(self.args, self.train_dataset))
             move_into_place(run / ASIDE / name, run / name)
             (run / ASIDE).rmdir()
         except OSError as error:
@@ -364,7 +402,8 @@ def ignore_stops(worker: int, then: Callable[[int], None] | None = None) -> None
 def end_at_owners_word() -> None:
     """Wait for the SIGTERM by which a process ends its workers; others' only pass. To ignore them all would keep the
     owner from ending: at its exit it waits for the workers that are left, those of a failed run for instance."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+    owner = multiprocessing.parent_process()  # `os.getppid()` may be the server that forks for it
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != (owner and owner.pid):
         pass
     os._exit(0)
 

@@ -44,7 +44,7 @@ from span_electra.finetuning.task import Task
 from span_electra.finetuning.tokens import TokenClassification
 from span_electra.finetuning.trainer import FinetuningTrainer
 from span_electra.reporting import CARD
-from span_electra.run_folder import check_folder, start_folder, started
+from span_electra.run_folder import check_folder, names_in_run, start_folder, started
 from span_electra.tokenization.output import print_error
 from span_electra.tokenization.text import InputError
 
@@ -63,6 +63,7 @@ def run(arguments: Sequence[str]) -> None:
     """Parse, read the task, train every seed, report, keep the best."""
     encoder_arguments, task_arguments, training_arguments = parse_arguments(arguments)
     output_dir = training_arguments.output_dir
+    seen = names_in_run(Path(output_dir), SETTINGS)
     check_folder(output_dir, SETTINGS, training_arguments.overwrite_output_dir)
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO if training_arguments.process_index == 0 else logging.ERROR)
@@ -77,7 +78,8 @@ def run(arguments: Sequence[str]) -> None:
     metric = training_arguments.metric_for_best_model = task.choose_metric(training_arguments.metric_for_best_model)
     config.update(task.head_settings())
     settings = {**asdict(encoder_arguments), **asdict(task_arguments), **training_arguments.to_dict()}
-    with started(training_arguments, partial(start_folder, marker=SETTINGS, settings=settings, written=WRITTEN)):
+    start = partial(start_folder, output_dir, SETTINGS, settings, WRITTEN)
+    with started(training_arguments, SETTINGS, seen, start):
         results = []
         for seed in range(training_arguments.seed, training_arguments.seed + training_arguments.seeds):
             set_seed(seed)

@@ -1,8 +1,8 @@
 """The folder of a run: whether it may be used, which checkpoint to go on from, and what an earlier run left there."""
 
+import errno
 import json
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from transformers import TrainingArguments
 
-from span_electra.checkpointing import ASIDE, find_checkpoint, sealed_facts
+from span_electra.checkpointing import ASIDE, find_checkpoint, remove, sealed_facts
 from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraConfig
 from span_electra.tokenization.text import InputError
 
@@ -61,7 +61,7 @@ def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Pa
         logger.warning(f"--resume_from_checkpoint true: {folder} holds no checkpoint yet, so the run begins anew.")
         return None
     checkpoint = find_checkpoint(folder, resume)
-    if names and checkpoint.resolve().parent != folder.resolve():
+    if names and checkpoint.parent.resolve() != folder.resolve():
         raise InputError(
             f"--resume_from_checkpoint {resume}: is not of the run in --output_dir {folder}, which would be written "
             "over; give a new folder, or a checkpoint of that run."
@@ -121,30 +121,43 @@ def check_shape(checkpoint: Path, config: SpanElectraConfig) -> None:
 
 
 @contextmanager
-def started(arguments: TrainingArguments, start: Callable[[str], None]) -> Iterator[None]:
+def started(arguments: TrainingArguments, marker: str, seen: list[str], start: Callable[[], None]) -> Iterator[None]:
     """Begin a run in `arguments.output_dir` by `start`, which the process that writes calls; inside, no other run may.
 
+    Args:
+        seen: `names_in_run` when the folder was found to be usable. What came since, another run left there.
+
     Raises:
-        InputError: if another run still writes there.
+        InputError: if another run writes or has written there, or nobody can.
     """
     with ExitStack() as stack:
         with arguments.main_process_first(desc="the run's folder"):
             if arguments.should_save:
-                stack.enter_context(sole_writer(Path(arguments.output_dir)))
-                start(arguments.output_dir)
+                folder = Path(arguments.output_dir)
+                stack.enter_context(sole_writer(folder))
+                if names_in_run(folder, marker) != seen:
+                    raise InputError(
+                        f"--output_dir {folder}: another run has written there since this one began; give the same "
+                        "command again."
+                    )
+                start()
         yield
 
 
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=LOCK_SECONDS)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
         raise InputError(
             f"--output_dir {folder}: another run is writing there; wait for its end, stop it, or give another folder."
         ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+            raise InputError(f"--output_dir {folder}: cannot be written to ({error}); give another folder.") from error
+        logger.warning(f"--output_dir {folder}: its file system has no locks, so nothing keeps a second run out.")
     try:
         yield
     finally:
@@ -163,6 +176,6 @@ def start_folder(output_dir: str, marker: str, settings: dict, written: Sequence
     """Remove what an earlier run left there, by the globs in `written`, and leave the settings as `marker`."""
     folder = Path(output_dir)
     for path in [path for pattern in written for path in folder.glob(pattern)]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        remove(path)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / marker).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

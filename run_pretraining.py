@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 from transformers import set_seed
 
@@ -20,7 +21,15 @@ from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.probes import EvaluationCollator
 from span_electra.publishing import PublishingError, prepare_repository
 from span_electra.reporting import describe, model_card, write_report
-from span_electra.run_folder import check_run_folder, check_same_rows, check_shape, start_run, started
+from span_electra.run_folder import (
+    ARGUMENTS,
+    check_run_folder,
+    check_same_rows,
+    check_shape,
+    names_in_run,
+    start_run,
+    started,
+)
 from span_electra.streaming import check_stream
 from span_electra.tokenization.output import print_error
 from span_electra.tokenization.text import InputError
@@ -34,11 +43,9 @@ EVALUATION_SEED = 0  # not the run's: runs with different seeds are evaluated on
 def run(arguments: Sequence[str]) -> None:
     """Parse, build, train, evaluate, save."""
     model_arguments, data_arguments, training_arguments = parse_arguments(arguments)
-    checkpoint = check_run_folder(
-        training_arguments.output_dir,
-        training_arguments.resume_from_checkpoint,
-        training_arguments.overwrite_output_dir,
-    )
+    output_dir, resume = training_arguments.output_dir, training_arguments.resume_from_checkpoint
+    seen = names_in_run(Path(output_dir), ARGUMENTS)
+    checkpoint = check_run_folder(output_dir, resume, training_arguments.overwrite_output_dir)
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO if training_arguments.process_index == 0 else logging.WARNING)
     set_seed(training_arguments.seed)
@@ -57,8 +64,8 @@ def run(arguments: Sequence[str]) -> None:
         check_same_rows(checkpoint, run_facts(training_arguments, train_rows))
     probe = build_probe(data_arguments, tokenizer, eval_rows)
     settings = {**asdict(model_arguments), **asdict(data_arguments), **training_arguments.to_dict()}
-    start = partial(start_run, settings=settings, resumes=checkpoint is not None)
-    with started(training_arguments, start):
+    start = partial(start_run, output_dir, settings, resumes=checkpoint is not None)
+    with started(training_arguments, ARGUMENTS, seen, start):
         trainer = build_trainer(model, tokenizer, train_rows, eval_rows, data_arguments, training_arguments)
         trainer.settings = settings
         trainer.probe = probe
@@ -68,7 +75,7 @@ def run(arguments: Sequence[str]) -> None:
             trainer.evaluate()
         trainer.save_model()  # with --push_to_hub it is published as well, and its report with it
         if trainer.is_world_process_zero():
-            print(write_report(training_arguments.output_dir, settings, trainer.state.log_history))
+            print(write_report(output_dir, settings, trainer.state.log_history))
 
 
 def build_trainer(model, tokenizer, train_rows, eval_rows, data: DataArguments, arguments: PretrainingArguments):

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from span_electra.checkpointing import (
     InterruptedRun,
     SaveError,
     damage,
+    digest,
     find_checkpoint,
     run_facts,
     seal,
@@ -127,6 +129,17 @@ def test_a_checkpoint_of_before_manifests_had_a_time_is_older_than_one_with_it(f
     assert find_checkpoint(finished, "true").name == "checkpoint-4"
 
 
+def test_a_checkpoint_that_the_disk_cannot_read_is_passed_over(finished, monkeypatch):
+    def failing(path):
+        if path.parent.name == "checkpoint-6":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return digest(path)
+
+    monkeypatch.setattr(checkpointing, "digest", failing)
+    assert re.search(r"cannot be read \(Input/output error\)", damage(finished / "checkpoint-6"))
+    assert find_checkpoint(finished, "true").name == "checkpoint-4"
+
+
 # --- the next before the last goes -------------------------------------------------------------------------------
 
 
@@ -170,6 +183,32 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_that_is_written_anew(finished
     make_trainer(tokenizer, finished, model=tiny_model(), **SAVING).train(resume_from_checkpoint=True)
     assert damage(finished / "checkpoint-6") is None
     assert not (finished / "checkpoint-6" / "of_the_damaged").exists()
+
+
+def test_only_what_a_run_wrote_is_rotated_and_what_is_torn_goes_first(finished, tokenizer, tmp_path):
+    for name in ("checkpoint-4-backup", "checkpoint-keep", "checkpoint-²"):
+        shutil.copytree(finished / "checkpoint-4", finished / name)
+    (finished / "checkpoint-4").rename(tmp_path / "elsewhere")
+    (finished / "checkpoint-4").symlink_to(tmp_path / "elsewhere")
+    (finished / "checkpoint-2" / "optimizer.pt").unlink()  # as a removal does that was killed
+    trainer = make_trainer(tokenizer, finished, **SAVING | {"save_total_limit": 3, "max_steps": 8})
+    trainer.train(resume_from_checkpoint=True)
+    left = {path.name for path in finished.glob("checkpoint-*")}
+    assert left == {"checkpoint-4", "checkpoint-6", "checkpoint-8"} | {
+        "checkpoint-4-backup",
+        "checkpoint-keep",
+        "checkpoint-²",
+    }
+    checkpointing.rotate(finished, 1, {"checkpoint-8"})
+    assert not (finished / "checkpoint-4").is_symlink() and damage(tmp_path / "elsewhere") is None
+
+
+def test_a_clock_that_is_set_back_makes_no_checkpoint_older(finished, tokenizer, monkeypatch):
+    monkeypatch.setattr(checkpointing.time, "time", lambda: 1e9)
+    trainer = make_trainer(tokenizer, finished, **SAVING | {"max_steps": 10})
+    trainer.train(resume_from_checkpoint=True)
+    assert [path.name for path in finished.glob("checkpoint-*")] == ["checkpoint-10"]
+    assert checkpointing.time_written(finished / "checkpoint-10") > 1e9 + 1
 
 
 def full_disk(*args, **kwargs):
@@ -379,15 +418,23 @@ def test_a_signal_to_the_data_workers_too_ends_the_run_after_a_checkpoint(tokeni
 
 
 LEAVES_WORKERS = """
+import sys
 from torch.utils.data import DataLoader
 from span_electra.checkpointing import ignore_stops
-batches = iter(DataLoader(range(1000), num_workers=2, worker_init_fn=ignore_stops))
-next(batches)
+if __name__ == "__main__":
+    method = sys.argv[1]
+    batches = iter(
+        DataLoader(range(1000), num_workers=2, worker_init_fn=ignore_stops, multiprocessing_context=method)
+    )
+    next(batches)
 """
 
 
-def test_a_process_that_leaves_data_workers_behind_ends():
-    subprocess.run([sys.executable, "-c", LEAVES_WORKERS], check=True, timeout=120)
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_a_process_that_leaves_data_workers_behind_ends(method, tmp_path):
+    script = tmp_path / "leaves_workers.py"
+    script.write_text(LEAVES_WORKERS)
+    subprocess.run([sys.executable, script, method], check=True, timeout=120)
 
 
 class SendInEvaluation(TrainerCallback):

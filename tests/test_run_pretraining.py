@@ -1,7 +1,9 @@
 """The script: what it refuses, in which words and without touching anything, and the journey of a run."""
 
+import errno
 import fcntl
 import json
+import os
 import re
 import shutil
 import signal
@@ -23,8 +25,8 @@ from transformers import (
 
 from span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining
 from span_electra.arguments import ModelArguments, PretrainingArguments, parse_arguments
-from span_electra.building import build_model, build_tokenizer, new_model, read_config, resolve_rows
-from span_electra.checkpointing import InterruptedRun
+from span_electra.building import build_model, build_rows, build_tokenizer, new_model, read_config, resolve_rows
+from span_electra.checkpointing import InterruptedRun, damage
 from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.run_folder import LOCK, check_run_folder
@@ -323,6 +325,52 @@ def test_a_folder_in_which_another_run_writes_is_left_alone(home, tmp_path, monk
         assert [path.name for path in output.iterdir()] == [LOCK]
     main(command)
     assert (output / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("resume", ["true", None])
+def test_what_another_run_wrote_since_the_folder_was_looked_at_is_kept(home, tmp_path, monkeypatch, capsys, resume):
+    output = tmp_path / "out"
+    command = arguments(home, output, resume_from_checkpoint=resume)
+
+    def outrun(*args):  # while this run makes its rows, another begins and ends
+        monkeypatch.undo()
+        main(command)
+        return build_rows(*args)
+
+    monkeypatch.setattr("span_electra.run_pretraining.build_rows", outrun)
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    assert "another run has written there since this one began; give the same command again" in capsys.readouterr().err
+    assert (output / "model.safetensors").is_file() and damage(output / "checkpoint-4") is None
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(home, tmp_path, monkeypatch, capsys):
+    def read_only(lock):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), lock.lock_file)
+
+    monkeypatch.setattr("filelock.FileLock.acquire", read_only)
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments(home, tmp_path / "out", train_file=home / "features"))
+    assert re.search(r"error: --output_dir .*out: cannot be written to \(.*Read-only", capsys.readouterr().err)
+
+
+def test_a_file_system_without_locks_is_used_all_the_same(home, tmp_path, monkeypatch, caplog):
+    def without(lock):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("filelock.FileLock.acquire", without)
+    main(arguments(home, tmp_path / "out", train_file=home / "features", max_steps=1))
+    assert "has no locks, so nothing keeps a second run out" in caplog.text
+
+
+def test_links_in_a_replaced_folder_are_removed_and_what_they_point_to_is_not(home, tmp_path):
+    output = tmp_path / "out"
+    main(arguments(home, output))
+    (output / "checkpoint-4").rename(tmp_path / "checkpoint-4")
+    (output / "checkpoint-4").symlink_to(tmp_path / "checkpoint-4")
+    assert check_run_folder(str(output), "true", False) == output / "checkpoint-4"  # on another disk, say
+    main([*arguments(home, output, max_steps=1), "--overwrite_output_dir"])
+    assert not (output / "checkpoint-4").exists() and damage(tmp_path / "checkpoint-4") is None
 
 
 def test_every_process_shows_its_own_error(monkeypatch, capsys):

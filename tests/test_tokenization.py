@@ -257,6 +257,13 @@ def test_impossible_tokenizer_settings_are_refused(tmp_path, corpus_file, option
     assert not (tmp_path / "out").exists()
 
 
+def test_a_mount_point_is_refused_before_the_work(tmp_path, corpus_file, monkeypatch):
+    (tmp_path / "volume").mkdir()
+    monkeypatch.setattr("os.path.ismount", lambda path: path == tmp_path / "volume")
+    with pytest.raises(InputError, match=r"volume: is a mount point, whose place no folder can take. Give one inside"):
+        train_tokenizer([corpus_file], tmp_path / "volume", vocab_size=300)
+
+
 def test_a_folder_with_something_else_is_never_replaced(tmp_path, corpus_file):
     out = tmp_path / "out"
     tokenizer = train_tokenizer([corpus_file], out, vocab_size=280)

@@ -24,6 +24,8 @@ def check_output_dir(folder: Path, content: str, patterns: tuple[str, ...], mark
         return
     if not folder.is_dir():
         raise InputError(f"{folder}: is a file. Give a new or empty folder as --output_dir.")
+    if os.path.ismount(folder):
+        raise InputError(f"{folder}: is a mount point, whose place no folder can take. Give one inside it.")
     names = sorted(path.name for path in folder.iterdir())
     if not names:
         return
