@@ -188,19 +188,19 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_that_is_written_anew(finished
 def test_only_what_a_run_wrote_is_rotated_and_what_is_torn_goes_first(finished, tokenizer, tmp_path):
     for name in ("checkpoint-4-backup", "checkpoint-keep", "checkpoint-²"):
         shutil.copytree(finished / "checkpoint-4", finished / name)
-    (finished / "checkpoint-4").rename(tmp_path / "elsewhere")
-    (finished / "checkpoint-4").symlink_to(tmp_path / "elsewhere")
-    (finished / "checkpoint-2" / "optimizer.pt").unlink()  # as a removal does that was killed
+    (finished / "checkpoint-2").rename(tmp_path / "elsewhere")
+    (finished / "checkpoint-2").symlink_to(tmp_path / "elsewhere")
+    (finished / "checkpoint-4" / "optimizer.pt").unlink()  # as a removal does that was killed
     trainer = make_trainer(tokenizer, finished, **SAVING | {"save_total_limit": 3, "max_steps": 8})
     trainer.train(resume_from_checkpoint=True)
-    left = {path.name for path in finished.glob("checkpoint-*")}
-    assert left == {"checkpoint-4", "checkpoint-6", "checkpoint-8"} | {
-        "checkpoint-4-backup",
-        "checkpoint-keep",
-        "checkpoint-²",
+    copies = {"checkpoint-4-backup", "checkpoint-keep", "checkpoint-²"}
+    assert {path.name for path in finished.glob("checkpoint-*")} == copies | {
+        "checkpoint-2",
+        "checkpoint-6",
+        "checkpoint-8",
     }
     checkpointing.rotate(finished, 1, {"checkpoint-8"})
-    assert not (finished / "checkpoint-4").is_symlink() and damage(tmp_path / "elsewhere") is None
+    assert not (finished / "checkpoint-2").is_symlink() and damage(tmp_path / "elsewhere") is None
 
 
 def test_a_clock_that_is_set_back_makes_no_checkpoint_older(finished, tokenizer, monkeypatch):
