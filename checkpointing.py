@@ -194,9 +194,8 @@ def sync(path: Path) -> None:
 
 def move_into_place(written: Path, place: Path) -> None:
     """Give a finished folder its name in one step."""
-    if (
-        place.exists() or place.is_symlink()
-    ):  # a damaged one, or one of after the checkpoint that this run went on from
+    # A damaged one may be there, or one of after the checkpoint that this run went on from.
+    if place.exists() or place.is_symlink():
         remove(place)
     written.rename(place)
     sync(place.parent)
@@ -319,8 +318,8 @@ class CheckpointingTrainer(Trainer):
             if best and (best_name == name or (run / best_name).is_dir()):
                 state.best_model_checkpoint = str(run / best_name)
             state.save_to_json(str(run / ASIDE / name / TRAINER_STATE))
-            times = [time for time in map(time_written, checkpoints(run)) if time < math.inf]
-            seal(run / ASIDE / name, max(times, default=0.0), **run_facts(self.args, self.train_dataset))
+            earlier = [seconds for seconds in map(time_written, checkpoints(run)) if seconds < math.inf]
+            seal(run / ASIDE / name, max(earlier, default=0.0), **run_facts(self.args, self.train_dataset))
             move_into_place(run / ASIDE / name, run / name)
             (run / ASIDE).rmdir()
         except OSError as error:
