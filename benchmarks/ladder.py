@@ -157,7 +157,7 @@ class Ladder:
             recipe["probe_file"] = self.options.tasks / self.size["probe"] / "train.jsonl"
         if self.options.steps:
             recipe |= {"max_steps": self.options.steps, "eval_steps": self.options.steps, "warmup_steps": 1}
-            recipe |= {"logging_steps": 1}
+            recipe |= {"logging_steps": 1, "max_eval_samples": 64}
         path = beside(run, ".yaml")
         write_recipe(recipe, path)
         resume = any(run.glob("checkpoint-*"))
@@ -416,7 +416,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--pieces", type=float, help="make the rows, pack them into files of so many MB, and stop")
     parser.add_argument("--minutes", type=float, help="stop, resumable, after so long")
     parser.add_argument("--jobs", type=int, help="runs at a time; by default one for each core, or one GPU")
-    parser.add_argument("--steps", type=int, help="a dry run of so many steps, and 64 examples of each task")
+    parser.add_argument(
+        "--steps", type=int, help="a dry run of so many steps, evaluated on 64 rows, and 64 examples of each task"
+    )
     options = parser.parse_args()
     options.jobs = options.jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     return options
