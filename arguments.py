@@ -144,10 +144,6 @@ class PretrainingArguments(RunArguments):
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator picks its columns itself."})
 
-    def __getstate__(self):
-        # The Trainer pickles its arguments into every checkpoint, which others may get to see.
-        return {**self.__dict__, "hub_token": None}
-
     def get_warmup_steps(self, num_training_steps: int) -> int:
         steps = super().get_warmup_steps(num_training_steps)
         return min(steps, MOST_WARMUP_STEPS) if self.warmup_steps < 1 else steps

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from span_electra.arguments import DataArguments, ModelArguments, PretrainingArguments
@@ -61,6 +63,10 @@ def build_model(
             "the model's own tokenizer."
         )
     model.config.pad_token_id = tokenizer.pad_token_id
+    # It is saved beside the model, whose users truncate and pair texts by it.
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    if model.config.type_vocab_size == 1:
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     if arguments.attn_implementation is not None:
         try:
             model.set_attn_implementation(arguments.attn_implementation)
@@ -89,7 +95,7 @@ def new_model(
             return from_generator(generator, **settings)
         settings.setdefault("vocab_size", max(tokenizer.get_vocab().values()) + 1)
         return SpanElectraForPreTraining(SpanElectraConfig(**settings))
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise InputError(f"--generator {generator}: cannot be loaded ({first_line(error)})") from error
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise InputError(f"{name}: {' '.join(str(error).split())}") from error
@@ -153,7 +159,12 @@ def load_model(arguments: ModelArguments) -> SpanElectraForPreTraining:
                 f"and {name} was saved as {saved_as}; leave it out."
             )
         check_kind("--generator_name_or_path", generator, ("ElectraForMaskedLM",))
-    elif arguments.objective == "discriminator" and kind != SpanElectraConfig.model_type:
+    if arguments.objective == "generator" and read_saved("--model_name_or_path", name).get("objective") != "generator":
+        raise InputError(
+            f"--objective generator: {name} has a discriminator that was trained, and would be saved as one whose "
+            "discriminator was not. Leave --objective out to train both, or train a new generator: --config."
+        )
+    if generator is None and arguments.objective == "discriminator" and kind != SpanElectraConfig.model_type:
         raise InputError(
             f"--objective discriminator: {name} brings no generator to train against. Give an ELECTRA discriminator "
             "with --generator_name_or_path, or --config with --generator."
@@ -161,7 +172,7 @@ def load_model(arguments: ModelArguments) -> SpanElectraForPreTraining:
     try:
         settings = {} if arguments.objective is None else {"objective": arguments.objective}
         if kind == SpanElectraConfig.model_type:
-            return SpanElectraForPreTraining.from_pretrained(name, **settings)
+            return SpanElectraForPreTraining.from_pretrained(name, dtype=torch.float32, **settings)
         if arguments.objective == "discriminator":
             settings["embedding_sharing"] = "separate"  # or training the one would change the other
         if saved_as == "ElectraForPreTraining":
@@ -172,16 +183,22 @@ def load_model(arguments: ModelArguments) -> SpanElectraForPreTraining:
             f"--model_name_or_path {name}: its weights are a pickle that holds more than tensors, and was not read; "
             "give safetensors."
         ) from error
-    except (OSError, ValueError, StrictDataclassError) as error:
+    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
         raise InputError(f"--model_name_or_path {name}: cannot be used ({' '.join(str(error).split())})") from error
 
 
-def check_kind(option: str, name: str, accepted: tuple[str, ...] = ()) -> tuple[str, str]:
-    """Refuse a checkpoint whose weights would not be used; return its model type and the class it was saved as."""
+def read_saved(option: str, name: str) -> dict:
+    """The settings in a checkpoint's config.json."""
     try:
         settings, _ = SpanElectraConfig.get_config_dict(name)
     except (OSError, ValueError) as error:
         raise InputError(f"{option} {name}: cannot be loaded ({first_line(error)})") from error
+    return settings
+
+
+def check_kind(option: str, name: str, accepted: tuple[str, ...] = ()) -> tuple[str, str]:
+    """Refuse a checkpoint whose weights would not be used; return its model type and the class it was saved as."""
+    settings = read_saved(option, name)
     kind = settings.get("model_type")
     saved_as = (settings.get("architectures") or ["a model of unknown class"])[0]
     if not accepted:

@@ -4,18 +4,25 @@ import logging
 import os
 
 import torch
-from transformers import AutoConfig, AutoModel, ElectraForMaskedLM, ElectraForPreTraining
+from transformers import AutoConfig, AutoModel, ElectraForMaskedLM, ElectraForPreTraining, PretrainedConfig
 
 from span_electra.configuration_span_electra import ENCODER_SHAPE, STOCK_SETTINGS, SpanElectraConfig
-from span_electra.modeling_span_electra import WORD_EMBEDDINGS, SpanElectraForMaskedLM, SpanElectraForPreTraining
+from span_electra.modeling_span_electra import (
+    WORD_EMBEDDINGS,
+    SpanBoundaryHead,
+    SpanElectraForMaskedLM,
+    SpanElectraForPreTraining,
+)
 
 logger = logging.getLogger("span_electra")
 
 BERT_SHAPED = ("bert", "electra", "roberta", "xlm-roberta", "camembert")
 # These number their positions from the padding id on: so many rows of their position table are never a position.
 NUMBERED_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")
-# What makes embeddings interchangeable.
-EMBEDDING_SHAPE = ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size")
+# What both networks have in common: their embeddings' shape, and what a layer computes.
+COMMON_SETTINGS = ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size")
+COMMON_SETTINGS += ("hidden_act", "layer_norm_eps")
+BOUNDARY_HEAD_SHAPE = ("max_span_length", "boundary_position_size")
 # What an encoder has in common with ELECTRA's, by name and by meaning.
 SHARED_SETTINGS = (
     *("vocab_size", "type_vocab_size", "pad_token_id", "hidden_act", "layer_norm_eps"),
@@ -34,13 +41,13 @@ def from_electra(
         settings: fields of [`SpanElectraConfig`] that the two do not determine.
 
     Raises:
-        ValueError: the two differ in vocabulary or embedding size.
+        ValueError: the two differ in vocabulary, embedding size or activation.
     """
     source = ElectraForPreTraining.from_pretrained(discriminator)
     shape = {name: getattr(source.config, name) for name in STOCK_SETTINGS}
     half = None if generator is None else ElectraForMaskedLM.from_pretrained(generator)
     if half is not None:
-        for name in EMBEDDING_SHAPE:
+        for name in COMMON_SETTINGS:
             ours, theirs = getattr(source.config, name), getattr(half.config, name)
             if ours != theirs:
                 raise ValueError(
@@ -51,6 +58,9 @@ def from_electra(
     model = SpanElectraForPreTraining(SpanElectraConfig(**shape | settings))
     model.discriminator_predictions.load_state_dict(source.discriminator_predictions.state_dict())
     load_encoders(model, source.electra.state_dict(), half)
+    loaded = ("discriminator_predictions",) if half is None else ("discriminator_predictions", "generator.")
+    new = [name for name in new_parts(model) if not name.startswith(loaded)]
+    logger.warning(f"{discriminator}: new, to be trained: {listed(new)}.")
     return model
 
 
@@ -139,28 +149,30 @@ def from_generator(generator: str | os.PathLike, **settings) -> SpanElectraForPr
         settings: fields of [`SpanElectraConfig`], the discriminator's shape above all.
 
     Raises:
-        ValueError: the embeddings of the two have different shapes, or were to be shared.
+        ValueError: what both have in common is not the same, or the embeddings were to be shared.
     """
     config = AutoConfig.from_pretrained(generator)
-    is_ours = isinstance(config, SpanElectraConfig)
-    prefix = "generator_" if is_ours else ""
+    half, boundary_head = load_generator(generator, config)
+    prefix = "generator_" if isinstance(config, SpanElectraConfig) else ""
     shape = {f"generator_{name}": getattr(config, f"{prefix}{name}") for name in ENCODER_SHAPE}
-    for name in EMBEDDING_SHAPE:
+    for name in (*COMMON_SETTINGS, *(() if boundary_head is None else BOUNDARY_HEAD_SHAPE)):
         theirs = getattr(config, name)
         if settings.setdefault(name, theirs) != theirs:
             raise ValueError(
                 f"`{name}` is {settings[name]} in the configuration and {theirs} in the generator {str(generator)!r}; "
                 "leave it out, and it is the generator's."
             )
+    if boundary_head is None and settings.get("sampling_head") == "mean":
+        raise ValueError(
+            f"`sampling_head` is 'mean', and the generator {str(generator)!r} has no boundary head (SBGO) that was "
+            "trained; use 'mlm'."
+        )
     settings.setdefault("embedding_sharing", "separate")
     settings |= shape | {"objective": "discriminator"}
     model = SpanElectraForPreTraining(SpanElectraConfig(**settings))
-    half = (
-        SpanElectraForMaskedLM.from_pretrained(generator).generator
-        if is_ours
-        else ElectraForMaskedLM.from_pretrained(generator)
-    )
     model.generator.load_state_dict(half.state_dict())
+    if boundary_head is not None and model.config.use_sbgo:
+        model.sbgo_head.load_state_dict(boundary_head.state_dict())
     ours, theirs = model.electra.state_dict(), half.electra.state_dict()
     fitting = [name for name in ours if name in theirs and ours[name].shape == theirs[name].shape]
     model.electra.load_state_dict({name: theirs[name] for name in fitting}, strict=False)
@@ -170,3 +182,15 @@ def from_generator(generator: str | os.PathLike, **settings) -> SpanElectraForPr
         f"least in part: {listed(new)}."
     )
     return model
+
+
+def load_generator(
+    name: str | os.PathLike, config: PretrainedConfig
+) -> tuple[ElectraForMaskedLM, SpanBoundaryHead | None]:
+    """A generator, and its boundary head where one was trained with it."""
+    if SpanElectraForPreTraining.__name__ in (config.architectures or ()):
+        model = SpanElectraForPreTraining.from_pretrained(name)
+        return model.generator, getattr(model, "sbgo_head", None)
+    if isinstance(config, SpanElectraConfig):
+        return SpanElectraForMaskedLM.from_pretrained(name).generator, None
+    return ElectraForMaskedLM.from_pretrained(name), None

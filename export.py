@@ -9,10 +9,12 @@ import argparse
 import json
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, ElectraForPreTraining
 
 from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
+from span_electra.options import first_line
 from span_electra.tokenization.output import atomic_folder, check_output_dir, run_command
 from span_electra.tokenization.text import InputError
 
@@ -38,7 +40,13 @@ def export(checkpoint: str | Path, output_dir: str | Path, overwrite: bool = Fal
             f"{checkpoint}: only its generator was trained, so there is no discriminator to export. Train one by "
             f"run_pretraining.py --objective discriminator --generator {checkpoint}."
         )
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{checkpoint}: no tokenizer can be loaded from there ({first_line(error)}) Save it beside the model by "
+            "tokenizer.save_pretrained."
+        ) from error
     discriminator = ElectraForPreTraining(model.config.discriminator_config())
     weights = model.fold_embeddings(model.state_dict())
     discriminator.load_state_dict({name: weights[name] for name in discriminator.state_dict()})
@@ -63,8 +71,8 @@ def load_checkpoint(checkpoint: str | Path) -> SpanElectraForPreTraining:
         saved_as = settings.get("architectures") or [settings.get("model_type")]
         if SpanElectraForPreTraining.__name__ in saved_as:
             return SpanElectraForPreTraining.from_pretrained(checkpoint)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{checkpoint}: cannot be loaded ({str(error).strip().splitlines()[0]})") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"{checkpoint}: cannot be loaded ({first_line(error)})") from error
     raise InputError(
         f"{checkpoint}: was saved as {saved_as[0]}, which has no generator; give a checkpoint that "
         f"run_pretraining.py wrote ({SpanElectraForPreTraining.__name__})."

@@ -45,6 +45,10 @@ class RunArguments(TrainingArguments):
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is nothing to copy to; the DataLoader warns
 
+    def __getstate__(self):
+        # The Trainer pickles its arguments into every folder it saves to, which others may get to see.
+        return {**self.__dict__, "hub_token": None}
+
 
 def parse_options(groups: Sequence[type], arguments: Sequence[str], script: str, description: str) -> tuple:
     """Parse `[recipe.yaml] [--option value ...]`, in which options win over the recipe.

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, set_seed
 
@@ -44,7 +45,7 @@ from span_electra.finetuning.task import Task
 from span_electra.finetuning.tokens import TokenClassification
 from span_electra.finetuning.trainer import FinetuningTrainer
 from span_electra.reporting import CARD
-from span_electra.run_folder import check_folder, names_in_run, start_folder, started
+from span_electra.run_folder import LOCK, check_folder, names_in_run, start_folder, started
 from span_electra.tokenization.output import print_error
 from span_electra.tokenization.text import InputError
 
@@ -57,6 +58,7 @@ SETTINGS = "finetuning.json"  # written first: by it a folder is known to be a f
 # All that a run writes, as globs; --overwrite_output_dir removes nothing else.
 WRITTEN = ("seed-*", "*.safetensors", "config.json", CARD, RESULTS, CONFUSION)
 NOT_COPIED = ("runs", "training_args.bin")  # of the best seed's folder
+NOT_PUBLISHED = ("seed-*/", LOCK)
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -77,8 +79,9 @@ def run(arguments: Sequence[str]) -> None:
         train_rows, eval_rows = task.build_rows()
     metric = training_arguments.metric_for_best_model = task.choose_metric(training_arguments.metric_for_best_model)
     config.update(task.head_settings())
+    build_model(encoder_arguments, config, task)  # weights that cannot be used are refused before a folder is touched
     settings = {**asdict(encoder_arguments), **asdict(task_arguments), **training_arguments.to_dict()}
-    start = partial(start_folder, output_dir, SETTINGS, settings, WRITTEN)
+    start = partial(start_folder, output_dir, SETTINGS, settings, WRITTEN, NOT_PUBLISHED)
     with started(training_arguments, SETTINGS, seen, start):
         results = []
         for seed in range(training_arguments.seed, training_arguments.seed + training_arguments.seeds):
@@ -101,6 +104,9 @@ def seed_arguments(arguments: FinetuningArguments, seed: int) -> FinetuningArgum
     changed = copy.copy(arguments)
     changed.seed = seed
     changed.output_dir = str(seed_folder(arguments.output_dir, seed))
+    if arguments.data_seed is None:
+        # An epoch's order follows from this seed plus the epoch, so neighbouring seeds would share their orders.
+        changed.data_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
     changed.greater_is_better = not arguments.metric_for_best_model.endswith("loss")
     return changed
 

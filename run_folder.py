@@ -72,7 +72,7 @@ def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Pa
 def check_folder(output_dir: str, marker: str, overwrite: bool) -> None:
     """The same for a script whose runs cannot be resumed; `marker` is the file by which its folders are known."""
     names = names_in_run(Path(output_dir), marker)
-    if names not in ([], [marker]) and not overwrite:
+    if not set(names) <= {marker, IGNORED} and not overwrite:
         raise InputError(
             f"--output_dir {output_dir}: already holds a run; replace it by --overwrite_output_dir, or give another "
             "folder."
@@ -166,16 +166,19 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
 def start_run(output_dir: str, settings: dict, resumes: bool) -> None:
     """Mark the folder as a run's. What an earlier run left there goes, unless this one resumes it."""
-    start_folder(output_dir, ARGUMENTS, settings, written=() if resumes else WRITTEN)
     wanted = "checkpoint-*/" if settings.get("hub_strategy") == "all_checkpoints" else None
-    ignored = [f"{pattern}\n" for pattern in NOT_PUBLISHED if pattern != wanted]
-    (Path(output_dir) / IGNORED).write_text("".join(ignored), encoding="utf-8")
+    ignored = [pattern for pattern in NOT_PUBLISHED if pattern != wanted]
+    start_folder(output_dir, ARGUMENTS, settings, () if resumes else WRITTEN, ignored)
 
 
-def start_folder(output_dir: str, marker: str, settings: dict, written: Sequence[str]) -> None:
-    """Remove what an earlier run left there, by the globs in `written`, and leave the settings as `marker`."""
+def start_folder(
+    output_dir: str, marker: str, settings: dict, written: Sequence[str], not_published: Sequence[str]
+) -> None:
+    """Remove what an earlier run left there, by the globs in `written`; leave the settings as `marker`, and word for
+    those who publish the folder of what to leave out."""
     folder = Path(output_dir)
     for path in [path for pattern in written for path in folder.glob(pattern)]:
         remove(path)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / marker).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    (folder / IGNORED).write_text("".join(f"{pattern}\n" for pattern in not_published), encoding="utf-8")

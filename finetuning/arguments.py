@@ -7,6 +7,7 @@ from span_electra.options import RunArguments, check_positive, check_source, che
 from span_electra.tokenization.text import InputError
 
 TASKS = ("classification", "regression", "token-classification", "question-answering")
+UNSMOOTHED = ("regression", "question-answering")
 # Learning rate and its decay from layer to layer for encoders of at least so many hidden units (Clark et al., 2020,
 # table 7: Small, Base, Large).
 SETTINGS_BY_SIZE = {0: (3e-4, 0.8), 768: (1e-4, 0.8), 1024: (5e-5, 0.9)}
@@ -115,6 +116,11 @@ class FinetuningArguments(RunArguments):
                 f"--save_strategy is {self.save_strategy}; checkpoints are written when they are evaluated, so leave "
                 f"it out (--eval_strategy is {self.eval_strategy})."
             )
+        for name in ("prediction_loss_only", "batch_eval_metrics"):
+            if getattr(self, name):
+                raise ValueError(f"--{name}: the best checkpoint is chosen by metrics of all rows; leave it out.")
+        if self.greater_is_better is not None:
+            raise ValueError("--greater_is_better: follows from the metric; leave it out.")
         self.save_strategy = self.eval_strategy
         self.save_steps = self.eval_steps or self.logging_steps
         chosen = self.metric_for_best_model
@@ -154,6 +160,11 @@ def check_values(encoder: EncoderArguments, task: TaskArguments, training: Finet
         raise InputError(f"--layerwise_lr_decay is {decay}; it must lie in (0, 1], and 1 means none.")
     if training.dropout is not None and not 0 <= training.dropout < 1:
         raise InputError(f"--dropout is {training.dropout}; it must lie in [0, 1) (ELECTRA's is 0.1).")
+    if training.label_smoothing_factor and task.task in UNSMOOTHED:
+        raise InputError(
+            f"--label_smoothing_factor is {training.label_smoothing_factor}; the loss of --task {task.task} has no "
+            "smoothed form: leave it out."
+        )
     if training.push_to_hub:
         raise InputError(
             "--push_to_hub: every seed would be uploaded over the last; leave it out, and upload the finished folder "

@@ -2,15 +2,19 @@
 
 import difflib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import datasets
 import numpy as np
+from datasets import Value
 
 from span_electra.options import first_line
 from span_electra.tokenization.text import InputError, InputNotFoundError, load_named_dataset, looks_like_path
+
+logger = logging.getLogger(__name__)
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 SAMPLE_SEED = 0  # not the run's: runs with different seeds see the same rows
@@ -47,6 +51,11 @@ def read_examples(
     for role, column in columns.items():
         accepted = (renamed[role],) if role in renamed else column.names
         present = [candidate for candidate in accepted if candidate in rows.column_names]
+        if present and present[0] in found:
+            raise InputError(
+                f"{name}: the column {present[0]!r} would be both {found[present[0]]} and {role}. Name another: "
+                f"--columns {role}=NAME."
+            )
         if present:
             found[present[0]] = role
         elif column.is_required or role in renamed:
@@ -54,6 +63,10 @@ def read_examples(
                 f"{name}: no column {' or '.join(map(repr, accepted))}. The columns are: "
                 f"{', '.join(rows.column_names)}. Name the one that holds it: --columns {role}=NAME."
             )
+    texts = [name for name, kind in rows.features.items() if kind in (Value("string"), Value("large_string"))]
+    unread = [column for column in texts if column not in found]
+    for role in columns.keys() - found.values() if unread else ():
+        logger.warning(f"{name}: there is no {role}. If that is {unread[0]}: --columns {role}={unread[0]}.")
     return rows.select_columns(list(found)).rename_columns({old: new for old, new in found.items() if old != new})
 
 

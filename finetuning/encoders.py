@@ -1,21 +1,26 @@
 """Load any encoder that the Auto classes know, with a new head, and make sure that it is what was meant."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from span_electra.finetuning.arguments import EncoderArguments
 from span_electra.finetuning.task import Task
 from span_electra.options import first_line
 from span_electra.tokenization.text import InputError
 
+logger = logging.getLogger(__name__)
+
 GENERATORS = ("ElectraForMaskedLM", "ElectraForCausalLM", "SpanElectraForMaskedLM")
 DROPOUT = 0.1  # Clark et al., 2020, table 7
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError)
+LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, SafetensorError)
 
 
 def load_config(arguments: EncoderArguments) -> PretrainedConfig:
@@ -72,6 +77,7 @@ def load_tokenizer(arguments: EncoderArguments) -> PreTrainedTokenizerBase:
         )
     if tokenizer.pad_token is None:
         raise InputError(f"{name}: the tokenizer has no padding token. Give one that has it, by --tokenizer.")
+    tokenizer.padding_side = "right"  # words and answers are found by their places from the left
     return tokenizer
 
 
@@ -118,14 +124,24 @@ def build_model(arguments: EncoderArguments, config: PretrainedConfig, task: Tas
     name, trust = arguments.model_name_or_path, arguments.trust_remote_code
     try:
         if arguments.from_scratch:
-            return task.auto_class.from_config(config, trust_remote_code=trust)
+            return task.auto_class.from_config(config, trust_remote_code=trust, dtype=torch.float32)
         with no_loading_report():
             model, loaded = task.auto_class.from_pretrained(
-                name, config=config, trust_remote_code=trust, ignore_mismatched_sizes=True, output_loading_info=True
+                name,
+                config=config,
+                trust_remote_code=trust,
+                dtype=torch.float32,  # whatever it was saved in: --bf16 keeps the weights in full precision, too
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
             )
     except LOADING_ERRORS as error:
         raise InputError(f"--model_name_or_path {name}: cannot be loaded ({first_line(error)})") from error
     check_loaded(name, model, loaded)
+    head = {key for key in model.state_dict() if not key.startswith(f"{model.base_model_prefix}.")}
+    if head - set(loaded["missing_keys"]):
+        logger.info(f"{name}: the head that it was fine-tuned with is left behind; a new one is trained.")
+        new = task.auto_class.from_config(config, trust_remote_code=trust, dtype=torch.float32).state_dict()
+        model.load_state_dict({key: new[key] for key in head}, strict=False)
     return model
 
 
@@ -148,9 +164,9 @@ def check_loaded(name: str, model: PreTrainedModel, loaded: dict) -> None:
 @contextmanager
 def no_loading_report() -> Iterator[None]:
     """Without the library's report of a new head, which is what fine-tuning asks for; the rest is checked."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        transformers_logging.set_verbosity(before)

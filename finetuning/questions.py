@@ -110,6 +110,10 @@ def check_answers(example: dict, where: str) -> None:
             f"{where}: answers is {answers!r}. Accepted: {{'text': [...], 'answer_start': [...]}}, or a file in "
             "SQuAD's format."
         )
+    if not is_list_of(str, answers["text"]) or not is_list_of(int, answers["answer_start"]):
+        raise InputError(
+            f"{where}: answers is {answers!r}. text must be a list of texts, and answer_start a list of whole numbers."
+        )
     if not answers["text"] or len(answers["text"]) != len(answers["answer_start"]):
         raise InputError(
             f"{where}: {len(answers['text'])} answers at {len(answers['answer_start'])} places. Each question needs "
@@ -125,6 +129,10 @@ def check_answers(example: dict, where: str) -> None:
             f"{where}: the answer {text!r} is not at character {start} of its context: {is_at}. Correct answer_start "
             "or the answer, or leave the question out."
         )
+
+
+def is_list_of(kind: type, values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)
 
 
 WINDOW_COLUMNS = ["example", "context_start", "offsets"]

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from span_electra.finetuning.data import Column
 from span_electra.finetuning.metrics import F1, Accuracy, MatthewsCorrelation, Pearsonr, Spearmanr
 from span_electra.finetuning.report import plot_confusion
-from span_electra.finetuning.task import Task, check_texts, model_inputs, only_logits
+from span_electra.finetuning.task import Task, check_texts, model_inputs, name_of, only_logits
 from span_electra.tokenization.text import InputError
 
 logger = logging.getLogger(__name__)
@@ -83,13 +83,17 @@ class Classification(SentenceTask):
                 f"{', '.join(self.names or ['without names'])}. Give both with the same classes in the same order."
             )
         counts = Counter(self.class_name(label, self.train_name, row) for row, label in enumerate(train["label"], 1))
-        self.labels = sorted(counts, key=lambda name: (int(name) if NUMBER.fullmatch(name) else math.inf, name))
+        if self.names is None:
+            self.labels = sorted(counts, key=lambda name: (int(name) if NUMBER.fullmatch(name) else math.inf, name))
+        else:
+            self.labels = [name for name in self.names if name in counts]
         if len(self.labels) < 2:
             raise InputError(
                 f"{self.train_name}: all rows have the label {self.labels[0]!r}. Give rows of 2 labels or more."
             )
         if len(self.labels) == 2:
-            self.metrics = (*self.metrics, "f1")  # of the second class
+            self.metrics = (*self.metrics, "f1")
+            logger.info(f"{self.train_name}: f1 is that of the label {self.labels[1]}, the second of two.")
         self.ids = {name: i for i, name in enumerate(self.labels)}
         self.most_frequent = self.ids[counts.most_common(1)[0][0]]
         seen = set()
@@ -107,12 +111,14 @@ class Classification(SentenceTask):
             )
 
     def class_name(self, label: Any, name: str, row: int) -> str:
-        if self.names is not None and isinstance(label, int) and 0 <= label < len(self.names):
-            return self.names[label]
+        if self.names is not None and isinstance(label, int):
+            return name_of(label, self.names, f"{name}, row {row}")
         if isinstance(label, float) and label.is_integer():
             label = int(label)
         if isinstance(label, float):
             raise InputError(f"{name}, row {row}: the label {label} is a score. Use --task regression.")
+        if isinstance(label, (list, dict)):
+            raise InputError(f"{name}, row {row}: the label {label} is not one value. Give each row one label.")
         if label is None or label == "":
             raise InputError(f"{name}, row {row}: no label. Give each row one, or leave the row out.")
         return str(label)

@@ -142,6 +142,16 @@ def check_texts(examples: datasets.Dataset, name: str, columns: list[str]) -> No
                 )
 
 
+def name_of(label: int, names: list[str], where: str) -> str:
+    """The name of a numbered label, of the `names` that the data carries."""
+    if not 0 <= label < len(names):
+        raise InputError(
+            f"{where}: the label is {label}; accepted are 0 to {len(names) - 1} ({', '.join(names)}). Leave the row "
+            "out, or number its label so (-1 often stands for none)."
+        )
+    return names[label]
+
+
 def model_inputs(tokenizer: PreTrainedTokenizerBase, encoded: Mapping) -> dict[str, list]:
     """Those of a tokenizer's results that a model takes."""
     return {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}

@@ -9,7 +9,7 @@ from transformers import AutoModelForTokenClassification, DataCollatorForTokenCl
 
 from span_electra.finetuning.data import Column
 from span_electra.finetuning.metrics import Seqeval
-from span_electra.finetuning.task import Task, model_inputs, only_logits
+from span_electra.finetuning.task import Task, model_inputs, name_of, only_logits
 from span_electra.tokenization.text import InputError
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class TokenClassification(Task):
                         f"{name}, row {row}, token {place}: {word!r} is not text. Give each token as text."
                     )
                 if names is not None and isinstance(tag, int):
-                    tag = names[tag]
+                    tag = name_of(tag, names, f"{name}, row {row}, tag {place}")
                 if not isinstance(tag, str) or not (tag == OUTSIDE or (tag[:2] in ("B-", "I-") and tag[2:])):
                     raise InputError(
                         f"{name}, row {row}, tag {place}: {tag!r} is not a BIO tag. Accepted are {OUTSIDE}, and B- or "

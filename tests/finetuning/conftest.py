@@ -1,6 +1,7 @@
 """A folder of models and data that the tests of fine-tuning share."""
 
 import json
+import shutil
 
 import datasets
 import pytest
@@ -67,6 +68,9 @@ def home(tmp_path_factory):
     truncated = {key: value for key, value in models["electra"].state_dict().items() if "layer.1." not in key}
     models["electra"].save_pretrained(home / "half_empty", state_dict=truncated)
     tokenizer.save_pretrained(home / "half_empty")
+    shutil.copytree(home / "electra", home / "cut_short")
+    with (home / "cut_short" / "model.safetensors").open("r+b") as weights:
+        weights.truncate(1000)
     for part, seed, count in (("train", 1, 160), ("dev", 2, 40)):
         rows = sentences(count, seed)
         write_lines(home / f"{part}.jsonl", rows)

@@ -90,6 +90,9 @@ def write_bad_data(home):
     write_lines(home / "ner_not_bio.jsonl", [{"tokens": ["x"], "ner_tags": ["NOUN"]}])
     write_lines(home / "ner_ids.jsonl", [{"tokens": ["x"], "ner_tags": [3]}])
     write_lines(home / "ner_outside.jsonl", [{"tokens": ["x"], "ner_tags": ["O"]}])
+    write_lines(home / "label_lists.jsonl", [{"sentence1": "film", "label": [0, 1]}])
+    flat = {"text": "Ada", "answer_start": 0}
+    write_lines(home / "squad_flat.jsonl", [{"id": "q", "question": "who", "context": "Ada", "answers": flat}])
     (home / "empty.jsonl").write_text("")
     (home / "no_rows.csv").write_text("sentence1,label\n")
     (home / "broken.jsonl").write_text('{"sentence1": "film", "label": 1}\n{"sentence1": ')

@@ -38,6 +38,16 @@ def test_columns_are_found_by_their_usual_names_or_the_users(tmp_path):
     assert read.to_list() == [{"text": "a", "label": 0}]
 
 
+def test_a_text_that_is_not_read_is_pointed_out_where_a_column_is_missing(home, tmp_path, caplog):
+    write_lines(tmp_path / "data.jsonl", [{"sentence": "a", "question": "b", "label": i, "idx": i} for i in (0, 1)])
+    task_of(Classification, home, tmp_path / "data.jsonl", tmp_path / "data.jsonl").build_rows()
+    assert "there is no sentence2. If that is question: --columns sentence2=question." in caplog.text
+    caplog.clear()
+    options = {"columns": ["sentence1=question", "sentence2=sentence"]}
+    task_of(Classification, home, tmp_path / "data.jsonl", tmp_path / "data.jsonl", **options).build_rows()
+    assert "there is no" not in caplog.text
+
+
 def test_squads_format_gives_a_row_for_each_question(home):
     columns = QuestionAnswering.columns
     rows = read_examples(str(home / "squad_dev.json"), "train", columns, {})
@@ -61,6 +71,30 @@ def test_class_names_of_a_data_set_are_the_models_labels(home, tmp_path):
     task = task_of(Classification, home, tmp_path / "data.parquet", tmp_path / "data.parquet")
     train_rows, _ = task.build_rows()
     assert task.head_settings()["id2label"] == {0: "no", 1: "yes"} and train_rows["labels"][:] == [1, 0]
+
+
+def classes_and_tags(path, label, tag):
+    """A table of one row with `label` and `tag`, numbers whose names the table carries."""
+    label_names, tag_names = datasets.ClassLabel(names=["same", "other"]), datasets.ClassLabel(names=["O", "B-a"])
+    features = {"text": datasets.Value("string"), "label": label_names}
+    features |= {"tokens": datasets.List(datasets.Value("string")), "ner_tags": datasets.List(tag_names)}
+    rows = {"text": ["film", "city"], "label": [1, label], "tokens": [["film"], ["a"]], "ner_tags": [[1], [tag]]}
+    datasets.Dataset.from_dict(rows, features=datasets.Features(features)).to_parquet(path)
+
+
+def test_f1_is_that_of_the_second_class_in_the_datas_own_order(home, tmp_path):
+    classes_and_tags(tmp_path / "data.parquet", 0, 0)
+    task = task_of(Classification, home, tmp_path / "data.parquet", tmp_path / "data.parquet")
+    task.build_rows()
+    assert task.labels == ["same", "other"]
+    assert task.score([1, 1])["f1"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("task_class", [Classification, TokenClassification])
+def test_numbers_that_stand_for_no_label_are_refused(home, tmp_path, task_class):
+    classes_and_tags(tmp_path / "data.parquet", -1, -1)
+    with pytest.raises(InputError, match=r"row 2.*: the label is -1; accepted are 0 to 1 \("):
+        task_of(task_class, home, tmp_path / "data.parquet", tmp_path / "data.parquet").build_rows()
 
 
 def test_classes_that_are_numbered_otherwise_in_the_validation_data_are_refused(home, tmp_path):

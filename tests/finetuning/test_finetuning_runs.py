@@ -7,6 +7,7 @@ import struct
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import SeedableRandomSampler
 from finetuning_examples import NER, QA, SCORES, arguments, results_of, task_of
 from huggingface_hub import ModelCard
 from transformers import (
@@ -21,7 +22,7 @@ from transformers import (
 
 from span_electra.finetuning.arguments import FinetuningArguments, parse_arguments, settle_by_size
 from span_electra.finetuning.card import finetuned_card
-from span_electra.finetuning.encoders import build_model, load_config, set_dropout
+from span_electra.finetuning.encoders import build_model, load_config, load_tokenizer, set_dropout
 from span_electra.finetuning.questions import Answer, QuestionAnswering
 from span_electra.finetuning.report import SeedResult, best_result, results_table, summarise
 from span_electra.finetuning.sentences import Classification, Regression
@@ -107,6 +108,36 @@ def test_random_weights_are_random_and_the_loaded_ones_are_not(home, tmp_path):
         )
         same = all(torch.equal(saved[name], value) for name, value in model.electra.state_dict().items())
         assert same != from_scratch and model.config.hidden_size == 32
+
+
+def test_rows_are_padded_on_the_right_where_places_are_counted_from(home, tmp_path):
+    AutoTokenizer.from_pretrained(home / "tokenizer", padding_side="left").save_pretrained(tmp_path / "left")
+    encoder, _, _ = parse_arguments(arguments(home, tmp_path / "out", tokenizer=tmp_path / "left"))
+    assert load_tokenizer(encoder).padding_side == "right"
+
+
+def test_weights_of_half_precision_are_trained_in_full(home, tmp_path):
+    ElectraForPreTraining.from_pretrained(home / "electra").half().save_pretrained(tmp_path / "half")
+    for from_scratch in (False, True):
+        changes = {"model_name_or_path": tmp_path / "half", "from_scratch": from_scratch}
+        encoder, _, _ = parse_arguments(arguments(home, tmp_path / "out", **changes))
+        task = task_of(Classification, home, home / "train.jsonl", "x.csv")
+        model = build_model(encoder, load_config(encoder), task)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_the_head_of_an_earlier_task_is_left_behind(home, tmp_path):
+    AutoModelForSequenceClassification.from_pretrained(home / "electra").save_pretrained(tmp_path / "tuned")
+    encoder, _, _ = parse_arguments(arguments(home, tmp_path / "out", model_name_or_path=tmp_path / "tuned"))
+    heads = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        task = task_of(Classification, home, home / "train.jsonl", "x.csv")
+        model = build_model(encoder, load_config(encoder), task)
+        heads.append(model.classifier.out_proj.weight)
+    assert not torch.equal(*heads)
+    saved = ElectraForPreTraining.from_pretrained(home / "electra").electra.state_dict()
+    assert all(torch.equal(saved[name], value) for name, value in model.electra.state_dict().items())
 
 
 def test_dropout_is_electras_whatever_it_was_in_pretraining(home):
@@ -200,6 +231,17 @@ def test_the_card_names_no_path_of_this_machine(home):
     assert "random weights in the architecture of ada/spans, fine-tuned" in scratch.text
 
 
+# --- what is published -------------------------------------------------------------------------------------------
+
+
+def test_no_token_and_no_folder_of_a_seed_is_published(home, tmp_path):
+    main(arguments(home, tmp_path / "out", max_steps=1, hub_token="hf_secret", save_strategy="epoch"))
+    assert b"hf_secret" not in b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    # By this the Hub's clients and server leave out the folders of the seeds, with all that the Trainer wrote there.
+    assert (tmp_path / "out" / ".gitignore").read_text().split() == ["seed-*/", ".lock"]
+    assert not list((tmp_path / "out").glob("*.bin"))
+
+
 # --- journeys ----------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +262,24 @@ def test_the_best_checkpoint_is_kept_not_the_last(home, tmp_path, monkeypatch):
     kept = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").state_dict()
     assert all(torch.equal(kept[name], value) for name, value in weights[1].items())
     assert not all(torch.equal(kept[name], value) for name, value in weights[2].items())
+
+
+def test_seeds_see_the_rows_in_orders_of_their_own(home, tmp_path, monkeypatch):
+    orders = []
+    monkeypatch.setattr("accelerate.data_loader.SeedableRandomSampler.__iter__", recorded(orders))
+    main(arguments(home, tmp_path / "out", seeds=2, num_train_epochs=2))
+    assert len(orders) == 4 and len(set(orders)) == 4
+
+
+def recorded(orders):
+    iterate = SeedableRandomSampler.__iter__
+
+    def iterate_and_record(self):
+        order = list(iterate(self))
+        orders.append(tuple(order))
+        return iter(order)
+
+    return iterate_and_record
 
 
 def test_a_run_that_collapses_is_counted(home, tmp_path, capsys):
