@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from span_electra.configuration_span_electra import OBJECTIVES
 from span_electra.options import RunArguments, check_positive, check_source, check_training, parse_options
+from span_electra.reporting import SUMMARY
 from span_electra.tokenization.text import InputError
 
 MOST_WARMUP_STEPS = 10_000  # ELECTRA's
@@ -209,6 +210,11 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
     if data.probe_file is not None and model.objective == "generator":
         raise InputError(
             "--probe_file: looks at the discriminator, which --objective generator does not train; leave it out."
+        )
+    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
+    if metric not in SUMMARY:
+        raise InputError(
+            f"--metric_for_best_model is {training.metric_for_best_model}; accepted are {', '.join(SUMMARY)}."
         )
     if not training.learning_rate > 0:
         raise InputError(f"--learning_rate is {training.learning_rate}; it must be above 0 (ELECTRA-Small's is 5e-4).")

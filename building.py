@@ -216,17 +216,17 @@ def resolve_rows(data: DataArguments, config: SpanElectraConfig) -> None:
     data.mask_ratio = MASK_RATIO if data.mask_ratio is None else data.mask_ratio
     if not 0 < data.mask_ratio < 1:
         raise InputError(f"The configuration's mask_ratio is {data.mask_ratio}; it must lie between 0 and 1.")
-    paths, longest = (*data.train_file, *data.validation_file), 0
+    paths, longest, asked_to_pack = (*data.train_file, *data.validation_file), 0, data.pack_documents
     for path in paths:
         if is_features(path):
-            settings = json.loads((Path(path) / METADATA).read_text(encoding="utf-8"))["settings"]
+            settings = read_settings(Path(path) / METADATA)["settings"]
             prepared, packed = settings["max_seq_length"], settings.get("pack_documents", False)
-            if data.pack_documents and not packed:
+            if asked_to_pack and not packed:
                 raise InputError(
                     f"{path}: in its rows documents stand alone; make the features again with --pack_documents, or "
                     "leave it out."
                 )
-            data.pack_documents = packed
+            data.pack_documents |= packed
             longest = max(longest, prepared)
             if data.max_seq_length is None:
                 data.max_seq_length = prepared
@@ -285,7 +285,7 @@ def load_train_rows(
     if eval_rows is None and data.validation_split_percentage and len(train_rows) > 1:
         # `train_test_split` would write its indices into the user's folder of features.
         order = np.random.default_rng(SPLIT_SEED).permutation(len(train_rows))
-        held_back = max(1, round(len(train_rows) * data.validation_split_percentage / 100))
+        held_back = min(len(order) - 1, max(1, round(len(order) * data.validation_split_percentage / 100)))
         eval_rows = train_rows.select(order[:held_back], keep_in_memory=True)
         train_rows = train_rows.select(order[held_back:], keep_in_memory=True)
     if data.max_train_samples is not None:

@@ -189,8 +189,14 @@ class SpanElectraConfig(ElectraConfig):
             raise ValueError(
                 f"`position_embedding_type` is {self.position_embedding_type!r}; only 'absolute' is supported."
             )
+        if not self.tie_word_embeddings:
+            raise ValueError(
+                "`tie_word_embeddings` is False; ELECTRA's generator has one table for its input and its output, so "
+                "leave it out. What the two networks share is `embedding_sharing`."
+            )
         positive = (
             "vocab_size",
+            "type_vocab_size",
             "embedding_size",
             "hidden_size",
             "num_hidden_layers",
@@ -206,6 +212,9 @@ class SpanElectraConfig(ElectraConfig):
                 raise ValueError(f"`{name}` is {value}; it must be at least 1.")
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"`hidden_act` is {self.hidden_act!r}; accepted are {', '.join(sorted(ACT2FN))}.")
+        for name in ("layer_norm_eps", "initializer_range"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be above 0.")
         for name in ("mlm_weight", "sbgo_weight", "rtd_weight", "sbpo_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"`{name}` is {getattr(self, name)}; a loss weight must be finite and at least 0.")

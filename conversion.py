@@ -20,8 +20,10 @@ BERT_SHAPED = ("bert", "electra", "roberta", "xlm-roberta", "camembert")
 # These number their positions from the padding id on: so many rows of their position table are never a position.
 NUMBERED_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")
 # What both networks have in common: their embeddings' shape, and what a layer computes.
-COMMON_SETTINGS = ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size")
-COMMON_SETTINGS += ("hidden_act", "layer_norm_eps")
+COMMON_SETTINGS = (
+    *("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size"),
+    *("hidden_act", "layer_norm_eps"),
+)
 BOUNDARY_HEAD_SHAPE = ("max_span_length", "boundary_position_size")
 # What an encoder has in common with ELECTRA's, by name and by meaning.
 SHARED_SETTINGS = (

@@ -13,6 +13,7 @@ from transformers.integrations import is_tensorboard_available
 
 from span_electra.tokenization.text import InputError
 
+MOST_SEEDS = 2**32  # NumPy's
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -38,6 +39,12 @@ class RunArguments(TrainingArguments):
             raise ValueError("--output_dir is missing: give a new or empty folder for the run.")
         if self.report_to is None:
             self.report_to = "tensorboard" if is_tensorboard_available() else "none"
+        for name in ("bf16_full_eval", "fp16_full_eval"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"--{name}: rounds the weights, which are saved after the last evaluation; leave it out (--bf16 "
+                    "evaluates in half precision, too, and keeps them)."
+                )
         for name in ("logging_steps", "eval_steps", "save_steps", "warmup_steps"):
             if not 0 <= (getattr(self, name) or 0) < math.inf:
                 raise ValueError(f"--{name} is {getattr(self, name)}; give a number of steps, or a share below 1.")
@@ -133,7 +140,13 @@ def check_positive(group: object, *names: str) -> None:
 
 
 def check_training(training: RunArguments) -> None:
-    """Refuse batches without rows and runs without steps."""
+    """Refuse batches without rows, runs without steps, and numbers below 0 that are no seeds and no counts."""
+    for name in ("seed", "data_seed"):
+        value = getattr(training, name)
+        if value is not None and not 0 <= value < MOST_SEEDS:
+            raise InputError(f"--{name} is {value}; it must lie between 0 and {MOST_SEEDS - 1}.")
+    if training.dataloader_num_workers < 0:
+        raise InputError(f"--dataloader_num_workers is {training.dataloader_num_workers}; it must be at least 0.")
     check_positive(
         training, "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"
     )

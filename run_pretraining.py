@@ -114,6 +114,8 @@ def largest_masked_share(data: DataArguments) -> float:
 def is_evaluated(trainer: SpanElectraTrainer) -> bool:
     """Whether the model as it is now was evaluated."""
     last = trainer.state.global_step
+    if trainer.args.load_best_model_at_end and trainer.state.best_global_step not in (None, last):
+        return False  # what was loaded is an earlier one
     return any("eval_loss" in entry and entry["step"] == last for entry in trainer.state.log_history)
 
 

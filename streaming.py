@@ -232,7 +232,8 @@ class RowShuffler:
             blocks["text"], blocks["document_lines"], blocks["number"], strict=True
         ):
             packed = self.packer.pack(text, document_lines, number)
-            rows.extend(np.split(packed.values.to_numpy(), packed.offsets.to_numpy()[1:-1]))
+            if len(packed):  # blank text has no rows
+                rows.extend(np.split(packed.values.to_numpy(), packed.offsets.to_numpy()[1:-1]))
         address = [self.seed, self.epoch, blocks["shard"][0], blocks["number"][0]]
         order = np.random.default_rng(address).permutation(len(rows))
         return {"input_ids": [rows[index] for index in order], "epoch": [self.epoch] * len(rows)}

@@ -47,7 +47,7 @@ def read_examples(
     rows = read_table(name, split)
     if not len(rows):
         raise InputError(f"{name}: no rows. Give data that holds examples.")
-    found = {}
+    found: dict[str, str] = {}
     for role, column in columns.items():
         accepted = (renamed[role],) if role in renamed else column.names
         present = [candidate for candidate in accepted if candidate in rows.column_names]

@@ -1,6 +1,7 @@
 """Where a pretraining checkpoint loads: with our classes, with stock ELECTRA's, and without this package at all."""
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -163,6 +164,19 @@ def test_exported_halves_need_no_custom_code(checkpoint, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "stock" / "generator").mask_token == "[MASK]"
     settings = json.loads((tmp_path / "stock" / "discriminator" / "tokenizer_config.json").read_text())
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"  # Transformers 4 knows no TokenizersBackend
+
+
+def test_what_an_export_lacks_is_named(checkpoint, tmp_path):
+    shutil.copytree(checkpoint[1], tmp_path / "copy")
+    for path in (tmp_path / "copy").glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(InputError, match=r"copy: no tokenizer can be loaded from there .* tokenizer\.save_pretrained"):
+        export(tmp_path / "copy", tmp_path / "stock")
+    with (tmp_path / "copy" / "model.safetensors").open("r+b") as weights:
+        weights.truncate(1000)
+    with pytest.raises(InputError, match=r"copy: cannot be loaded \("):
+        export(tmp_path / "copy", tmp_path / "stock")
+    assert not (tmp_path / "stock").exists()
 
 
 def test_fill_mask_uses_the_generator(checkpoint, tmp_path):

@@ -65,6 +65,30 @@ def test_halves_of_different_models_are_refused(tmp_path):
         from_electra(tmp_path / "d", tmp_path / "g")
 
 
+def test_halves_that_compute_otherwise_are_refused(tmp_path):
+    for name, kind, settings in (
+        ("d", ElectraForPreTraining, {"hidden_act": "gelu"}),
+        ("g", ElectraForMaskedLM, {"hidden_act": "relu"}),
+    ):
+        kind(ElectraConfig(vocab_size=99, num_hidden_layers=1, **settings)).save_pretrained(tmp_path / name)
+    with pytest.raises(ValueError, match=r"`hidden_act` is gelu in the discriminator .* and relu in the generator"):
+        from_electra(tmp_path / "d", tmp_path / "g")
+
+
+def test_what_a_discriminator_alone_lacks_is_said(tmp_path, caplog):
+    sizes = {"vocab_size": 99, "num_hidden_layers": 1}
+    ElectraForPreTraining(ElectraConfig(**sizes)).save_pretrained(tmp_path / "d")
+    ElectraForMaskedLM(ElectraConfig(**sizes)).save_pretrained(tmp_path / "g")
+    heads = "sbgo_head, sbpo_head, sbpo_prediction."
+    for generator, new in (
+        (None, f"generator.electra, generator.generator_predictions, generator.generator_lm_head, {heads}"),
+        (tmp_path / "g", heads),
+    ):
+        caplog.clear()
+        from_electra(tmp_path / "d", generator)
+        assert caplog.messages[-1].endswith(f"d: new, to be trained: {new}")
+
+
 # Other encoders
 
 
@@ -152,6 +176,23 @@ def test_the_second_stage_leaves_the_generator_as_it_is(tmp_path):
     output = seeded(model, batch())
     assert torch.equal(output.loss, 50 * output.rtd_loss + 5 * output.sbpo_loss)
     assert output.mlm_loss is not None and not output.mlm_loss.requires_grad
+
+
+def test_the_second_stage_has_the_first_ones_boundary_head(tmp_path):
+    settings = {"hidden_act": "relu", "layer_norm_eps": 1e-3}
+    first = random_model(objective="generator", sampling_head="mean", **settings)
+    first.save_pretrained(tmp_path / "first")
+    shape = tiny_config(embedding_sharing="separate", sampling_head="mean").to_diff_dict()
+    model = from_generator(tmp_path / "first", **shape | settings)
+    for name, weight in first.sbgo_head.state_dict().items():
+        assert torch.equal(weight, model.sbgo_head.state_dict()[name])
+    taken_over = from_generator(tmp_path / "first", **{k: v for k, v in shape.items() if k not in settings}).config
+    assert (taken_over.hidden_act, taken_over.layer_norm_eps) == ("relu", 1e-3)
+    with pytest.raises(ValueError, match="`hidden_act` is gelu in the configuration and relu in the generator"):
+        from_generator(tmp_path / "first", **shape | settings | {"hidden_act": "gelu"})
+    random_model(objective="generator", use_sbgo=False).save_pretrained(tmp_path / "without")
+    with pytest.raises(ValueError, match=r"`sampling_head` is 'mean', and the generator .* has no boundary head"):
+        from_generator(tmp_path / "without", **shape)
 
 
 def test_a_generator_that_stays_as_it_is_has_no_dropout():

@@ -78,13 +78,16 @@ def test_rows_get_the_template_around_their_tokens():
 def test_no_token_is_lost(tmp_path, corpus_file, tokenizers, small_blocks, kind, documents):
     tokenizer = tokenizers[kind]
     rows = create_features([corpus_file], tokenizer, tmp_path / "out", max_seq_length=16, documents=documents)
-    plain = [tokenizer(line, add_special_tokens=False, split_special_tokens=True) for line in TEXT.split("\n")]
-    expected = [token for line in plain for token in line["input_ids"]]
-    assert [token for row in rows["input_ids"] for token in row[1:-1]] == expected
+    ids = [token for row in rows["input_ids"] for token in row[1:-1]]
+    if kind == "BERT":
+        plain = [tokenizer(line, add_special_tokens=False, split_special_tokens=True) for line in TEXT.split("\n")]
+        assert ids == [token for line in plain for token in line["input_ids"]]
+    else:  # which separates lines by spaces
+        assert "".join(tokenizer.decode(ids).split()) == "".join(TEXT.split())
     assert {(row[0], row[-1]) for row in rows["input_ids"]} == {(tokenizer.cls_token_id, tokenizer.sep_token_id)}
     assert max(map(len, rows["input_ids"])) == 16 and min(map(len, rows["input_ids"])) >= 3
     counts = json.loads((tmp_path / "out" / "features.json").read_text())["counts"]
-    assert counts["tokens"] == len(expected) and counts["rows"] == len(rows) and counts["lines"] == 400
+    assert counts["tokens"] == len(ids) and counts["rows"] == len(rows) and counts["lines"] == 400
     assert str(rows.features["input_ids"].feature.dtype) == "int32"
 
 
@@ -95,9 +98,29 @@ def test_rows_never_cross_documents_and_special_tokens_in_text_are_text(tmp_path
     tokenizer = tokenizers["BPE"]
     features = create_features(path, tokenizer, tmp_path / "out", text_column="body", short_seq_probability=0)
     decoded = [tokenizer.decode(ids[1:-1]) for ids in features["input_ids"]]
-    assert decoded == [rows[0], rows[1].replace("\n", "")]
+    assert decoded == [rows[0], rows[1].replace("\n", " ")]
     special = {0, 1, 2, 3}
     assert not any(special & set(ids[1:-1]) for ids in features["input_ids"])
+
+
+def test_words_do_not_grow_together_over_the_end_of_a_line(tmp_path, tokenizers):
+    path = tmp_path / "a.txt"
+    path.write_text("the old\nman\n the sea\n\n\nthe boat\nwent saw été\n")
+    for name in ("BPE", "BERT"):
+        features = create_features(path, tokenizers[name], tmp_path / name, short_seq_probability=0)
+        decoded = [tokenizers[name].decode(ids[1:-1]) for ids in features["input_ids"]]
+        assert decoded == ["the old man the sea", "the boat went saw été"]
+        first_ids = [ids[1] for ids in features["input_ids"]]
+        assert first_ids == [tokenizers[name].encode("the")[1]] * 2  # a text begins as elsewhere
+
+
+def test_features_without_their_rows_are_damaged(tmp_path, tokenizers):
+    path = tmp_path / "a.txt"
+    path.write_text("the old man and the sea\n" * 20)
+    create_features(path, tokenizers["BPE"], tmp_path / "out")
+    next((tmp_path / "out").glob("data-*.arrow")).unlink()
+    with pytest.raises(InputError, match=r"out: damaged \(.*\)\. Make these features again"):
+        load_features(tmp_path / "out", tokenizers["BPE"])
 
 
 def test_sequences_share_the_row_that_they_fill_best():

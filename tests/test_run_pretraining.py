@@ -72,6 +72,11 @@ def home(tmp_path_factory):
     (home / "run" / "history.json").write_text("{}")
     for name, text in RECIPES.items():
         (home / f"{name}.yaml").write_text(text)
+    model = SpanElectraForPreTraining(SpanElectraConfig(**SIZES, vocab_size=280))
+    for name in ("trained", "cut_short"):
+        model.save_pretrained(home / name)
+    with (home / "cut_short" / "model.safetensors").open("r+b") as weights:
+        weights.truncate(1000)
     (home / "no_mask").mkdir()
     tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer")
     tokenizer.mask_token = None
@@ -192,6 +197,22 @@ REFUSED = {
     "no such activation": ({"config": "{home}/bad_act.json"}, r"`hidden_act` is 'gelux'; accepted are"),
     "no such attention": ({"attn_implementation": "foo"}, r"--attn_implementation foo: cannot be used here"),
     "smoothed labels": ({"label_smoothing_factor": 0.1}, r"--label_smoothing_factor is 0\.1"),
+    "no seed": ({"seed": -1}, r"--seed is -1; it must lie between 0 and 4294967295"),
+    "no order": ({"data_seed": 2**32}, r"--data_seed is 4294967296; it must lie between"),
+    "no workers": ({"dataloader_num_workers": -1}, r"--dataloader_num_workers is -1; it must be at least 0"),
+    "rounded weights": ({"bf16_full_eval": True}, r"--bf16_full_eval: rounds the weights, .* leave it out"),
+    "a metric that is not there": (
+        {"metric_for_best_model": "accuracy", "load_best_model_at_end": True},
+        r"--metric_for_best_model is accuracy; accepted are loss, .*discriminator_auc",
+    ),
+    "cut weights": (
+        {"config": None, "model_name_or_path": "{home}/cut_short"},
+        r"cut_short: cannot be used \(Error while deserializing",
+    ),
+    "a trained discriminator left behind": (
+        {"config": None, "model_name_or_path": "{home}/trained", "objective": "generator"},
+        r"--objective generator: .*trained has a discriminator that was trained",
+    ),
     "document rule": ({"documents": "chapter"}, r"documents='chapter' is not one of"),
 }
 
@@ -432,6 +453,36 @@ def test_features_say_whether_documents_share_their_rows(home, tmp_path):
     assert "| `pack_documents` | True |" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_rows_that_documents_share_may_be_evaluated_on_rows_of_one_each(home, tmp_path):
+    settings = {"max_seq_length": 32, "pack_documents": True}
+    create_features([home / "text.txt"], str(home / "tokenizer"), tmp_path / "rows", **settings)
+    files = {"train_file": tmp_path / "rows", "validation_file": home / "features"}
+    _, data, _ = parsed(home, tmp_path, **files)
+    resolve_rows(data, SpanElectraConfig(**SIZES, attn_implementation="sdpa"))
+    assert data.pack_documents
+
+
+def test_a_row_is_left_to_train_on(home, tmp_path):
+    changes = {"train_file": home / "features", "validation_split_percentage": 99.999}
+    _, data, training = parsed(home, tmp_path, **changes)
+    tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer")
+    resolve_rows(data, SpanElectraConfig(**SIZES))
+    train_rows, eval_rows = build_rows(data, tokenizer, training)
+    assert len(train_rows) == 1 and len(eval_rows) > 1
+
+
+def test_figures_are_those_of_the_model_that_is_kept(home, tmp_path):
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
+    run(arguments(home, tmp_path / "out", learning_rate=1e-2, **best))
+    history = json.loads((tmp_path / "out" / "history.json").read_text())["history"]
+    evaluations = [entry for entry in history if "eval_loss" in entry]
+    assert [entry["step"] for entry in evaluations] == [2, 4, 4]  # the highest loss is the one after 2 steps
+    assert evaluations[2]["eval_loss"] == evaluations[0]["eval_loss"] > evaluations[1]["eval_loss"]
+    kept = SpanElectraForPreTraining.from_pretrained(tmp_path / "out").state_dict()
+    best = SpanElectraForPreTraining.from_pretrained(tmp_path / "out" / "checkpoint-2").state_dict()
+    assert all(torch.equal(weight, kept[name]) for name, weight in best.items())
+
+
 def test_the_history_is_json_without_nan(finished):
     text = (finished / "history.json").read_text()
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
@@ -601,6 +652,21 @@ def test_a_run_starts_from_stock_electra(home, tmp_path):
     assert built.config.generator_hidden_size == 16
     key = "electra.encoder.layer.0.output.dense.weight"
     assert torch.equal(built.state_dict()[key], discriminator.state_dict()[key])
+
+
+def test_training_goes_on_in_full_precision_from_half(home, tmp_path):
+    SpanElectraForPreTraining.from_pretrained(home / "trained").half().save_pretrained(tmp_path / "half")
+    model, data, _ = parsed(home, tmp_path, config=None, model_name_or_path=tmp_path / "half")
+    built = build_model(model, data, AutoTokenizer.from_pretrained(home / "tokenizer"))
+    assert {parameter.dtype for parameter in built.parameters()} == {torch.float32}
+
+
+def test_the_saved_tokenizer_fits_the_model(home, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer")
+    model, data, _ = parsed(home, tmp_path, config_overrides='{"type_vocab_size": 1}')
+    built = build_model(model, data, tokenizer)
+    assert tokenizer.model_max_length == 64
+    assert built(**tokenizer("a word", "word " * 99, truncation=True, return_tensors="pt")).logits.shape == (1, 64)
 
 
 def test_a_run_starts_from_bert(home, tmp_path):

@@ -301,6 +301,15 @@ def test_more_processes_than_shards_are_refused(home):
         make_stream(home, num_processes=8)
 
 
+def test_blank_text_among_the_shards_has_no_rows(home, tmp_path):
+    shutil.copytree(home / "shards", tmp_path / "shards")
+    (tmp_path / "shards" / "6.txt").write_text("\n\n\n")
+    (tmp_path / "shards" / "7.jsonl").write_text('{"text": ""}\n')
+    corpus = Corpus([tmp_path / "shards"], streaming=True)
+    read = first_epoch(make_stream(home, short_probability=0, corpus=corpus))
+    assert sorted(read) == prepared(home, tmp_path / "features", 0)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(
     ("folder", "message"),

@@ -1,6 +1,7 @@
 """The text reader and the tokenizer trainer: what comes in, what is refused, what is written."""
 
 import gzip
+import io
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from transformers import AutoTokenizer
 from span_electra.tokenization import text as text_module
 from span_electra.tokenization.output import run_command
 from span_electra.tokenization.text import Corpus, InputError, InputNotFoundError
-from span_electra.tokenization.train_tokenizer import main, train_tokenizer
+from span_electra.tokenization.train_tokenizer import broken_up, main, train_tokenizer
 
 TEXT = "The old man went to the sea.\nHe saw the old boat.\n\nThe boat was old; the man was not: Café.\n" * 20
 
@@ -111,6 +112,15 @@ def test_a_dataset_name_is_loaded_with_its_configuration_and_split(monkeypatch):
 # What is refused
 
 
+def damaged_parquet():
+    """A whole Parquet file but for bytes in the middle of its only page."""
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": [f"some text {i}" for i in range(500)]}), sink, compression="snappy")
+    content = bytearray(sink.getvalue())
+    content[200:2000] = b"\xff" * 1800
+    return bytes(content)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -134,6 +144,11 @@ def test_a_dataset_name_is_loaded_with_its_configuration_and_split(monkeypatch):
         ("a.jsonl", b'{"text": 3}', r"line 1: column 'text' holds int, not text"),
         ("a.csv", b"id,body\n1,a\n", r"no column 'text'\. The columns are: id, body.*--text_column"),
         ("a.parquet", b"not parquet", r"a\.parquet: not a Parquet file"),
+        ("a.parquet", damaged_parquet(), r"a\.parquet: not a Parquet file \(.*snappy"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "\\ud83d b"}\n', r"line 2: holds half of a character, U\+D83D"),
+        ("a.jsonl", b'{"text": "a", "n": ' + b"9" * 5000 + b"}", r"line 1: not JSON \(Exceeds the limit"),
+        ("a.jsonl", b"[" * 100_000, r"line 1: not JSON \(maximum recursion"),
+        ("a.csv", b'id,text\n1,"he said\n2,b\n', r"line \d: not CSV \(unexpected end of data\)"),
     ],
 )
 def test_bad_content_is_refused_with_the_place(tmp_path, name, content, message):
@@ -209,6 +224,11 @@ def test_byte_level_bpe_gives_back_any_text(tmp_path, corpus_file):
         assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
     tokens = tokenizer.convert_ids_to_tokens(tokenizer.encode("the [MASK] boat", add_special_tokens=False))
     assert tokens[-3:-1] != ["Ġ", "[MASK]"] and "[MASK]" in tokens and "Ġ" not in tokens
+
+
+def test_a_word_without_end_is_learnt_from_in_parts():
+    long, short = broken_up(["a" * 2500, "word " * 500])
+    assert long.split() == ["a" * 1000, "a" * 1000, "a" * 500] and short == "word " * 500
 
 
 def test_lowercase_wordpiece_strips_accents_and_cased_does_not(tmp_path, corpus_file):

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 METADATA = "features.json"
 FEATURE_FILES = (METADATA, "data-*-of-*.arrow", "dataset_info.json", "state.json", "cache-*.arrow")
-FORMAT = 1  # raise it when the same settings give other rows than before
+FORMAT = 2  # raise it when the same settings give other rows than before
 SHORT_SEQ_PROBABILITY = 0.05  # of rows with a random length
 FEWEST_TOKENS = 10  # the longest span
 FEWEST_TOKENS_IN_ROW = 3  # a span of one token and its two boundaries
@@ -148,7 +148,10 @@ def load_features(folder: str | Path, tokenizer: PreTrainedTokenizerBase | str |
             f"{folder}: these features were made with another tokenizer ({metadata['tokenizer']}) than "
             f"{tokenizer.name_or_path}. Give that tokenizer, or make the features again with this one."
         )
-    return datasets.load_from_disk(folder)
+    try:
+        return datasets.load_from_disk(folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: damaged ({error}). Make these features again.") from error
 
 
 def load_tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTrainedTokenizerBase:
@@ -194,6 +197,7 @@ class Packer:
     short_seq_probability: float
     seed: int
     pack_documents: bool = False
+    line_start: str = ""  # what a line has to begin with so as not to grow together with the line before
 
     def __call__(self, blocks: pa.Table, indices: list[int]) -> pa.Table:
         text, document_lines = blocks["text"][0].as_py(), blocks["document_lines"][0].values.to_numpy()
@@ -204,7 +208,10 @@ class Packer:
         # "[MASK]" in the text is seven characters, not an instruction. Set here: the setting is lost in
         # pickling.
         self.backend.encode_special_tokens = True
-        encodings = self.backend.encode_batch_fast(text.split("\n"), add_special_tokens=False)
+        lines = text.split("\n")
+        if self.line_start:
+            lines = separated(lines, document_lines, self.line_start)
+        encodings = self.backend.encode_batch_fast(lines, add_special_tokens=False)
         line_tokens = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
         tokens = np.fromiter(
             chain.from_iterable(encoding.ids for encoding in encodings),
@@ -219,6 +226,21 @@ class Packer:
         row_ends = cut_rows(document_ends.tolist(), capacity, self.short_seq_probability, generator)
         rows = add_special_tokens(tokens, row_ends, self.prefix, self.suffix)
         return share_rows(rows, self.max_seq_length) if self.pack_documents else rows
+
+
+def separated(lines: list[str], document_lines: Sequence[int], line_start: str) -> list[str]:
+    """`lines` with `line_start` before each but the first of its document, unless it begins with a space anyway.
+
+    >>> separated(["the old", "man", "", "the sea"], document_lines=[3, 1], line_start=" ")
+    ['the old', ' man', '', 'the sea']
+    """
+    result: list[str] = []
+    for count in document_lines:
+        has_text = False
+        for line in lines[len(result) : len(result) + count]:
+            result.append(line_start + line if has_text and line and not line[0].isspace() else line)
+            has_text = has_text or bool(line.strip())
+    return result
 
 
 def cut_rows(document_ends: list[int], capacity: int, short_probability: float, generator: random.Random) -> list[int]:
@@ -325,7 +347,9 @@ def make_packer(
             "it, two different tokens, so nothing would tell where a document that shares a row begins; leave out "
             "--pack_documents, or use a tokenizer that does."
         )
-    return Packer(backend, prefix, suffix, max_seq_length, short_probability, seed, pack_documents)
+    # GPT-2's kind of tokenizer knows the beginning of a word by the space before it, which a line's first has not.
+    line_start = "" if backend.encode("a").ids == backend.encode(" a").ids else " "
+    return Packer(backend, prefix, suffix, max_seq_length, short_probability, seed, pack_documents, line_start)
 
 
 def _write_rows(corpus: Corpus, packer: Packer, workers: int, fingerprint: str, folder: Path) -> dict[str, Any]:

@@ -36,6 +36,7 @@ READ_SIZE = 1 << 20  # bytes
 COMPRESSED_READ_SIZE = 1 << 14  # bytes; small, because what comes out can be thousands of times larger
 LONGEST_LINE = 10 << 20  # bytes
 Source: TypeAlias = Path | datasets.Dataset | datasets.IterableDataset
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 DATASET_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
@@ -318,6 +319,11 @@ def _read_rows(source: Source, column: str) -> Iterator[str]:
             continue
         if not isinstance(value, str):
             raise InputError(f"{where}: column {column!r} holds {type(value).__name__}, not text.")
+        if not value.isascii() and (half := LONE_SURROGATE.search(value)):
+            raise InputError(
+                f"{where}: holds half of a character, U+{ord(half[0]):04X}, which is not text. Write the data again "
+                "without it: text.encode('utf-8', 'replace').decode()."
+            )
         if len(value) > LONGEST_LINE and max(map(len, value.split("\n"))) > LONGEST_LINE:
             raise InputError(f"{where}: a line longer than {LONGEST_LINE >> 20} MiB. Break the text into lines.")
         yield value
@@ -335,8 +341,9 @@ def _read_json_lines(path: Path, column: str) -> Iterator[tuple[str, Any]]:
         where = f"{path}, line {number}"
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where}: not JSON ({error.msg}). Accepted: one JSON object per line.") from error
+        except (ValueError, RecursionError) as error:  # not JSON, a number without end, or too deep
+            reason = getattr(error, "msg", error)
+            raise InputError(f"{where}: not JSON ({reason}). Accepted: one JSON object per line.") from error
         if not isinstance(row, dict):
             raise InputError(f"{where}: a JSON {type(row).__name__}. Accepted: one JSON object per line.")
         _check_column(where, column, row)
@@ -345,7 +352,7 @@ def _read_json_lines(path: Path, column: str) -> Iterator[tuple[str, Any]]:
 
 def _read_csv(path: Path, column: str) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(LONGEST_LINE)
-    reader = csv.DictReader(f"{line}\n" for _, line in _numbered_lines(path))
+    reader = csv.DictReader((f"{line}\n" for _, line in _numbered_lines(path)), strict=True)
     try:
         _check_column(path, column, reader.fieldnames or ())
         for row in reader:
@@ -360,7 +367,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[tuple[str, Any]]:
             _check_column(path, column, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=1000, columns=[column]):
                 yield from ((str(path), value) for value in batch.column(0).to_pylist())
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:  # of a damaged page, an OSError
         raise InputError(f"{path}: not a Parquet file ({error}).") from error
 
 
