@@ -14,7 +14,7 @@ from span_electra.building import read_overrides
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.finetuning.arguments import parse_arguments as parse_finetuning
 from span_electra.options import read_settings
-from span_electra.tokenization.create_features import make_packer
+from span_electra.tokenization.create_features import make_packer, separated
 from span_electra.tokenization.text import Corpus, InputError
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
@@ -80,7 +80,9 @@ def test_no_token_is_lost_between_text_and_rows(any_tokenizer, lines, data):
     packer = make_packer(any_tokenizer, length)
     documents = [count for count in (ends, len(lines) - ends) if count]
     rows = packer.pack("\n".join(lines), documents, 0).to_pylist()
-    encoded = any_tokenizer(lines, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    whole_words = separated(lines, documents, packer.line_start)
+    assert [line.removeprefix(" ") for line in whole_words] == [line.removeprefix(" ") for line in lines]
+    encoded = any_tokenizer(whole_words, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     special = {any_tokenizer.cls_token_id, any_tokenizer.sep_token_id, any_tokenizer.mask_token_id}
     assert all(len(row) <= length and row[0] == any_tokenizer.cls_token_id for row in rows)
     assert all(row[-1] == any_tokenizer.sep_token_id and not special & set(row[1:-1]) for row in rows)
