@@ -144,6 +144,11 @@ def read_config(name: str, overrides: dict, data: DataArguments, tokenizer: PreT
                 f"{name}: {key} is {settings[key]}, but the tokenizer's {role} token is {actual}. Ids come from the "
                 "tokenizer: leave the line out, or use the tokenizer that the file was written for."
             )
+    if settings.get("tie_word_embeddings") is False:  # saved models may have come apart, but are not trained like that
+        raise InputError(
+            f"{name}: tie_word_embeddings is false; ELECTRA's generator has one table for its input and output, so "
+            "leave it out. What the two networks share is embedding_sharing."
+        )
     settings["pad_token_id"] = tokenizer.pad_token_id
     return settings
 

@@ -189,11 +189,6 @@ class SpanElectraConfig(ElectraConfig):
             raise ValueError(
                 f"`position_embedding_type` is {self.position_embedding_type!r}; only 'absolute' is supported."
             )
-        if not self.tie_word_embeddings:
-            raise ValueError(
-                "`tie_word_embeddings` is False; ELECTRA's generator has one table for its input and its output, so "
-                "leave it out. What the two networks share is `embedding_sharing`."
-            )
         positive = (
             "vocab_size",
             "type_vocab_size",

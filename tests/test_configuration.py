@@ -98,7 +98,6 @@ def test_what_other_code_adds_to_a_saved_configuration_is_kept(tmp_path):
         ({"sampling_head": "sbgo"}, "`sampling_head` is 'sbgo'; accepted are mlm, mean"),
         ({"sampling_head": "mean", "use_sbgo": False}, "there is no second head; use 'mlm'"),
         ({"hidden_dropout_prob": 1.0}, r"`hidden_dropout_prob` is 1.0; a dropout probability lies in \[0, 1\)"),
-        ({"tie_word_embeddings": False}, "`tie_word_embeddings` is False; .* `embedding_sharing`"),
         ({"type_vocab_size": 0}, "`type_vocab_size` is 0; it must be at least 1"),
         ({"initializer_range": -0.1}, "`initializer_range` is -0.1; it must be above 0"),
         ({"layer_norm_eps": 0.0}, "`layer_norm_eps` is 0.0; it must be above 0"),

@@ -213,6 +213,10 @@ REFUSED = {
         {"config": None, "model_name_or_path": "{home}/trained", "objective": "generator"},
         r"--objective generator: .*trained has a discriminator that was trained",
     ),
+    "tables come apart": (
+        {"config_overrides": '{"tie_word_embeddings": false}'},
+        r"tie_word_embeddings is false; .* leave it out\. .* embedding_sharing",
+    ),
     "document rule": ({"documents": "chapter"}, r"documents='chapter' is not one of"),
 }
 
