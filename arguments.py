@@ -193,6 +193,8 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
         )
     check_positive(data, "max_span_words", "max_train_samples", "max_eval_samples", "preprocessing_num_workers")
     check_training(training)
+    if model.attn_implementation == "flex_attention" and training.device.type == "cpu":
+        raise InputError("--attn_implementation is flex_attention; it cannot train on a CPU: give sdpa or eager.")
     if data.streaming:
         check_streaming(data, training)
     if training.label_smoothing_factor:

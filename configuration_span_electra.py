@@ -15,7 +15,13 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-OBJECTIVES = ("joint", "generator", "discriminator")
+# What each objective trains.
+LOSSES = {
+    "joint": ("mlm", "rtd", "sbgo", "sbpo"),
+    "generator": ("mlm", "sbgo"),
+    "discriminator": ("rtd", "sbpo"),
+}
+OBJECTIVES = tuple(LOSSES)
 SAMPLING_HEADS = ("mlm", "mean")
 EMBEDDING_SHARING = ("tied", "disentangled", "separate")
 
@@ -213,6 +219,9 @@ class SpanElectraConfig(ElectraConfig):
         for name in ("mlm_weight", "sbgo_weight", "rtd_weight", "sbpo_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"`{name}` is {getattr(self, name)}; a loss weight must be finite and at least 0.")
+        if not any(self.loss_weights.values()):
+            names = ", ".join(f"`{name}_weight`" for name in self.loss_weights)
+            raise ValueError(f"{names}: all 0, so that nothing would be trained; one must be above 0.")
         if not 0 < self.generator_size <= 1:
             raise ValueError(
                 f"`generator_size` is {self.generator_size}; it must lie in (0, 1] (ELECTRA-Small's is 0.25)."
@@ -260,6 +269,12 @@ class SpanElectraConfig(ElectraConfig):
                 f"`objective` is 'discriminator' and {shared}, so that training the discriminator would change the "
                 "generator; accepted are `embedding_sharing` 'separate' or 'disentangled', and an encoder each."
             )
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The weights of the losses that the objective trains, by name: mlm, rtd, sbgo, sbpo."""
+        left_out = {name for name in ("sbgo", "sbpo") if not getattr(self, f"use_{name}")}
+        return {name: getattr(self, f"{name}_weight") for name in LOSSES[self.objective] if name not in left_out}
 
     @property
     def discriminator_is_untrained(self) -> bool:

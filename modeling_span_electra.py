@@ -50,11 +50,6 @@ from .configuration_span_electra import SpanElectraConfig
 
 logger = logging.get_logger(__name__)
 
-TRAINED_LOSSES = {
-    "joint": ("mlm", "rtd", "sbgo", "sbpo"),
-    "generator": ("mlm", "sbgo"),
-    "discriminator": ("rtd", "sbpo"),
-}
 GOLDEN_RATIO = 0x9E3779B9 - 2**32  # of 2**32, as int32: its multiples lie far apart
 WORD_EMBEDDINGS = "electra.embeddings.word_embeddings.weight"
 # What a run leaves beside the weights, as globs.
@@ -666,8 +661,7 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
 
     def weighted_sum(self, losses: Mapping):
         """The loss to minimise: what the objective trains of `losses`, which are named as in the output, weighted."""
-        trained = [name for name in TRAINED_LOSSES[self.config.objective] if losses.get(f"{name}_loss") is not None]
-        return sum(getattr(self.config, f"{name}_weight") * losses[f"{name}_loss"] for name in trained)
+        return sum(weight * losses[f"{name}_loss"] for name, weight in self.config.loss_weights.items())
 
     def _init_weights(self, module):
         super()._init_weights(module)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+import torch
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
-from transformers.integrations import is_tensorboard_available
+from transformers import HfArgumentParser, TrainingArguments, get_scheduler
+from transformers.integrations import get_reporting_integration_callbacks, is_tensorboard_available
 
 from span_electra.tokenization.text import InputError
 
@@ -39,6 +40,8 @@ class RunArguments(TrainingArguments):
             raise ValueError("--output_dir is missing: give a new or empty folder for the run.")
         if self.report_to is None:
             self.report_to = "tensorboard" if is_tensorboard_available() else "none"
+        if self.label_names is not None:
+            raise ValueError("--label_names: every task knows its own; leave it out.")
         for name in ("bf16_full_eval", "fp16_full_eval"):
             if getattr(self, name):
                 raise ValueError(
@@ -86,7 +89,7 @@ def parse_options(groups: Sequence[type], arguments: Sequence[str], script: str,
         *parsed, unknown = parser.parse_args_into_dataclasses(
             arguments, return_remaining_strings=True, look_for_args_file=False
         )
-    except ValueError as error:  # the Trainer's own checks
+    except (ImportError, ValueError) as error:  # the Trainer's own checks
         raise InputError(first_line(error)) from error
     if unknown:
         raise InputError(unknown_option(unknown[0].split("=")[0], groups))
@@ -154,6 +157,27 @@ def check_training(training: RunArguments) -> None:
         raise InputError(f"--max_steps is {training.max_steps}; it must be at least 1 (leave it out to count epochs).")
     if training.max_steps == -1 and not training.num_train_epochs > 0:
         raise InputError(f"--num_train_epochs is {training.num_train_epochs}; it must be above 0.")
+    check_with_library(training)
+
+
+def check_with_library(training: RunArguments) -> None:
+    """Refuse the trackers and schedules that the Trainer would refuse once it has begun."""
+    optimizer = torch.optim.SGD([torch.zeros(1)])
+    kind, settings = training.lr_scheduler_type, training.lr_scheduler_kwargs
+    attempts = {
+        "report_to": lambda: [tracker() for tracker in get_reporting_integration_callbacks(training.report_to)],
+        "lr_scheduler_type": lambda: get_scheduler(kind, optimizer, 1, 2, settings),  # type: ignore[arg-type]
+    }
+    fixes = {
+        "report_to": "none reports to none",
+        "lr_scheduler_type": "what it needs goes into --lr_scheduler_kwargs, as JSON",
+    }
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+        except (ImportError, RuntimeError, TypeError, ValueError) as error:
+            value = training.to_dict()[name]  # an option of a few choices by its name
+            raise InputError(f"--{name} is {value}; {first_line(error).rstrip('.')} ({fixes[name]}).") from error
 
 
 def check_source(option: str, source: str | None, training: RunArguments) -> None:

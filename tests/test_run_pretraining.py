@@ -200,6 +200,13 @@ REFUSED = {
     "no seed": ({"seed": -1}, r"--seed is -1; it must lie between 0 and 4294967295"),
     "no order": ({"data_seed": 2**32}, r"--data_seed is 4294967296; it must lie between"),
     "no workers": ({"dataloader_num_workers": -1}, r"--dataloader_num_workers is -1; it must be at least 0"),
+    "a tracker of no name": ({"report_to": "paper"}, r"--report_to is \['paper'\]; paper is not supported"),
+    "a schedule's settings": (
+        {"lr_scheduler_type": "warmup_stable_decay"},
+        r"--lr_scheduler_type is warmup_stable_decay; .*'num_decay_steps'.*--lr_scheduler_kwargs",
+    ),
+    "flex_attention on a CPU": ({"attn_implementation": "flex_attention"}, "cannot train on a CPU"),
+    "names of labels": ({"label_names": "tags"}, "--label_names: every task knows its own"),
     "rounded weights": ({"bf16_full_eval": True}, r"--bf16_full_eval: rounds the weights, .* leave it out"),
     "a metric that is not there": (
         {"metric_for_best_model": "accuracy", "load_best_model_at_end": True},
