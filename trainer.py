@@ -1,6 +1,7 @@
 """The Trainer of joint pretraining: fresh masks every epoch, the same masks at every evaluation, metrics that are
 counted on the device, an alarm for each way of learning nothing, and a report with everything that is published."""
 
+import copy
 from contextlib import contextmanager
 
 import torch
@@ -37,9 +38,9 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
 
     Args:
         data_collator: Masks the training rows; its epoch is set at the start of each.
-        eval_data_collator: Masks the rows of evaluation. It must be another one: worker processes may hold on to
-            either. An `EvaluationCollator` makes `fixed_discriminator_auc` comparable between runs that mask
-            differently.
+        eval_data_collator: Masks the rows of evaluation; by default a copy of `data_collator`. It must be another one:
+            worker processes may hold on to either. An `EvaluationCollator` makes `fixed_discriminator_auc`
+            comparable between runs that mask differently.
         kwargs: As for [`~transformers.Trainer`].
 
     Attributes:
@@ -47,13 +48,13 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
         probe: Scores the discriminator on labelled texts at every evaluation; at first there is none.
     """
 
-    def __init__(self, *args, data_collator, eval_data_collator, **kwargs):
+    def __init__(self, *args, data_collator, eval_data_collator=None, **kwargs):
         if eval_data_collator is data_collator:
             raise ValueError("`eval_data_collator` is `data_collator` itself; evaluation needs a collator of its own.")
         super().__init__(*args, data_collator=data_collator, **kwargs)  # type: ignore[misc]
         self.settings = self.args.to_dict()
         self.probe: LinearProbe | None = None
-        self.eval_data_collator = eval_data_collator
+        self.eval_data_collator = copy.deepcopy(data_collator) if eval_data_collator is None else eval_data_collator
         self.eval_data_collator.set_epoch(EVALUATION_EPOCH)
         vocab_size: int = self.model.config.vocab_size  # type: ignore[assignment]
         device = self.args.device

@@ -3,6 +3,7 @@
 import logging
 import math
 import re
+from pathlib import Path
 
 import datasets
 import pytest
@@ -10,9 +11,13 @@ import torch
 from trainer_examples import make_trainer, rows, tiny_model
 from transformers import TrainerCallback, TrainerState
 
+from span_electra import SpanElectraForPreTraining
 from span_electra.arguments import PretrainingArguments
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.trainer import LearningMonitor, NonFiniteLossError, SpanElectraTrainer, learning_problems
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 
 # The forked workers of a DataLoader are warned of by Python 3.12 and later, as this process has threads.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -73,6 +78,24 @@ def test_evaluation_repeats_itself_and_leaves_the_randomness_of_training_alone(t
     texts = [{k: str(v) for k, v in metrics.items() if k not in timing} for metrics in (first, second)]
     assert texts[0] == texts[1]
     assert 0 < first["eval_discriminator_auc"] < 1 and first["eval_mlm_loss"] == pytest.approx(math.log(99), rel=0.05)
+
+
+def test_the_readmes_own_trainer_runs(tokenizer, tmp_path, monkeypatch):
+    block = README.split("**In Python.**")[1].split("```python\n")[1].split("```")[0]
+    for large, small in {
+        "max_steps=100_000": "max_steps=2, use_cpu=True",
+        "vocab_size=": f"**{SIZES}, vocab_size=",
+    }.items():
+        assert block.count(large) == 1
+        block = block.replace(large, small)
+    monkeypatch.chdir(tmp_path)
+    tokenizer.save_pretrained("my_tokenizer")
+    rows(200).save_to_disk("my_features")
+    names = {}
+    exec(block, names)
+    history = names["trainer"].state.log_history
+    assert history[-1]["step"] == 2 and math.isfinite(names["trainer"].evaluate()["eval_loss"])
+    assert SpanElectraForPreTraining.from_pretrained("my_model").config.vocab_size == len(tokenizer)
 
 
 def rows_of_many_lengths(count):
