@@ -266,6 +266,11 @@ class CheckpointingTrainer(Trainer):
         kept = "Nothing is lost" if is_of_this_step else f"Of the steps after {last.name} nothing is kept"
         return f"{stopped} {kept}: give the same command with --resume_from_checkpoint true to go on from {last.name}."
 
+    def _issue_warnings_after_load(self, load_result):
+        """Warn of what a checkpoint lacks: a tied tensor, which is stored under its source's name, is not missing."""
+        missing = set(load_result.missing_keys) - set(self.model.all_tied_weights_keys)
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=sorted(missing)))
+
     def _run_epoch(self, *args, **kwargs):
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True  # or a finished run, resumed, would take one step more
