@@ -566,6 +566,7 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
             "attention_mask": self.mask_of_sequences(attention_mask, position_ids),
             "token_type_ids": token_type_ids,
             "position_ids": position_ids,
+            "return_dict": True,
         }
         recorded = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         recorded = {name: value for name, value in recorded.items() if value is not None}
@@ -586,6 +587,7 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
                 encoded = self.discriminator_step(output, labels, spans, attention_mask, **inputs, **recorded)
             output.loss = self.weighted_sum(output)
         output.hidden_states, output.attentions = encoded.get("hidden_states"), encoded.get("attentions")
+        output = SpanElectraForPreTrainingOutput(**output)  # a tuple is in the order of the fields: the loss is first
         return output if return_dict else output.to_tuple()
 
     def mask_of_sequences(

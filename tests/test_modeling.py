@@ -316,6 +316,16 @@ def test_the_loss_is_the_weighted_sum():
     assert torch.allclose(output.loss, expected)
 
 
+@pytest.mark.parametrize("settings", [{}, {"return_dict": False}])
+def test_the_loss_is_the_first_of_a_tuple(settings):
+    model, inputs = random_model(**settings), batch()
+    keys = torch.arange(len(inputs["labels"]), dtype=torch.int32)
+    output = model(**inputs, sampling_keys=keys, return_dict=True)
+    as_tuple = model(**inputs, sampling_keys=keys, return_dict=False)
+    assert as_tuple[0] == output.loss == output[0]
+    assert model(**inputs, sampling_keys=keys)[0] == output.loss
+
+
 def test_a_fixed_capacity_changes_no_loss_and_no_gradient():
     model = random_model()
     inputs = batch()
