@@ -1,14 +1,22 @@
 """The arguments of `run_pretraining.py`: on the command line, in a recipe, or in a recipe with some overridden."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 
-from span_electra.configuration_span_electra import OBJECTIVES
+from transformers.trainer_utils import has_length
+
+from span_electra.configuration_span_electra import OBJECTIVES, SpanElectraConfig
 from span_electra.options import RunArguments, check_positive, check_source, check_training, parse_options
 from span_electra.reporting import SUMMARY
 from span_electra.tokenization.text import InputError
 
 MOST_WARMUP_STEPS = 10_000  # ELECTRA's
+UNDIRECTED = {"replaced_share", "span_replaced_share"}  # metrics of which neither more nor less is better
+# What a resumed run could not repeat.
+NOT_REPEATED = {
+    "save_only_model": "without the optimizer's state in its checkpoints a run cannot be resumed",
+    "auto_find_batch_size": "a resumed run could not repeat what it finds",
+}
 
 
 @dataclass
@@ -100,9 +108,12 @@ class DataArguments:
     whole_words: bool = field(
         default=True, metadata={"help": "Mask whole words. If not, every token counts as a word."}
     )
-    documents: str = field(
-        default="blank_line",
-        metadata={"help": "What ends a document, which no row crosses: blank_line, file or line."},
+    documents: str | None = field(
+        default=None,
+        metadata={
+            "help": "What ends a document, which no row crosses: blank_line, file or line. Default: what the features "
+            "were made with, or blank_line."
+        },
     )
     pack_documents: bool = field(
         default=False,
@@ -144,6 +155,17 @@ class PretrainingArguments(RunArguments):
         default=False, metadata={"help": "Stop where a checkpoint cannot be written (disk full). Default: go on."}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator picks its columns itself."})
+
+    def __post_init__(self):
+        metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
+        is_larger_better = not metric.endswith(("loss", "perplexity"))
+        if self.greater_is_better not in (None, is_larger_better):
+            raise ValueError(
+                f"--greater_is_better is {self.greater_is_better}: follows from the metric; leave it out."
+            )
+        super().__post_init__()
+        if self.greater_is_better is not None:  # the Trainer knows of losses alone
+            self.greater_is_better = is_larger_better
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
         steps = super().get_warmup_steps(num_training_steps)
@@ -213,13 +235,49 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
         raise InputError(
             "--probe_file: looks at the discriminator, which --objective generator does not train; leave it out."
         )
-    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
-    if metric not in SUMMARY:
-        raise InputError(
-            f"--metric_for_best_model is {training.metric_for_best_model}; accepted are {', '.join(SUMMARY)}."
-        )
+    refuse_metrics(training, set(SUMMARY) - UNDIRECTED)
+    for name, reason in NOT_REPEATED.items():
+        if getattr(training, name):
+            raise InputError(f"--{name}: {reason}; leave it out.")
     if not training.learning_rate > 0:
         raise InputError(f"--learning_rate is {training.learning_rate}; it must be above 0 (ELECTRA-Small's is 5e-4).")
+
+
+def refuse_metrics(training: PretrainingArguments, accepted: set[str]) -> None:
+    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
+    if metric not in accepted:
+        names = ", ".join(name for name in SUMMARY if name in accepted)
+        raise InputError(f"--metric_for_best_model is {training.metric_for_best_model}; accepted are {names}.")
+
+
+def check_metric(training: PretrainingArguments, config: SpanElectraConfig, has_probe: bool) -> None:
+    """Refuse to choose the best model by a metric that the run will not have."""
+    absent = UNDIRECTED | (set() if has_probe else {"probe_accuracy"})
+    absent |= {f"{name}_loss" for name in ("sbgo", "sbpo") if not getattr(config, f"use_{name}")}
+    if config.objective == "generator":
+        absent |= {name for name in SUMMARY if "discriminator" in name or name in ("rtd_loss", "sbpo_loss")}
+    refuse_metrics(training, set(SUMMARY) - absent)
+
+
+def check_rows(training: PretrainingArguments, train_rows: Sized, eval_rows: Sized | None) -> None:
+    """Refuse what takes an evaluation where there is none, and to drop all that there is to train on."""
+    by_evaluation = {
+        "load_best_model_at_end": training.load_best_model_at_end,
+        "save_strategy best": training.save_strategy == "best",
+        "lr_scheduler_type reduce_lr_on_plateau": training.lr_scheduler_type == "reduce_lr_on_plateau",
+    }
+    for option, is_given in by_evaluation.items():
+        if is_given and (eval_rows is None or training.eval_strategy == "no"):
+            raise InputError(
+                f"--{option}: goes by evaluations, and this run has none; give text to evaluate on as "
+                "--validation_file (and an --eval_strategy other than no), or leave it out."
+            )
+    rows = training.train_batch_size * training.world_size
+    if training.dataloader_drop_last and has_length(train_rows) and len(train_rows) < rows:
+        raise InputError(
+            f"--dataloader_drop_last: drops all of the {len(train_rows)} rows, which do not fill a batch of {rows}; "
+            "leave it out, or lower --per_device_train_batch_size."
+        )
 
 
 def check_streaming(data: DataArguments, training: PretrainingArguments) -> None:

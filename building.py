@@ -32,6 +32,7 @@ from span_electra.tokenization.text import Corpus, InputError
 logger = logging.getLogger("span_electra")
 
 MASK_RATIO, MAX_SEQ_LENGTH = 0.15, 128  # ELECTRA-Small's
+DOCUMENTS = "blank_line"
 SPLIT_SEED = 0  # not the run's: runs with different seeds are evaluated on the same rows
 # Ids that a configuration file may repeat -> the token's role in the tokenizer.
 TOKEN_IDS = {f"{role}_id": role for role in ("cls", "sep", "pad", "mask", "unk")} | {"pad_token_id": "pad"}
@@ -217,11 +218,13 @@ def check_kind(option: str, name: str, accepted: tuple[str, ...] = ()) -> tuple[
 
 
 def resolve_rows(data: DataArguments, config: SpanElectraConfig) -> None:
-    """Settle the mask ratio, the length of a row and who shares one, which prepared features know best."""
+    """Settle the mask ratio, the length of a row, what ends a document and whether several share a row; all but the
+    first prepared features know best."""
     data.mask_ratio = MASK_RATIO if data.mask_ratio is None else data.mask_ratio
     if not 0 < data.mask_ratio < 1:
         raise InputError(f"The configuration's mask_ratio is {data.mask_ratio}; it must lie between 0 and 1.")
-    paths, longest, asked_to_pack = (*data.train_file, *data.validation_file), 0, data.pack_documents
+    paths, longest = (*data.train_file, *data.validation_file), 0
+    asked_to_pack, asked_to_end = data.pack_documents, data.documents
     for path in paths:
         if is_features(path):
             settings = read_settings(Path(path) / METADATA)["settings"]
@@ -232,6 +235,12 @@ def resolve_rows(data: DataArguments, config: SpanElectraConfig) -> None:
                     "leave it out."
                 )
             data.pack_documents |= packed
+            if asked_to_end not in (None, settings["documents"]) and path in data.train_file:
+                raise InputError(
+                    f"{path}: --documents {settings['documents']} ended its documents, not {asked_to_end}; make the "
+                    "features again with that, or leave it out."
+                )
+            data.documents = data.documents or settings["documents"]
             longest = max(longest, prepared)
             if data.max_seq_length is None:
                 data.max_seq_length = prepared
@@ -240,6 +249,7 @@ def resolve_rows(data: DataArguments, config: SpanElectraConfig) -> None:
                     f"{path}: its rows have up to {prepared} tokens, more than --max_seq_length "
                     f"{data.max_seq_length}; make the features again with that length, or raise it."
                 )
+    data.documents = data.documents or DOCUMENTS
     if all(map(is_features, paths)):
         data.max_seq_length = longest  # where batches are padded to it, to no more than there is
     if data.max_seq_length is None:

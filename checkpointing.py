@@ -15,8 +15,10 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
+import transformers
 from accelerate import PartialState
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -33,6 +35,7 @@ MANIFEST = "manifest.json"  # names every file of a checkpoint, with its size an
 ASIDE = ".unfinished"  # the folder, in a run's, for what is being written or removed
 CHECKPOINT_NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-([0-9]+)")  # and no other: copies put aside are their owner's
 TRAINER_STATE = "trainer_state.json"
+OPTIMIZER_SETTINGS = ("weight_decay", "betas", "eps")
 STOPS = (signal.SIGTERM, signal.SIGINT)  # what a scheduler sends, and Ctrl-C
 ECHO = 2.0  # seconds: who signals a launcher's whole group is heard twice, for the launcher passes it on
 
@@ -206,10 +209,20 @@ def run_facts(args: TrainingArguments, dataset) -> dict:
     rows_per_process = args.per_device_train_batch_size * args.gradient_accumulation_steps
     return {
         "rows": len(dataset) if has_length(dataset) else None,
+        "text": sample_digest(dataset) if has_length(dataset) else None,
         "rows_per_update": rows_per_process * args.world_size,
+        "train_sampling_strategy": args.train_sampling_strategy,
         "seed": args.seed,
         "data_seed": args.data_seed,
     }
+
+
+def sample_digest(dataset, count: int = 16) -> str:
+    """A digest of the ids in some of its rows, by which other text of as many rows is told apart."""
+    sha256 = hashlib.sha256()
+    for index in np.linspace(0, len(dataset) - 1, count).astype(int).tolist():
+        sha256.update(np.asarray(dataset[index]["input_ids"], dtype=np.int64).tobytes())
+    return sha256.hexdigest()[:12]
 
 
 # --- the Trainer --------------------------------------------------------------------------------------------------
@@ -236,6 +249,7 @@ class CheckpointingTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.stop_on_signal = StopOnSignal(self)
         self.add_callback(self.stop_on_signal)
+        self.add_callback(SettingsOfThisRun())
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         """As [`~transformers.Trainer.train`]; True resumes from the newest checkpoint that is whole.
@@ -245,12 +259,15 @@ class CheckpointingTrainer(Trainer):
             InterruptedRun: SIGTERM or Ctrl-C came before the last step.
             SaveError: a checkpoint could not be written, and `args.stop_on_save_error` is set.
         """
+        run = Path(self.args.output_dir)
         if self.args.should_save:
-            shutil.rmtree(Path(self.args.output_dir) / ASIDE, ignore_errors=True)  # of a run that was killed
+            shutil.rmtree(run / ASIDE, ignore_errors=True)  # of a run that was killed
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = str(find_checkpoint(Path(self.args.output_dir), "true"))
+            resume_from_checkpoint = str(find_checkpoint(run, "true"))
         self.last_checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
-        with self.stop_on_signal.listening():
+        # The library's last clean-up would take copies that somebody put aside for checkpoints of the run.
+        own = replaced_attribute(transformers.trainer, "sort_checkpoints", lambda output_dir, **_: checkpoints(run))
+        with self.stop_on_signal.listening(), own:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
         if self.stopped_by is not None and self.state.global_step < self.state.max_steps:
             raise InterruptedRun(self._interruption(signal.Signals(self.stopped_by).name), self.stopped_by)
@@ -281,7 +298,25 @@ class CheckpointingTrainer(Trainer):
         dataloader = super()._get_dataloader(*args, **kwargs)
         loader = getattr(dataloader, "base_dataloader", dataloader)  # in what Accelerate makes of it
         loader.worker_init_fn = partial(ignore_stops, then=loader.worker_init_fn)
+        # An iterator draws a number for its workers: from training's generator, one more after a resumption.
+        loader.generator = torch.Generator()
         return dataloader
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        """As the library's, but the rate and the other settings are this run's; a checkpoint's is the place in the
+        schedule, and what the optimizer has gathered."""
+        settings = [{name: group.get(name) for name in OPTIMIZER_SETTINGS} for group in self.optimizer.param_groups]
+        schedule = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)  # in what Accelerate makes of it
+        rates = list(getattr(schedule, "base_lrs", []))
+        super()._load_optimizer_and_scheduler(checkpoint)
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update({name: value for name, value in own.items() if value is not None})
+        if checkpoint is not None and isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):
+            schedule.base_lrs = rates
+            factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+            for group, rate, factor in zip(self.optimizer.param_groups, rates, factors, strict=True):
+                group["initial_lr"], group["lr"] = rate, rate * factor
+            schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]  # what is logged
 
     def _get_output_dir(self, trial):
         folder = super()._get_output_dir(trial)
@@ -338,7 +373,7 @@ class CheckpointingTrainer(Trainer):
             f"{checkpoint} could not be written ({reason}). What was written of it is removed; the checkpoints before "
             "it are as they were. Free some space, or write to another disk."
         )
-        if self.args.stop_on_save_error:  # type: ignore[attr-defined]
+        if getattr(self.args, "stop_on_save_error", False):  # which the Trainer's own arguments lack
             raise SaveError(
                 f"{message} Stopped, as --stop_on_save_error asks; resume with --resume_from_checkpoint true."
             )
@@ -386,6 +421,17 @@ class CheckpointingTrainer(Trainer):
                 self.resumable_tensors[name].copy_(tensor)
 
 
+@contextmanager
+def replaced_attribute(owner, name: str, value):
+    """`owner.name` is `value` inside, and what it was before outside."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
 def is_write_error(error: Exception) -> bool:
     """Whether a full disk, or another trouble with it, is behind `error`, which every library says in its own way."""
     by_torch = ("PytorchStreamWriter", "inline_container", "iostream error")  # RuntimeErrors, as so much else
@@ -414,6 +460,17 @@ def end_at_owners_word() -> None:
 
 def accumulators_name(process_index: int) -> str:
     return f"accumulators_{process_index}.safetensors"
+
+
+class SettingsOfThisRun(TrainerCallback):
+    """Puts right what a resumed state says of the run that wrote it: how often it logged, evaluated and saved, and
+    where its folder was."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        state.compute_steps(args, state.max_steps)
+        best = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+        if best.is_dir():
+            state.best_model_checkpoint = str(best)
 
 
 class StopOnSignal(TrainerCallback):

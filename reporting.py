@@ -37,7 +37,8 @@ SUMMARY = (
 CARD_OPTIONS = (
     *("config", "config_overrides", "model_name_or_path", "generator_name_or_path", "max_seq_length", "mask_ratio"),
     *("max_span_words", "whole_words", "documents", "pack_documents"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "warmup_steps", "weight_decay"),
+    *("rows_per_update", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"),
+    *("warmup_steps", "weight_decay"),
     *("max_steps", "num_train_epochs", "lr_scheduler_type", "seed", "bf16", "fp16"),
 )
 
@@ -58,21 +59,23 @@ def describe(trainer, max_seq_length: int) -> None:
     logger.info(f"{trained} to train on, {evaluated} to evaluate on")
 
 
-def write_report(output_dir: str, settings: dict, history: list[dict], **metadata) -> str:
+def write_report(output_dir: str, settings: dict, history: list[dict], step: int | None = None, **metadata) -> str:
     """Write history, curves and model card to `output_dir`; return a table of the last metrics for the terminal.
 
     Args:
         output_dir: The run's folder.
         settings: All options by name.
         history: The Trainer's `state.log_history`.
+        step: The one after which the weights were as they are; by default the last.
         metadata: What goes before the run's own entries in the card, by the names of `ModelCardData`.
     """
-    folder, metrics = Path(output_dir), last_metrics(history)
+    folder, behind = Path(output_dir), until(history, step)
     content = {"arguments": settings, "history": history}
     (folder / HISTORY).write_text(json.dumps(without_nan(content), indent=1, default=str) + "\n", encoding="utf-8")
     plot_curves(history, folder / CURVES)
-    model_card(settings, history, **metadata).save(folder / CARD)
-    rows = "\n".join(f"{name:<30}{value:>12}  {baseline}" for name, value, baseline in metric_rows(metrics))
+    model_card(settings, behind, **metadata).save(folder / CARD)
+    table = metric_rows(last_metrics(behind))
+    rows = "\n".join(f"{name:<30}{value:>12}  {baseline}" for name, value, baseline in table)
     return f"{rows}\nsaved to {output_dir}: the model, {HISTORY}, {CURVES} and a model card"
 
 
@@ -83,6 +86,11 @@ def without_nan(content):
     if isinstance(content, list):
         return [without_nan(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def until(history: list[dict], step: int | None) -> list[dict]:
+    """The history without what came after a step."""
+    return [entry for entry in history if step is None or entry["step"] <= step]
 
 
 def last_metrics(history: list[dict]) -> dict[str, float]:
@@ -151,6 +159,8 @@ def draw(axes: Axes, history: list[dict], *names: str) -> None:
 def model_card(settings: dict, history: list[dict], **metadata) -> ModelCard:
     """The README.md that goes with the weights to the Hub; arguments as for `write_report`."""
     options = {name: settings[name] for name in CARD_OPTIONS if settings.get(name) not in (None, "", -1)}
+    if "max_steps" in options:
+        options.pop("num_train_epochs", None)  # which it overrides
     data = ", ".join(Path(path).name or path for path in settings.get("train_file", []))
     steps = max((entry["step"] for entry in history), default=0)
     rows = metric_rows(last_metrics(history))

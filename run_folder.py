@@ -25,7 +25,7 @@ HELD_BY_ANY_RUN = {ARGUMENTS, IGNORED, ASIDE, "runs"}
 # What a checkpoint and the model to go on with must have in common.
 SHAPE = (*ENCODER_SHAPE, *(f"generator_{name}" for name in ENCODER_SHAPE), "vocab_size", "embedding_size")
 SHAPE += ("max_position_embeddings", "type_vocab_size", "max_span_length", "boundary_position_size")
-SHAPE += ("embedding_sharing", "use_sbgo", "use_sbpo")
+SHAPE += ("embedding_sharing", "use_sbgo", "use_sbpo", "objective")
 # Checkpoints hold the optimizer, and to load pickled arguments is to run them.
 NOT_PUBLISHED = ("checkpoint-*/", f"{ASIDE}/", "runs/", "training_args.bin", LOCK)
 # All that a run writes, as globs; --overwrite_output_dir removes nothing else.

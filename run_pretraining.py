@@ -14,7 +14,7 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from span_electra.arguments import DataArguments, PretrainingArguments, parse_arguments
+from span_electra.arguments import DataArguments, PretrainingArguments, check_metric, check_rows, parse_arguments
 from span_electra.building import build_model, build_probe, build_rows, build_tokenizer, resolve_rows
 from span_electra.checkpointing import InterruptedRun, SaveError, processes_end_together, run_facts
 from span_electra.data_collator import DataCollatorForSpanMasking
@@ -63,7 +63,10 @@ def run(arguments: Sequence[str]) -> None:
         check_stream(checkpoint, train_rows)
         check_same_rows(checkpoint, run_facts(training_arguments, train_rows))
     probe = build_probe(data_arguments, tokenizer, eval_rows)
+    check_rows(training_arguments, train_rows, eval_rows)
+    check_metric(training_arguments, model.config, has_probe=probe is not None)
     settings = {**asdict(model_arguments), **asdict(data_arguments), **training_arguments.to_dict()}
+    settings["rows_per_update"] = run_facts(training_arguments, train_rows)["rows_per_update"]
     start = partial(start_run, output_dir, settings, resumes=checkpoint is not None)
     with started(training_arguments, ARGUMENTS, seen, start):
         trainer = build_trainer(model, tokenizer, train_rows, eval_rows, data_arguments, training_arguments)
@@ -71,11 +74,11 @@ def run(arguments: Sequence[str]) -> None:
         trainer.probe = probe
         describe(trainer, data_arguments.max_seq_length)
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-        if eval_rows is not None and not is_evaluated(trainer):
+        if eval_rows is not None and not is_evaluated(trainer.state.log_history, trainer.kept_step()):
             trainer.evaluate()
         trainer.save_model()  # with --push_to_hub it is published as well, and its report with it
         if trainer.is_world_process_zero():
-            print(write_report(output_dir, settings, trainer.state.log_history))
+            print(write_report(output_dir, settings, trainer.state.log_history, trainer.kept_step()))
 
 
 def build_trainer(model, tokenizer, train_rows, eval_rows, data: DataArguments, arguments: PretrainingArguments):
@@ -111,12 +114,8 @@ def largest_masked_share(data: DataArguments) -> float:
     return share + 1 / data.max_seq_length
 
 
-def is_evaluated(trainer: SpanElectraTrainer) -> bool:
-    """Whether the model as it is now was evaluated."""
-    last = trainer.state.global_step
-    if trainer.args.load_best_model_at_end and trainer.state.best_global_step not in (None, last):
-        return False  # what was loaded is an earlier one
-    return any("eval_loss" in entry and entry["step"] == last for entry in trainer.state.log_history)
+def is_evaluated(history: list[dict], step: int) -> bool:
+    return any("eval_loss" in entry and entry["step"] == step for entry in history)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -196,8 +196,10 @@ def state_name(process_index: int) -> str:
 
 
 def source_name(source: Source) -> str:
-    """The same wherever the folder lies."""
-    return source.name if isinstance(source, Path) else f"{source.info.dataset_name} {source.split}"
+    """The same wherever the folder lies, and another where the file has grown."""
+    if isinstance(source, Path):
+        return f"{source.name} {source.stat().st_size}"
+    return f"{source.info.dataset_name} {source.split}"
 
 
 def digest(text: str) -> str:

@@ -2,7 +2,7 @@
 counted on the device, an alarm for each way of learning nothing, and a report with everything that is published."""
 
 import copy
-from contextlib import contextmanager
+import math
 
 import torch
 import transformers
@@ -11,7 +11,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
-from span_electra.checkpointing import CheckpointingTrainer
+from span_electra.checkpointing import CheckpointingTrainer, replaced_attribute
 from span_electra.metrics import FIXED, LOSSES, PretrainingMetrics, token_counts
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.probes import LinearProbe, trade_places
@@ -126,7 +126,8 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
     # --- evaluation -----------------------------------------------------------------------------------------------
 
     def get_eval_dataloader(self, eval_dataset=None):
-        with replaced_attribute(self, "data_collator", self.eval_data_collator):
+        keep_last = replaced_attribute(self.args, "dataloader_drop_last", False)
+        with replaced_attribute(self, "data_collator", self.eval_data_collator), keep_last:
             return super().get_eval_dataloader(eval_dataset)
 
     def judge_fixed_corruption(self, model, inputs, fixed_labels: torch.Tensor) -> None:
@@ -144,6 +145,8 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)  # type: ignore[misc]
         metrics = self.eval_metrics.compute(self.sum_over_processes)
         metrics["loss"] = self.weighted_sum(metrics)
+        if not math.isfinite(metrics["loss"]):
+            self.found_nonfinite.fill_(1)  # weights that training's loss has not seen yet
         if self.probe is not None:
             metrics["probe_accuracy"] = self.probe.accuracy(self.accelerator.unwrap_model(self.model))
             metrics["probe_accuracy_baseline"] = self.probe.baseline
@@ -172,7 +175,12 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
         """
         if self.is_world_process_zero():
             settings = {**self.settings, "hub_model_id": self.hub_model_id or self.args.hub_model_id}
-            write_report(self.args.output_dir, settings, self.state.log_history, **metadata)
+            write_report(self.args.output_dir, settings, self.state.log_history, self.kept_step(), **metadata)
+
+    def kept_step(self) -> int:
+        """After which step the weights were as they are now."""
+        best = self.state.best_global_step if self.args.load_best_model_at_end and not self.is_in_train else None
+        return best or self.state.global_step
 
     def push_to_hub(self, *args, **kwargs):
         """As [`~transformers.Trainer.push_to_hub`].
@@ -294,14 +302,3 @@ def loss_token_counts(batch) -> torch.Tensor:
     """How many tokens of a batch each of `LOSSES` is a mean over, (losses,)."""
     counts = token_counts(batch["labels"], batch["attention_mask"])
     return torch.stack([counts[name] for name in LOSSES])
-
-
-@contextmanager
-def replaced_attribute(owner, name: str, value):
-    """`owner.name` is `value` inside, and what it was before outside."""
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from trainer_examples import make_trainer, tiny_model
-from transformers import TrainerCallback
+from trainer_examples import make_trainer, rows, tiny_model
+from transformers import TrainerCallback, TrainingArguments
 
-from span_electra import checkpointing
+from span_electra import SpanElectraForPreTraining, checkpointing
 from span_electra.checkpointing import (
     ASIDE,
     MANIFEST,
@@ -29,8 +29,10 @@ from span_electra.checkpointing import (
     run_facts,
     seal,
 )
+from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.run_folder import check_same_rows
 from span_electra.tokenization.text import InputError
+from span_electra.trainer import SpanElectraTrainer
 
 # The forked workers of a DataLoader are warned of by Python 3.12 and later, as this process has threads.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -339,17 +341,79 @@ def test_alarms_that_were_given_are_not_given_again_after_a_resumption(tokenizer
 
 
 def test_a_run_of_other_rows_may_not_resume(tokenizer, tmp_path):
-    seal(tmp_path, **run_facts(make_trainer(tokenizer, tmp_path / "a").args, range(24)))
+    seal(tmp_path, **run_facts(make_trainer(tokenizer, tmp_path / "a").args, rows(24)))
     same = make_trainer(tokenizer, tmp_path / "b", per_device_train_batch_size=2, gradient_accumulation_steps=2)
-    check_same_rows(tmp_path, run_facts(same.args, range(24)))
-    for rows, settings, text in (
+    check_same_rows(tmp_path, run_facts(same.args, rows(24)))
+    mirrored = rows(24).map(lambda row: {"input_ids": row["input_ids"][::-1]})
+    with pytest.raises(InputError, match="its run had text "):
+        check_same_rows(tmp_path, run_facts(same.args, mirrored))
+    for count, settings, text in (
         (24, {"per_device_train_batch_size": 8}, "rows_per_update 4, this one 8"),
         (25, {}, "rows 24, this one 25"),
         (24, {"seed": 1}, "seed 0, this one 1"),
+        (24, {"train_sampling_strategy": "sequential"}, "train_sampling_strategy random, this one sequential"),
     ):
         other = make_trainer(tokenizer, tmp_path / "c", **settings)
         with pytest.raises(InputError, match=text):
-            check_same_rows(tmp_path, run_facts(other.args, range(rows)))
+            check_same_rows(tmp_path, run_facts(other.args, rows(count)))
+
+
+# --- what is this run's --------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_goes_by_its_own_settings(tokenizer, tmp_path):
+    make_trainer(tokenizer, tmp_path, max_steps=4, learning_rate=1e-3, **SAVING).train()
+    settings = {"learning_rate": 1e-5, "weight_decay": 0.3, "logging_steps": 1, "adam_beta2": 0.9}
+    resumed = make_trainer(tokenizer, tmp_path, model=tiny_model(), max_steps=8, warmup_steps=0, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    rates = {entry["step"]: entry["learning_rate"] for entry in resumed.state.log_history if "learning_rate" in entry}
+    assert [rates[step] for step in (5, 6, 7, 8)] == pytest.approx([5e-6 * left / 4 for left in (4, 3, 2, 1)])
+    decayed, spared = resumed.optimizer.param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"], decayed["betas"]) == (0.3, 0.0, (0.9, 0.9))
+
+
+def test_a_copy_of_a_checkpoint_is_its_owners(tokenizer, tmp_path):
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 2, **SAVING}
+    make_trainer(tokenizer, tmp_path, max_steps=2, **best).train()
+    shutil.copytree(tmp_path / "checkpoint-2", tmp_path / "checkpoint-2-mine")
+    resumed = make_trainer(tokenizer, tmp_path, model=tiny_model(), **best)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-2-mine", "checkpoint-6"}
+
+
+def test_the_best_checkpoint_moves_with_its_run(tokenizer, tmp_path):
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 2, "learning_rate": 0.3}
+    best |= SAVING | {"save_total_limit": None, "max_steps": 4}
+    make_trainer(tokenizer, tmp_path / "run", **best).train()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    resumed = make_trainer(tokenizer, tmp_path / "moved", model=tiny_model(), **best)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "moved" / "checkpoint-4"))
+    kept = tmp_path / "moved" / f"checkpoint-{resumed.kept_step()}"
+    assert resumed.state.best_model_checkpoint == str(kept) and kept.name == "checkpoint-2"
+    expected = SpanElectraForPreTraining.from_pretrained(kept).state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in resumed.model.state_dict().items())
+
+
+def test_a_resumption_with_workers_that_persist_is_exact(tokenizer, tmp_path):
+    settings = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "count": 12, "max_steps": 9}
+    settings |= SAVING | {"save_steps": 4, "save_total_limit": None}
+    whole = make_trainer(tokenizer, tmp_path, **settings)
+    whole.train()
+    resumed = make_trainer(tokenizer, tmp_path, model=tiny_model(), **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    for name, parameter in whole.model.named_parameters():
+        assert torch.equal(parameter, resumed.model.get_parameter(name)), name
+
+
+def test_the_trainers_own_arguments_outlive_a_disk_that_is_full(tokenizer, tmp_path):
+    args = TrainingArguments(str(tmp_path), max_steps=2, save_steps=1, use_cpu=True, report_to="none")
+    collator = DataCollatorForSpanMasking(tokenizer)
+    trainer = SpanElectraTrainer(model=tiny_model(), args=args, train_dataset=rows(24), data_collator=collator)
+    (tmp_path / ASIDE).write_text("in the way")  # of a folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpointing.shutil, "rmtree", lambda *args, **kwargs: None)
+        trainer.train()
+    assert trainer.state.global_step == 2 and not list(tmp_path.glob("checkpoint-*"))
 
 
 # --- signals ------------------------------------------------------------------------------------------------------

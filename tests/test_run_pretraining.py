@@ -50,7 +50,8 @@ def home(tmp_path_factory):
     (home / "empty.txt").write_text("")
     train_tokenizer([home / "text.txt"], home / "tokenizer", vocab_size=280)
     train_tokenizer([home / "text.txt"], home / "other_tokenizer", vocab_size=270)
-    create_features([home / "text.txt"], str(home / "tokenizer"), home / "features", max_seq_length=32)
+    made = {"max_seq_length": 32, "documents": "file"}
+    create_features([home / "text.txt"], str(home / "tokenizer"), home / "features", **made)
     write = {"tiny": SIZES, "narrow": SIZES | {"vocab_size": 100}, "wrong_id": SIZES | {"mask_id": 4}}
     write |= {
         "misspelt": SIZES | {"hiden_size": 32},
@@ -206,6 +207,40 @@ REFUSED = {
         r"--lr_scheduler_type is warmup_stable_decay; .*'num_decay_steps'.*--lr_scheduler_kwargs",
     ),
     "flex_attention on a CPU": ({"attn_implementation": "flex_attention"}, "cannot train on a CPU"),
+    "other documents": (
+        {"train_file": "{home}/features", "documents": "line"},
+        r"--documents file ended its documents, not line; make the features again",
+    ),
+    "the best by no evaluation": (
+        {"load_best_model_at_end": True, "validation_split_percentage": 0},
+        r"--load_best_model_at_end: goes by evaluations, and this run has none",
+    ),
+    "a rate by no evaluation": (
+        {"lr_scheduler_type": "reduce_lr_on_plateau", "validation_split_percentage": 0},
+        r"--lr_scheduler_type reduce_lr_on_plateau: goes by evaluations",
+    ),
+    "a metric of no direction": (
+        {"load_best_model_at_end": True, "metric_for_best_model": "replaced_share"},
+        r"--metric_for_best_model is replaced_share; accepted are loss, ",
+    ),
+    "a metric of a probe that is not there": (
+        {"load_best_model_at_end": True, "metric_for_best_model": "probe_accuracy"},
+        r"--metric_for_best_model is probe_accuracy; accepted are loss, ",
+    ),
+    "the other network's metric": (
+        {"objective": "generator", "load_best_model_at_end": True, "metric_for_best_model": "eval_discriminator_auc"},
+        r"--metric_for_best_model is eval_discriminator_auc; accepted are .* generator_accuracy\.$",
+    ),
+    "the worst": (
+        {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True},
+        r"--greater_is_better is True: follows from the metric",
+    ),
+    "all rows dropped": (
+        {"dataloader_drop_last": True, "per_device_train_batch_size": 4000},
+        r"--dataloader_drop_last: drops all of the \d+ rows, which do not fill a batch of 4000",
+    ),
+    "half a checkpoint": ({"save_only_model": True}, r"--save_only_model: .* cannot be resumed; leave it out"),
+    "a batch that is found": ({"auto_find_batch_size": True}, r"--auto_find_batch_size: .* could not repeat"),
     "names of labels": ({"label_names": "tags"}, "--label_names: every task knows its own"),
     "rounded weights": ({"bf16_full_eval": True}, r"--bf16_full_eval: rounds the weights, .* leave it out"),
     "a metric that is not there": (
@@ -459,18 +494,31 @@ def test_short_documents_share_rows(home, tmp_path):
 
 def test_features_say_whether_documents_share_their_rows(home, tmp_path):
     settings = {"max_seq_length": 32, "pack_documents": True}
-    create_features([home / "text.txt"], str(home / "tokenizer"), tmp_path / "rows", **settings)
+    create_features([home / "text.txt"], str(home / "tokenizer"), tmp_path / "rows", **settings, documents="file")
     main(arguments(home, tmp_path / "out", train_file=tmp_path / "rows", max_steps=1, max_seq_length=None))
     assert "| `pack_documents` | True |" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_rows_that_documents_share_may_be_evaluated_on_rows_of_one_each(home, tmp_path):
     settings = {"max_seq_length": 32, "pack_documents": True}
-    create_features([home / "text.txt"], str(home / "tokenizer"), tmp_path / "rows", **settings)
+    create_features([home / "text.txt"], str(home / "tokenizer"), tmp_path / "rows", **settings, documents="file")
     files = {"train_file": tmp_path / "rows", "validation_file": home / "features"}
     _, data, _ = parsed(home, tmp_path, **files)
     resolve_rows(data, SpanElectraConfig(**SIZES, attn_implementation="sdpa"))
     assert data.pack_documents
+
+
+def test_the_card_knows_what_ended_the_features_documents(home, tmp_path):
+    changes = {"train_file": home / "features", "documents": None}
+    _, data, _ = parsed(home, tmp_path, **changes)
+    resolve_rows(data, SpanElectraConfig(**SIZES))
+    assert data.documents == "file"
+
+
+def test_evaluation_keeps_its_last_rows(home, tmp_path):
+    changes = {"dataloader_drop_last": True, "per_device_eval_batch_size": 4000}
+    run(arguments(home, tmp_path / "out", **changes))
+    assert '"eval_loss"' in (tmp_path / "out" / "history.json").read_text()
 
 
 def test_a_row_is_left_to_train_on(home, tmp_path):
@@ -482,13 +530,19 @@ def test_a_row_is_left_to_train_on(home, tmp_path):
     assert len(train_rows) == 1 and len(eval_rows) > 1
 
 
-def test_figures_are_those_of_the_model_that_is_kept(home, tmp_path):
-    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
-    run(arguments(home, tmp_path / "out", learning_rate=1e-2, **best))
+@pytest.mark.parametrize(("metric", "rate"), [("loss", 0.3), ("generator_perplexity", 1.0)])
+def test_figures_are_those_of_the_model_that_is_kept(home, tmp_path, metric, rate):
+    run(
+        arguments(
+            home, tmp_path / "out", learning_rate=rate, load_best_model_at_end=True, metric_for_best_model=metric
+        )
+    )
     history = json.loads((tmp_path / "out" / "history.json").read_text())["history"]
-    evaluations = [entry for entry in history if "eval_loss" in entry]
-    assert [entry["step"] for entry in evaluations] == [2, 4, 4]  # the highest loss is the one after 2 steps
-    assert evaluations[2]["eval_loss"] == evaluations[0]["eval_loss"] > evaluations[1]["eval_loss"]
+    first, last = [entry for entry in history if "eval_loss" in entry]
+    assert (first["step"], last["step"]) == (2, 4) and first[f"eval_{metric}"] < last[f"eval_{metric}"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Trained for 2 steps" in card and f"| loss | {first['eval_loss']:.4f} |" in card
+    assert "| `rows_per_update` | 4 |" in card and "num_train_epochs" not in card
     kept = SpanElectraForPreTraining.from_pretrained(tmp_path / "out").state_dict()
     best = SpanElectraForPreTraining.from_pretrained(tmp_path / "out" / "checkpoint-2").state_dict()
     assert all(torch.equal(weight, kept[name]) for name, weight in best.items())
