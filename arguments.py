@@ -1,9 +1,7 @@
 """The arguments of `run_pretraining.py`: on the command line, in a recipe, or in a recipe with some overridden."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-from transformers.trainer_utils import has_length
 
 from span_electra.configuration_span_electra import OBJECTIVES, SpanElectraConfig
 from span_electra.options import RunArguments, check_positive, check_source, check_training, parse_options
@@ -259,24 +257,25 @@ def check_metric(training: PretrainingArguments, config: SpanElectraConfig, has_
     refuse_metrics(training, set(SUMMARY) - absent)
 
 
-def check_rows(training: PretrainingArguments, train_rows: Sized, eval_rows: Sized | None) -> None:
-    """Refuse what takes an evaluation where there is none, and to drop all that there is to train on."""
+def check_rows(training: PretrainingArguments, rows: int | None, is_evaluated: bool) -> None:
+    """Refuse what takes an evaluation where there is none, and to drop all that there is to train on: so many rows, or
+    a stream (None)."""
     by_evaluation = {
         "load_best_model_at_end": training.load_best_model_at_end,
         "save_strategy best": training.save_strategy == "best",
         "lr_scheduler_type reduce_lr_on_plateau": training.lr_scheduler_type == "reduce_lr_on_plateau",
     }
     for option, is_given in by_evaluation.items():
-        if is_given and (eval_rows is None or training.eval_strategy == "no"):
+        if is_given and (not is_evaluated or training.eval_strategy == "no"):
             raise InputError(
                 f"--{option}: goes by evaluations, and this run has none; give text to evaluate on as "
                 "--validation_file (and an --eval_strategy other than no), or leave it out."
             )
-    rows = training.train_batch_size * training.world_size
-    if training.dataloader_drop_last and has_length(train_rows) and len(train_rows) < rows:
+    batch = training.train_batch_size * training.world_size
+    if training.dataloader_drop_last and rows is not None and rows < batch:
         raise InputError(
-            f"--dataloader_drop_last: drops all of the {len(train_rows)} rows, which do not fill a batch of {rows}; "
-            "leave it out, or lower --per_device_train_batch_size."
+            f"--dataloader_drop_last: drops all of the {rows} rows, which do not fill a batch of {batch}; leave it "
+            "out, or lower --per_device_train_batch_size."
         )
 
 

@@ -17,7 +17,7 @@ from span_electra.arguments import DataArguments, ModelArguments, PretrainingArg
 from span_electra.configuration_span_electra import SpanElectraConfig, refuse_unknown, split_data_settings
 from span_electra.conversion import BERT_SHAPED, from_electra, from_encoder, from_generator
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
-from span_electra.options import first_line, read_settings
+from span_electra.options import read_settings
 from span_electra.probes import LinearProbe
 from span_electra.streaming import TextStream
 from span_electra.tokenization.create_features import (
@@ -27,7 +27,7 @@ from span_electra.tokenization.create_features import (
     load_tokenizer,
     make_packer,
 )
-from span_electra.tokenization.text import Corpus, InputError
+from span_electra.tokenization.text import Corpus, InputError, first_line
 
 logger = logging.getLogger("span_electra")
 
@@ -45,7 +45,23 @@ def build_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
             "--tokenizer is missing: give a folder or a Hub name, or train one on your text first, with "
             "python -m span_electra.tokenization.train_tokenizer."
         )
-    return load_tokenizer(name)
+    tokenizer = load_tokenizer(name)
+    if arguments.tokenizer is not None and arguments.model_name_or_path is not None:
+        warn_of_other_tokenizer(tokenizer, arguments)
+    return tokenizer
+
+
+def warn_of_other_tokenizer(tokenizer: PreTrainedTokenizerBase, arguments: ModelArguments) -> None:
+    """Say so if the model to start from was trained with other tokens: most often that is a mistake."""
+    try:
+        own = load_tokenizer(arguments.model_name_or_path)
+    except InputError:
+        return  # it brings none
+    if own.get_vocab() != tokenizer.get_vocab():
+        logger.warning(
+            f"--tokenizer {arguments.tokenizer}: has other tokens than {arguments.model_name_or_path} was trained "
+            "with, so that its embeddings stand for other words; leave it out to go on from what they have learnt."
+        )
 
 
 def build_model(

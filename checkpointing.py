@@ -205,7 +205,8 @@ def move_into_place(written: Path, place: Path) -> None:
 
 
 def run_facts(args: TrainingArguments, dataset) -> dict:
-    """What a run that resumes must have in common with the one it resumes, for the rows to come to be the same."""
+    """What a run that resumes must have in common with the one it resumes, for the rows to come to be the same, and
+    for the optimizer's state to fit."""
     rows_per_process = args.per_device_train_batch_size * args.gradient_accumulation_steps
     return {
         "rows": len(dataset) if has_length(dataset) else None,
@@ -214,6 +215,7 @@ def run_facts(args: TrainingArguments, dataset) -> dict:
         "train_sampling_strategy": args.train_sampling_strategy,
         "seed": args.seed,
         "data_seed": args.data_seed,
+        "optim": args.to_dict()["optim"],
     }
 
 
@@ -285,7 +287,7 @@ class CheckpointingTrainer(Trainer):
 
     def _issue_warnings_after_load(self, load_result):
         """Warn of what a checkpoint lacks: a tied tensor, which is stored under its source's name, is not missing."""
-        missing = set(load_result.missing_keys) - set(self.model.all_tied_weights_keys)
+        missing = set(load_result.missing_keys) - set(self.model.all_tied_weights_keys)  # type: ignore[arg-type]
         super()._issue_warnings_after_load(load_result._replace(missing_keys=sorted(missing)))
 
     def _run_epoch(self, *args, **kwargs):

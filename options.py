@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks, is_tensorboard_available
 
-from span_electra.tokenization.text import InputError
+from span_electra.tokenization.text import InputError, first_line
 
 MOST_SEEDS = 2**32  # NumPy's
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
@@ -115,6 +116,8 @@ def recipe_value(path: str, name: str, value: object, accepted: object) -> objec
             raise InputError(f"{path}: {name} is a list, {value}; one value is expected.")
         return [str(item) for item in value]
     if value is None:
+        if type(None) not in get_args(accepted):
+            raise InputError(f"{path}: {name} has no value; give one, or leave it out.")
         return None
     text = json.dumps(value) if isinstance(value, dict) else str(value)
     return [text] if accepted == list[str] else text
@@ -193,14 +196,12 @@ def check_source(option: str, source: str | None, training: RunArguments) -> Non
 
 
 def option_types(groups: Sequence[type]) -> dict[str, object]:
-    return {option.name: option.type for group in groups for option in fields(group) if option.init}
+    # Not the fields' own types, of which the parser takes the first of several.
+    types = {name: kind for group in groups for name, kind in get_type_hints(group).items()}
+    return {option.name: types[option.name] for group in groups for option in fields(group) if option.init}
 
 
 def unknown_option(name: str, groups: Sequence[type]) -> str:
     close = difflib.get_close_matches(name.lstrip("-").replace("-", "_"), option_types(groups), n=1)
     hint = f"did you mean {'--' if name.startswith('-') else ''}{close[0]}?" if close else "--help lists all options."
     return f"{name} is not an option: {hint}"
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

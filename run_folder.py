@@ -92,8 +92,9 @@ def names_in_run(folder: Path, marker: str) -> list[str]:
     return names
 
 
-def check_same_rows(checkpoint: Path, settings: dict) -> None:
-    """Refuse to resume where the rows still to come would be others than those the run has not seen.
+def check_same_run(checkpoint: Path, settings: dict) -> None:
+    """Refuse to resume where the rows still to come would be others than those the run has not seen, or where the
+    optimizer is another.
 
     Args:
         checkpoint: The one to go on from.
@@ -101,11 +102,12 @@ def check_same_rows(checkpoint: Path, settings: dict) -> None:
     """
     for name, saved in sealed_facts(checkpoint).items():
         if settings[name] != saved:
+            why = "its state would not fit" if name == "optim" else "some rows would come twice and others not at all"
             raise InputError(
-                f"--resume_from_checkpoint {checkpoint}: its run had {name} {saved}, this one {settings[name]}: some "
-                "rows would come twice and others not at all. Resume as it began (rows_per_update is processes x "
-                "per_device_train_batch_size x gradient_accumulation_steps, of which only the product must stay), or "
-                f"begin a run of its own with --model_name_or_path {checkpoint}."
+                f"--resume_from_checkpoint {checkpoint}: its run had {name} {saved}, this one {settings[name]}: "
+                f"{why}. Resume as it began (rows_per_update is processes x per_device_train_batch_size x "
+                "gradient_accumulation_steps, of which only the product must stay), or begin a run of its own with "
+                f"--model_name_or_path {checkpoint}."
             )
 
 

@@ -24,7 +24,7 @@ from span_electra.reporting import describe, model_card, write_report
 from span_electra.run_folder import (
     ARGUMENTS,
     check_run_folder,
-    check_same_rows,
+    check_same_run,
     check_shape,
     names_in_run,
     start_run,
@@ -59,14 +59,15 @@ def run(arguments: Sequence[str]) -> None:
         described = {**asdict(model_arguments), **asdict(data_arguments)}
         prepare_repository(training_arguments, model_card(described, history=[]))
     train_rows, eval_rows = build_rows(data_arguments, tokenizer, training_arguments)
+    facts = run_facts(training_arguments, train_rows)
     if checkpoint is not None:
         check_stream(checkpoint, train_rows)
-        check_same_rows(checkpoint, run_facts(training_arguments, train_rows))
+        check_same_run(checkpoint, facts)
     probe = build_probe(data_arguments, tokenizer, eval_rows)
-    check_rows(training_arguments, train_rows, eval_rows)
+    check_rows(training_arguments, facts["rows"], is_evaluated=eval_rows is not None)
     check_metric(training_arguments, model.config, has_probe=probe is not None)
     settings = {**asdict(model_arguments), **asdict(data_arguments), **training_arguments.to_dict()}
-    settings["rows_per_update"] = run_facts(training_arguments, train_rows)["rows_per_update"]
+    settings["rows_per_update"] = facts["rows_per_update"]
     start = partial(start_run, output_dir, settings, resumes=checkpoint is not None)
     with started(training_arguments, ARGUMENTS, seen, start):
         trainer = build_trainer(model, tokenizer, train_rows, eval_rows, data_arguments, training_arguments)

@@ -11,8 +11,13 @@ import datasets
 import numpy as np
 from datasets import Value
 
-from span_electra.options import first_line
-from span_electra.tokenization.text import InputError, InputNotFoundError, load_named_dataset, looks_like_path
+from span_electra.tokenization.text import (
+    InputError,
+    InputNotFoundError,
+    first_line,
+    load_named_dataset,
+    looks_like_path,
+)
 
 logger = logging.getLogger(__name__)
 

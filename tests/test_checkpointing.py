@@ -30,7 +30,7 @@ from span_electra.checkpointing import (
     seal,
 )
 from span_electra.data_collator import DataCollatorForSpanMasking
-from span_electra.run_folder import check_same_rows
+from span_electra.run_folder import check_same_run
 from span_electra.tokenization.text import InputError
 from span_electra.trainer import SpanElectraTrainer
 
@@ -343,19 +343,20 @@ def test_alarms_that_were_given_are_not_given_again_after_a_resumption(tokenizer
 def test_a_run_of_other_rows_may_not_resume(tokenizer, tmp_path):
     seal(tmp_path, **run_facts(make_trainer(tokenizer, tmp_path / "a").args, rows(24)))
     same = make_trainer(tokenizer, tmp_path / "b", per_device_train_batch_size=2, gradient_accumulation_steps=2)
-    check_same_rows(tmp_path, run_facts(same.args, rows(24)))
+    check_same_run(tmp_path, run_facts(same.args, rows(24)))
     mirrored = rows(24).map(lambda row: {"input_ids": row["input_ids"][::-1]})
     with pytest.raises(InputError, match="its run had text "):
-        check_same_rows(tmp_path, run_facts(same.args, mirrored))
+        check_same_run(tmp_path, run_facts(same.args, mirrored))
     for count, settings, text in (
         (24, {"per_device_train_batch_size": 8}, "rows_per_update 4, this one 8"),
         (25, {}, "rows 24, this one 25"),
         (24, {"seed": 1}, "seed 0, this one 1"),
+        (24, {"optim": "adafactor"}, "optim adamw_torch_fused, this one adafactor: its state would not fit"),
         (24, {"train_sampling_strategy": "sequential"}, "train_sampling_strategy random, this one sequential"),
     ):
         other = make_trainer(tokenizer, tmp_path / "c", **settings)
         with pytest.raises(InputError, match=text):
-            check_same_rows(tmp_path, run_facts(other.args, rows(count)))
+            check_same_run(tmp_path, run_facts(other.args, rows(count)))
 
 
 # --- what is this run's --------------------------------------------------------------------------------------------

@@ -85,7 +85,11 @@ def home(tmp_path_factory):
     return home
 
 
-RECIPES = {"list_rate": "learning_rate: [1]", "half_row": "per_device_train_batch_size: 8.5"}
+RECIPES = {
+    "list_rate": "learning_rate: [1]",
+    "no_rate": "learning_rate:",
+    "half_row": "per_device_train_batch_size: 8.5",
+}
 
 
 def arguments(home, folder, **changes):
@@ -272,6 +276,7 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_touched(home, tmp_path,
     ("recipe", "text"),
     [
         ("list_rate", "learning_rate is a list"),
+        ("no_rate", "no_rate.yaml: learning_rate has no value; give one, or leave it out"),
         ("half_row", "invalid int value: '8.5'"),
     ],
 )
@@ -453,6 +458,15 @@ def refused(arguments):
     raise InputError("no text")
 
 
+def test_another_objective_does_not_resume(home, finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "out")
+    before = (tmp_path / "out" / "arguments.json").read_bytes()
+    with pytest.raises(SystemExit):
+        main(arguments(home, tmp_path / "out", resume_from_checkpoint="true", objective="generator", max_steps=6))
+    assert "its objective is joint, this run's is generator" in capsys.readouterr().err
+    assert (tmp_path / "out" / "arguments.json").read_bytes() == before
+
+
 def test_a_recipe_may_ask_to_resume(home, finished, tmp_path):
     output_dir = tmp_path / "out"
     shutil.copytree(finished, output_dir)
@@ -506,6 +520,15 @@ def test_rows_that_documents_share_may_be_evaluated_on_rows_of_one_each(home, tm
     _, data, _ = parsed(home, tmp_path, **files)
     resolve_rows(data, SpanElectraConfig(**SIZES, attn_implementation="sdpa"))
     assert data.pack_documents
+
+
+def test_a_model_with_another_models_tokenizer_is_warned_of(home, finished, caplog):
+    for name, is_foreign in (("tokenizer", False), ("other_tokenizer", True)):
+        caplog.clear()
+        build_tokenizer(ModelArguments(model_name_or_path=str(finished), tokenizer=str(home / name)))
+        assert ("its embeddings stand for other words" in caplog.text) == is_foreign
+        build_tokenizer(ModelArguments(model_name_or_path=str(home / "trained"), tokenizer=str(home / name)))
+        assert caplog.text.count("other words") == is_foreign
 
 
 def test_the_card_knows_what_ended_the_features_documents(home, tmp_path):

@@ -48,6 +48,8 @@ def home(tmp_path_factory):
     pq.write_table(pa.table({"text": shards[4]}), home / "shards/4.parquet")
     (home / "shards/5.txt").write_text("\n\n".join(shards[5]))
     (home / "validation.txt").write_text("\n".join(shards[0]))
+    shutil.copytree(home / "shards", home / "grown")
+    (home / "grown/5.txt").write_text("\n\n".join([*shards[5], "and one more"]))
     (home / "empty").mkdir()
     for name in "ab":
         (home / "empty" / f"{name}.txt").write_text("")
@@ -340,6 +342,7 @@ def stopped(home, tmp_path_factory):
         ({"dataloader_num_workers": 2}, r"its stream has readers in each process 1, this run's has 2"),
         ({"train_file": "{home}/shards/0.txt"}, r"its stream has shards 6 \(\w+\), this run's has 1 \(\w+\)"),
         ({"pack_documents": True}, r"its stream has documents that share a row False, this run's has True"),
+        ({"train_file": "{home}/grown"}, r"its stream has shards 6 \(\w+\), this run's has 6 \(\w+\)"),
         ({"documents": "line"}, r"its stream has documents blank_line, this run's has line"),
         ({"streaming": False, "validation_split_percentage": 0}, r"its run read a stream; add --streaming"),
     ],

@@ -184,6 +184,23 @@ def test_a_loss_that_is_not_finite_reaches_neither_weights_nor_checkpoints(token
     assert not (tmp_path / "model.safetensors").exists()
 
 
+def test_weights_that_only_an_evaluation_finds_broken_are_not_kept(tokenizer, tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
+    trainer = make_trainer(tokenizer, tmp_path, **settings)
+    forward = trainer.model.forward
+
+    def broken_when_judged(**inputs):
+        output = forward(**inputs)
+        if not trainer.model.training and trainer.state.global_step == 4 and output.loss is not None:
+            output.rtd_loss = output.rtd_loss * float("inf")
+        return output
+
+    trainer.model.forward = broken_when_judged
+    with pytest.raises(NonFiniteLossError):
+        trainer.train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
 def test_decay_spares_biases_and_norms_but_not_embeddings(tokenizer, tmp_path):
     trainer = make_trainer(tokenizer, tmp_path)
     model = trainer.model

@@ -1,7 +1,6 @@
 """Turn raw text into training rows: packed, in parallel, saved once and reused. No token is lost.
 
-python -m span_electra.tokenization.create_features --input corpus/ --tokenizer my_tokenizer --output_dir
-features
+python -m span_electra.tokenization.create_features --input corpus/ --tokenizer my_tokenizer --output_dir features
 """
 
 import argparse
@@ -28,7 +27,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .output import atomic_folder, check_output_dir, run_command
-from .text import DOCUMENT_RULES, Corpus, InputError
+from .text import DOCUMENT_RULES, Corpus, InputError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -160,10 +159,9 @@ def load_tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTraine
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(tokenizer))
         except (OSError, ValueError, KeyError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
-                f"{tokenizer}: no tokenizer can be loaded from there ({reason.rstrip('.')}). Give a folder that "
-                "train_tokenizer wrote, or a name on the Hub."
+                f"{tokenizer}: no tokenizer can be loaded from there ({first_line(error).rstrip('.')}). Give a folder "
+                "that train_tokenizer wrote, or a name on the Hub."
             ) from error
     if not tokenizer.is_fast:
         raise InputError(f"{tokenizer.name_or_path}: a slow tokenizer. One with a tokenizer.json is needed.")
@@ -171,8 +169,7 @@ def load_tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTraine
     missing = [name for name in names if getattr(tokenizer, name) is None]
     if missing:
         raise InputError(
-            f"{tokenizer.name_or_path}: the tokenizer has no {', no '.join(missing)}, which span masking "
-            "needs. Use "
+            f"{tokenizer.name_or_path}: the tokenizer has no {', no '.join(missing)}, which span masking needs. Use "
             "BERT's or ELECTRA's, or train one with `python -m span_electra.tokenization.train_tokenizer`."
         )
     return tokenizer
@@ -205,8 +202,7 @@ class Packer:
 
     def pack(self, text: str, document_lines: Sequence[int], number: int) -> pa.ListArray:
         """The rows of a `Block` of text, which is the `number`-th of its corpus or shard."""
-        # "[MASK]" in the text is seven characters, not an instruction. Set here: the setting is lost in
-        # pickling.
+        # "[MASK]" in the text is seven characters, not an instruction. Set here: the setting is lost in pickling.
         self.backend.encode_special_tokens = True
         lines = text.split("\n")
         if self.line_start:
@@ -327,8 +323,7 @@ def make_packer(
     prefix, suffix = (whole.ids[: content[0]], whole.ids[content[-1] + 1 :]) if content else ([], [])
     if not prefix or not suffix:
         raise InputError(
-            f"{tokenizer.name_or_path}: the tokenizer puts no special tokens around a text, but span "
-            "masking needs a "
+            f"{tokenizer.name_or_path}: the tokenizer puts no special tokens around a text, but span masking needs a "
             "boundary on either side. Give it a post-processor that adds its cls_token and sep_token."
         )
     shortest = len(prefix) + len(suffix) + FEWEST_TOKENS_IN_ROW
@@ -412,8 +407,7 @@ def _check_enough_text(counts: dict[str, Any], paths: Sequence[str | Path]) -> N
     if counts["tokens"] < FEWEST_TOKENS:
         names = ", ".join(map(str, [paths] if isinstance(paths, str | Path) else paths))
         raise InputError(
-            f"{names}: {counts['tokens']} tokens altogether, shorter than one span. At least "
-            f"{FEWEST_TOKENS} are "
+            f"{names}: {counts['tokens']} tokens altogether, shorter than one span. At least {FEWEST_TOKENS} are "
             "needed: give more text."
         )
 
@@ -423,8 +417,7 @@ def _log_statistics(
 ) -> None:
     logger.info(
         "%(documents)d documents, %(lines)d lines, %(tokens)d tokens in %(rows)d rows, "
-        "%(mean_row_length).1f long on "
-        "average",
+        "%(mean_row_length).1f long on average",
         counts,
     )
     logger.info("Saved to %s in %.1f s", output_dir, seconds)

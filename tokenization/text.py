@@ -44,6 +44,10 @@ class InputError(ValueError):
     """Something the user gave cannot be used. The message says what came, what is accepted and what to do."""
 
 
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class InputNotFoundError(InputError, FileNotFoundError):
     """A path that does not exist."""
 
@@ -176,10 +180,9 @@ def load_named_dataset(name: str, split: str, streaming: bool = False) -> datase
     try:
         return datasets.load_dataset(dataset_name, configuration or None, split=split, streaming=streaming)
     except Exception as error:  # every kind of failure to reach or to read a dataset has its own class
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputNotFoundError(
             f"{name}: neither a file, folder or glob here, nor a dataset that can be loaded (split {split!r}): "
-            f"{reason} Give local files, or a name like wikitext:wikitext-2-raw-v1 and its --split."
+            f"{first_line(error)} Give local files, or a name like wikitext:wikitext-2-raw-v1 and its --split."
         ) from error
 
 
@@ -276,8 +279,7 @@ def _read_text(path: Path) -> Iterator[tuple[int, str]]:
         first_end = data.find(b"\n")
         if len(pending) + (len(data) if first_end < 0 else first_end) > LONGEST_LINE:
             raise InputError(
-                f"{path}, line {line_number}: longer than {LONGEST_LINE >> 20} MiB. Lines up to that length "
-                "are "
+                f"{path}, line {line_number}: longer than {LONGEST_LINE >> 20} MiB. Lines up to that length are "
                 "accepted: break the text into lines, one paragraph or sentence each."
             )
         lines, newline, rest = data.rpartition(b"\n")
@@ -299,9 +301,8 @@ def _decode(path: Path, line_number: int, data: bytes) -> str:
         line = line_number + data.count(b"\n", 0, error.start)
         column = error.start - data.rfind(b"\n", 0, error.start)
         raise InputError(
-            f"{path}, line {line}, byte {column}: 0x{data[error.start]:02x} is not UTF-8. Only UTF-8 text "
-            "is accepted: "
-            "convert the file, for example with `iconv -f latin1 -t utf-8`."
+            f"{path}, line {line}, byte {column}: 0x{data[error.start]:02x} is not UTF-8. Only UTF-8 text is "
+            "accepted: convert the file, for example with `iconv -f latin1 -t utf-8`."
         ) from error
 
 

@@ -1,7 +1,6 @@
 """Train a tokenizer: byte-level BPE or WordPiece, with [CLS] [SEP] [PAD] [MASK] [UNK] as ids 0 to 4.
 
-python -m span_electra.tokenization.train_tokenizer --input corpus/ --output_dir my_tokenizer --vocab_size
-10000
+python -m span_electra.tokenization.train_tokenizer --input corpus/ --output_dir my_tokenizer --vocab_size 10000
 """
 
 import argparse
@@ -87,8 +86,7 @@ def train_tokenizer(
     backend = train(Corpus(paths, text_column=text_column, split=split), vocab_size, min_frequency, lowercase)
     if backend.get_vocab_size() < vocab_size:
         logger.warning(
-            "The text yields only %d tokens, not vocab_size=%d: give more text or a lower --min_frequency, "
-            "or give "
+            "The text yields only %d tokens, not vocab_size=%d: give more text or a lower --min_frequency, or give "
             "the model this vocabulary size.",
             backend.get_vocab_size(),
             vocab_size,
