@@ -4,13 +4,14 @@ import difflib
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 import torch
 import yaml
-from transformers import HfArgumentParser, TrainingArguments, get_scheduler
+from transformers import HfArgumentParser, Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks, is_tensorboard_available
 
 from span_electra.tokenization.text import InputError, first_line
@@ -164,14 +165,21 @@ def check_training(training: RunArguments) -> None:
 
 
 def check_with_library(training: RunArguments) -> None:
-    """Refuse the trackers and schedules that the Trainer would refuse once it has begun."""
+    """Refuse the trackers, optimizers and schedules that the Trainer would refuse once it has begun."""
     optimizer = torch.optim.SGD([torch.zeros(1)])
     kind, settings = training.lr_scheduler_type, training.lr_scheduler_kwargs
+
+    def find_optimizer():
+        with suppress(ValueError):  # some ask for the model, which is not there yet
+            Trainer.get_optimizer_cls_and_kwargs(training)
+
     attempts = {
+        "optim": find_optimizer,
         "report_to": lambda: [tracker() for tracker in get_reporting_integration_callbacks(training.report_to)],
         "lr_scheduler_type": lambda: get_scheduler(kind, optimizer, 1, 2, settings),  # type: ignore[arg-type]
     }
     fixes = {
+        "optim": "adamw_torch_fused needs no package",
         "report_to": "none reports to none",
         "lr_scheduler_type": "what it needs goes into --lr_scheduler_kwargs, as JSON",
     }

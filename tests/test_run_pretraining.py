@@ -206,6 +206,7 @@ REFUSED = {
     "no order": ({"data_seed": 2**32}, r"--data_seed is 4294967296; it must lie between"),
     "no workers": ({"dataloader_num_workers": -1}, r"--dataloader_num_workers is -1; it must be at least 0"),
     "a tracker of no name": ({"report_to": "paper"}, r"--report_to is \['paper'\]; paper is not supported"),
+    "an optimizer's package": ({"optim": "lomo"}, r"--optim is lomo; You need to install `lomo_optim`"),
     "a schedule's settings": (
         {"lr_scheduler_type": "warmup_stable_decay"},
         r"--lr_scheduler_type is warmup_stable_decay; .*'num_decay_steps'.*--lr_scheduler_kwargs",
