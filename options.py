@@ -13,6 +13,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks, is_tensorboard_available
+from transformers.training_args import ParallelMode
 
 from span_electra.tokenization.text import InputError, first_line
 
@@ -161,6 +162,13 @@ def check_training(training: RunArguments) -> None:
         raise InputError(f"--max_steps is {training.max_steps}; it must be at least 1 (leave it out to count epochs).")
     if training.max_steps == -1 and not training.num_train_epochs > 0:
         raise InputError(f"--num_train_epochs is {training.num_train_epochs}; it must be above 0.")
+    if training.use_liger_kernel:
+        raise InputError("--use_liger_kernel: there are none for encoders of ELECTRA's kind; leave it out.")
+    if training.fsdp and training.parallel_mode is not ParallelMode.DISTRIBUTED:
+        raise InputError(
+            "--fsdp: divides a model among several processes, and this is one; start them with accelerate launch or "
+            "torchrun, or leave it out."
+        )
     check_with_library(training)
 
 

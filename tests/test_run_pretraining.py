@@ -246,6 +246,8 @@ REFUSED = {
     ),
     "half a checkpoint": ({"save_only_model": True}, r"--save_only_model: .* cannot be resumed; leave it out"),
     "a batch that is found": ({"auto_find_batch_size": True}, r"--auto_find_batch_size: .* could not repeat"),
+    "kernels for decoders": ({"use_liger_kernel": True}, r"--use_liger_kernel: there are none for encoders"),
+    "a share of one process": ({"fsdp": "full_shard"}, r"--fsdp: .* this is one; start them with accelerate launch"),
     "names of labels": ({"label_names": "tags"}, "--label_names: every task knows its own"),
     "rounded weights": ({"bf16_full_eval": True}, r"--bf16_full_eval: rounds the weights, .* leave it out"),
     "a metric that is not there": (
