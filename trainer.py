@@ -279,8 +279,9 @@ def learning_problems(logs: dict[str, float], objective: str = "joint") -> dict[
     auc, recall = logs.get("discriminator_auc", 1.0), logs.get("discriminator_recall", 1.0)
     if auc < USELESS_AUC:
         problems["auc"] = (
-            f"the discriminator has learnt nothing: its AUC is {auc:.3f}, and guessing gives 0.5. Lower the learning "
-            "rate, warm up longer, or make the generator smaller, so that its replacements are easier to tell."
+            f"the discriminator has learnt nothing: its AUC is {auc:.3f}, and guessing gives 0.5. Train longer, "
+            "or on short rows first (--max_seq_length 32), in which attention finds the neighbours sooner; if that "
+            "does not help, lower the learning rate or make the generator smaller."
         )
     elif recall < USELESS_RECALL:
         problems["recall"] = (

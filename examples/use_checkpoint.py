@@ -30,12 +30,11 @@ def main() -> None:
 
     inputs = tokenizer(REPLACED, return_tensors="pt")
     with torch.no_grad():
-        scores = discriminator.eval()(**inputs).logits[0].sigmoid()
+        scores = discriminator.eval()(**inputs).logits[0].sigmoid().tolist()
         hidden = encoder.eval()(**inputs).last_hidden_state
     tokens = [tokenizer.decode([token]).strip() for token in inputs["input_ids"][0]]
-    print(f"discriminator:  {REPLACED}   (the last word was `law`)")
-    for score, token in sorted(zip(scores.tolist(), tokens, strict=True), reverse=True)[:3]:
-        print(f"                {token:<14} replaced with probability {score:.3f}")
+    print(f"discriminator:  {REPLACED}   (the last word was `law`); each token's probability of being replaced:")
+    print("               ", "  ".join(f"{token} {score:.2f}" for token, score in zip(tokens, scores, strict=True)))
     print(
         f"{type(encoder).__name__} loaded with AutoModel: hidden states {tuple(hidden.shape)} for {len(tokens)} tokens"
     )
