@@ -717,7 +717,7 @@ def test_shipped_recipes_hold_only_options_that_exist(name, tmp_path):
     rest = ["--train_file", "a.txt", "--output_dir", str(tmp_path / "out"), "--use_cpu"]
     model, data, training = parse_arguments([str(recipe), *rest])
     assert model.config == {"demo": "tiny"}.get(name, name)
-    assert training.max_steps > 0 and data.max_seq_length in (64, 128, 512)
+    assert training.max_steps > 0 and data.max_seq_length in (32, 128, 512)
 
 
 def test_what_an_older_file_says_about_data_gives_way_to_options(home, tmp_path):
