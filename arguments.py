@@ -27,7 +27,8 @@ class ModelArguments:
     config_overrides: str | None = field(
         default=None,
         metadata={
-            "help": "Change settings of --config, as JSON: '{\"num_hidden_layers\": 6}'. In a recipe: a mapping."
+            "help": "Change settings of --config, as JSON: '{\"num_hidden_layers\": 6}'. In a recipe: a mapping. With "
+            "--model_name_or_path: settings that its weights leave open, such as the losses' weights."
         },
     )
     model_name_or_path: str | None = field(
@@ -198,10 +199,6 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
         raise InputError(
             "--generator_name_or_path needs --model_name_or_path, the discriminator that goes with it, or --config "
             "with --objective discriminator, which trains a new one against it."
-        )
-    if model.config_overrides and model.config is None:
-        raise InputError(
-            "--config_overrides goes with --config, for a new model; what --model_name_or_path holds has its shape."
         )
     if data.mask_ratio is not None and not 0 < data.mask_ratio < 1:
         raise InputError(

@@ -15,7 +15,15 @@ from transformers import PreTrainedTokenizerBase
 
 from span_electra.arguments import DataArguments, ModelArguments, PretrainingArguments
 from span_electra.configuration_span_electra import SpanElectraConfig, refuse_unknown, split_data_settings
-from span_electra.conversion import BERT_SHAPED, from_electra, from_encoder, from_generator
+from span_electra.conversion import (
+    BERT_SHAPED,
+    SETTINGS_OF_A_NEW_GENERATOR,
+    SETTINGS_OF_NEW_HEADS,
+    SETTINGS_OF_TRAINING,
+    from_electra,
+    from_encoder,
+    from_generator,
+)
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.options import read_settings
 from span_electra.probes import LinearProbe
@@ -191,12 +199,15 @@ def load_model(arguments: ModelArguments) -> SpanElectraForPreTraining:
             f"--objective discriminator: {name} brings no generator to train against. Give an ELECTRA discriminator "
             "with --generator_name_or_path, or --config with --generator."
         )
+    settings = read_overrides(arguments.config_overrides)
+    check_open(settings, name, is_whole=kind == SpanElectraConfig.model_type, has_generator=generator is not None)
+    if arguments.objective is not None:
+        settings["objective"] = arguments.objective
     try:
-        settings = {} if arguments.objective is None else {"objective": arguments.objective}
         if kind == SpanElectraConfig.model_type:
             return SpanElectraForPreTraining.from_pretrained(name, dtype=torch.float32, **settings)
         if arguments.objective == "discriminator":
-            settings["embedding_sharing"] = "separate"  # or training the one would change the other
+            settings.setdefault("embedding_sharing", "separate")  # tied, training the one would change the other
         if saved_as == "ElectraForPreTraining":
             return from_electra(name, generator, **settings)
         return from_encoder(name, **settings)
@@ -207,6 +218,22 @@ def load_model(arguments: ModelArguments) -> SpanElectraForPreTraining:
         ) from error
     except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
         raise InputError(f"--model_name_or_path {name}: cannot be used ({' '.join(str(error).split())})") from error
+
+
+def check_open(settings: dict, name: str, *, is_whole: bool, has_generator: bool) -> None:
+    """Refuse `settings` of what the weights to start from settle: of all but training for a checkpoint that `is_whole`,
+    a SpanElectra model's; else of the discriminator, and of the generator where one came with it."""
+    accepted = [*SETTINGS_OF_TRAINING]
+    if not is_whole:
+        accepted += SETTINGS_OF_NEW_HEADS
+        if not has_generator:
+            accepted += SETTINGS_OF_A_NEW_GENERATOR
+    for setting in settings:
+        if setting not in accepted:
+            raise InputError(
+                f"--config_overrides: `{setting}` is not among what the weights of {name} leave open: "
+                f"{', '.join(accepted)}. Leave it out, or train a new model: --config."
+            )
 
 
 def read_saved(option: str, name: str) -> dict:

@@ -25,6 +25,13 @@ COMMON_SETTINGS = (
     *("hidden_act", "layer_norm_eps"),
 )
 BOUNDARY_HEAD_SHAPE = ("max_span_length", "boundary_position_size")
+# What weights to start from leave open: always, where the heads of the objectives are new, and where the generator is.
+SETTINGS_OF_TRAINING = (
+    *("mlm_weight", "sbgo_weight", "rtd_weight", "sbpo_weight", "sampling_head", "sampling_temperature"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob"),
+)
+SETTINGS_OF_NEW_HEADS = ("embedding_sharing", "use_sbgo", "use_sbpo", *BOUNDARY_HEAD_SHAPE)
+SETTINGS_OF_A_NEW_GENERATOR = ("generator_size", *(f"generator_{name}" for name in ENCODER_SHAPE))
 # What an encoder has in common with ELECTRA's, by name and by meaning.
 SHARED_SETTINGS = (
     *("vocab_size", "type_vocab_size", "pad_token_id", "hidden_act", "layer_norm_eps"),

@@ -397,6 +397,7 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
 
     def __init__(self, config: SpanElectraConfig):
         super().__init__(config)
+        type(config).from_dict(config.to_dict())  # checks what `from_pretrained(path, objective=...)` has set on it
         generator_config = config.generator_config()
         self.electra = SpanElectraModel(config)
         self.discriminator_predictions = ElectraDiscriminatorPredictions(config)

@@ -221,6 +221,9 @@ def test_the_discriminator_starts_from_the_generator_where_shapes_allow(tmp_path
 def test_a_stage_in_which_the_generator_would_change_is_refused(tmp_path):
     with pytest.raises(ValueError, match="`objective` is 'discriminator' and `embedding_sharing` is 'tied'"):
         tiny_config(objective="discriminator")
+    random_model().save_pretrained(tmp_path / "tied")
+    with pytest.raises(ValueError, match="`objective` is 'discriminator' and `embedding_sharing` is 'tied'"):
+        SpanElectraForPreTraining.from_pretrained(tmp_path / "tied", objective="discriminator")
     with pytest.raises(ValueError, match="`share_encoder` is True, but the two networks have different shapes"):
         tiny_config(share_encoder=True)
     with pytest.raises(ValueError, match="`objective` is 'both'; accepted are joint, generator, discriminator"):

@@ -116,9 +116,17 @@ REFUSED = {
     "mask ratio": ({"mask_ratio": 1.0}, r"--mask_ratio is 1\.0; it must lie between 0 and 1"),
     "overrides that are no JSON": ({"config_overrides": "a=1"}, r"--config_overrides a=1: not valid JSON"),
     "overrides without names": ({"config_overrides": "[1]"}, r"--config_overrides \[1\]: a list; give names"),
-    "overrides of a checkpoint": (
-        {"config": None, "model_name_or_path": "any", "config_overrides": '{"use_sbgo": false}'},
-        r"--config_overrides goes with --config, for a new model",
+    "overrides of what weights settle": (
+        {"config": None, "model_name_or_path": "{home}/trained", "config_overrides": '{"use_sbgo": false}'},
+        r"--config_overrides: `use_sbgo` is not among what the weights of .*trained leave open: mlm_weight, .*--config",
+    ),
+    "overrides that do not go with the weights": (
+        {"config": None, "model_name_or_path": "{home}/trained", "config_overrides": '{"rtd_weight": -1}'},
+        r"trained: cannot be used \(`rtd_weight` is -1; a loss weight must be finite and at least 0",
+    ),
+    "a stage in which the generator would change": (
+        {"config": None, "model_name_or_path": "{home}/trained", "objective": "discriminator"},
+        r"trained: cannot be used \(`objective` is 'discriminator' and `embedding_sharing` is 'tied'",
     ),
     "an unknown override": ({"config_overrides": '{"use_sbg": false}'}, r"`use_sbg` is not .* mean `use_sbgo`"),
     "an unknown override of a saved file": (
@@ -808,6 +816,37 @@ def test_a_discriminator_is_trained_against_a_published_generator(home, tmp_path
     model, data, _ = parsed(home, tmp_path, **options)
     with pytest.raises(InputError, match="brings no generator to train against"):
         build_model(model, data, tokenizer)
+
+
+def test_what_weights_leave_open_can_be_changed(home, tmp_path):
+    def built(source, overrides, **options):
+        options |= {"config": None, "model_name_or_path": source, "config_overrides": json.dumps(overrides)}
+        model, data, _ = parsed(home, tmp_path, **options)
+        return build_model(model, data, AutoTokenizer.from_pretrained(home / "tokenizer"))
+
+    trained = SpanElectraForPreTraining.from_pretrained(home / "trained")
+    again = built(home / "trained", {"rtd_weight": 7, "hidden_dropout_prob": 0.25})
+    assert again.config.rtd_weight == 7 and again.electra.embeddings.dropout.p == 0.25
+    for name, weight in trained.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name])
+
+    sizes = {name: size for name, size in SIZES.items() if name != "embedding_size"}
+    BertModel(BertConfig(**sizes, vocab_size=280)).save_pretrained(tmp_path / "bert")
+    overrides = {"generator_hidden_size": 16, "embedding_sharing": "disentangled", "use_sbpo": False}
+    encoder = built(tmp_path / "bert", overrides)
+    assert encoder.generator.config.hidden_size == 16
+    assert encoder.config.embedding_sharing == "disentangled" and not hasattr(encoder, "sbpo_head")
+    with pytest.raises(InputError, match="`hidden_size` is not among what the weights of .*bert leave open"):
+        built(tmp_path / "bert", {"hidden_size": 48})
+
+    ElectraForPreTraining(ElectraConfig(**SIZES, vocab_size=280)).save_pretrained(tmp_path / "discriminator")
+    ElectraForMaskedLM(ElectraConfig(**SIZES, vocab_size=280)).save_pretrained(tmp_path / "generator")
+    options = {"generator": tmp_path / "generator"}
+    assert not built(tmp_path / "discriminator", {"use_sbgo": False}, **options).config.use_sbgo
+    with pytest.raises(
+        InputError, match="`generator_size` is not among what the weights of .*discriminator leave open"
+    ):
+        built(tmp_path / "discriminator", {"generator_size": 0.5}, **options)
 
 
 def test_a_new_discriminator_has_its_generators_vocabulary(home, tmp_path):
