@@ -221,8 +221,8 @@ def load_model(arguments: ModelArguments) -> SpanElectraForPreTraining:
 
 
 def check_open(settings: dict, name: str, *, is_whole: bool, has_generator: bool) -> None:
-    """Refuse `settings` of what the weights to start from settle: of all but training for a checkpoint that `is_whole`,
-    a SpanElectra model's; else of the discriminator, and of the generator where one came with it."""
+    """Refuse `settings` of what the weights to start from settle: everything but training in a checkpoint that
+    `is_whole`, a SpanElectra model's; else the discriminator, and the generator where one came with it."""
     accepted = [*SETTINGS_OF_TRAINING]
     if not is_whole:
         accepted += SETTINGS_OF_NEW_HEADS
