@@ -113,9 +113,9 @@ class SpanElectraConfig(ElectraConfig):
             SpanBERT, section 3.2).
         mlm_weight, sbgo_weight, rtd_weight, sbpo_weight (`float`): weights of the four losses, each a mean.
             1 : 50 for MLM : RTD is ELECTRA's; the boundary weights (1 and 5) are starting values: with them two layers
-            came to a fixed AUC of 0.846 and 0.804 by two seeds, without to 0.815 and 0.806. With a tenth of both of the
-            discriminator's they came to 0.850 and 0.864, and to 74 and 77 instead of 69 and 58 on SST-2: `tiny` has
-            these, 5 and 0.5 (benchmarks/results).
+            came to a fixed AUC of 0.846 and 0.804 by two seeds, without to 0.815 and 0.806. With a tenth for both of
+            the discriminator's they came to 0.850 and 0.864, and to 74 and 77 instead of 69 and 58 on SST-2: `tiny`
+            has these, 5 and 0.5 (benchmarks/results).
         sampling_head (`str`, defaults to `"mlm"`): whose scores the replacements are sampled from: `"mlm"`, or
             `"mean"`: of MLM's and SBGO's, which needs `use_sbgo`.
         sampling_temperature (`float`, defaults to 1.0): divides the generator's logits before sampling.
