@@ -124,13 +124,15 @@ def new_model(
         raise InputError(f"--generator {generator}: cannot be loaded ({first_line(error)})") from error
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise InputError(f"{name}: {' '.join(str(error).split())}") from error
+    except RuntimeError as error:  # torch's, of many lines: sizes that no memory can hold
+        raise InputError(f"{name}: {first_line(error)}") from error
 
 
 def read_overrides(overrides: str | None) -> dict:
     """The settings in --config_overrides."""
     try:
         settings = json.loads(overrides or "{}")
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"--config_overrides {overrides}: not valid JSON ({error}). Give an object: "
             "'{\"num_hidden_layers\": 6}'."
@@ -200,7 +202,7 @@ def load_model(arguments: ModelArguments) -> SpanElectraForPreTraining:
             "with --generator_name_or_path, or --config with --generator."
         )
     settings = read_overrides(arguments.config_overrides)
-    check_open(settings, name, is_whole=kind == SpanElectraConfig.model_type, has_generator=generator is not None)
+    check_open(settings, arguments, is_whole=kind == SpanElectraConfig.model_type)
     if arguments.objective is not None:
         settings["objective"] = arguments.objective
     try:
@@ -216,17 +218,25 @@ def load_model(arguments: ModelArguments) -> SpanElectraForPreTraining:
             f"--model_name_or_path {name}: its weights are a pickle that holds more than tensors, and was not read; "
             "give safetensors."
         ) from error
-    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
+    except (OSError, TypeError, ValueError, SafetensorError, StrictDataclassError) as error:
         raise InputError(f"--model_name_or_path {name}: cannot be used ({' '.join(str(error).split())})") from error
+    except RuntimeError as error:  # torch's, of many lines: sizes that no memory can hold
+        raise InputError(f"--model_name_or_path {name}: cannot be used ({first_line(error)})") from error
 
 
-def check_open(settings: dict, name: str, *, is_whole: bool, has_generator: bool) -> None:
+def check_open(settings: dict, arguments: ModelArguments, *, is_whole: bool) -> None:
     """Refuse `settings` of what the weights to start from settle: everything but training in a checkpoint that
     `is_whole`, a SpanElectra model's; else the discriminator, and the generator where one came with it."""
+    name = arguments.model_name_or_path
     accepted = [*SETTINGS_OF_TRAINING]
+    objective = arguments.objective or (
+        read_saved("--model_name_or_path", name).get("objective") if is_whole else None
+    )
+    if objective == "discriminator":
+        accepted.remove("sampling_head")  # which may ask for SBGO's, that nothing trains
     if not is_whole:
         accepted += SETTINGS_OF_NEW_HEADS
-        if not has_generator:
+        if arguments.generator_name_or_path is None:
             accepted += SETTINGS_OF_A_NEW_GENERATOR
     for setting in settings:
         if setting not in accepted:

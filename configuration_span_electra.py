@@ -25,6 +25,8 @@ OBJECTIVES = tuple(LOSSES)
 SAMPLING_HEADS = ("mlm", "mean")
 EMBEDDING_SHARING = ("tied", "disentangled", "separate")
 
+FLOAT32_TINY, FLOAT32_MAX = 2.0**-126, 2.0**127  # what losses and scores are computed in: about its range
+
 # Older name -> name here. `disc_*` and `gen_*` are handled by prefix.
 ALIASES = {
     "max_span_len": "max_span_length",
@@ -219,7 +221,7 @@ class SpanElectraConfig(ElectraConfig):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it must be above 0.")
         for name in ("mlm_weight", "sbgo_weight", "rtd_weight", "sbpo_weight"):
-            if not 0 <= getattr(self, name) < float("inf"):
+            if not 0 <= getattr(self, name) <= FLOAT32_MAX:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; a loss weight must be finite and at least 0.")
         if not any(self.loss_weights.values()):
             names = ", ".join(f"`{name}_weight`" for name in self.loss_weights)
@@ -228,7 +230,7 @@ class SpanElectraConfig(ElectraConfig):
             raise ValueError(
                 f"`generator_size` is {self.generator_size}; it must lie in (0, 1] (ELECTRA-Small's is 0.25)."
             )
-        if not 0 < self.sampling_temperature < float("inf"):
+        if not FLOAT32_TINY <= self.sampling_temperature <= FLOAT32_MAX:
             raise ValueError(
                 f"`sampling_temperature` is {self.sampling_temperature}; it must be above 0 (1.0 is ELECTRA's)."
             )

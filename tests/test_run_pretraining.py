@@ -115,6 +115,23 @@ REFUSED = {
     "too short": ({"max_seq_length": 4}, r"max_seq_length=4 is too short"),
     "mask ratio": ({"mask_ratio": 1.0}, r"--mask_ratio is 1\.0; it must lie between 0 and 1"),
     "overrides that are no JSON": ({"config_overrides": "a=1"}, r"--config_overrides a=1: not valid JSON"),
+    "overrides without end": ({"config_overrides": "[" * 100_000 + "]" * 100_000}, r"not valid JSON"),
+    "a number too long": (
+        {"config_overrides": f'{{"rtd_weight": {"9" * 5000}}}'},
+        r"not valid JSON \(Exceeds the limit",
+    ),
+    "a weight past every float": (
+        {"config_overrides": f'{{"rtd_weight": {"9" * 400}}}'},
+        r"`rtd_weight` is 9+; a loss weight must be finite",
+    ),
+    "a temperature of nothing": (
+        {"config_overrides": '{"sampling_temperature": 1e-320}'},
+        r"`sampling_temperature` is 1e-320; it must be above 0",
+    ),
+    "more than any memory": (
+        {"config_overrides": '{"max_span_length": 1000000000000000}'},
+        r"tiny.*: .*(allocate|memory|storage)",
+    ),
     "overrides without names": ({"config_overrides": "[1]"}, r"--config_overrides \[1\]: a list; give names"),
     "overrides of what weights settle": (
         {"config": None, "model_name_or_path": "{home}/trained", "config_overrides": '{"use_sbgo": false}'},
@@ -842,6 +859,8 @@ def test_what_weights_leave_open_can_be_changed(home, tmp_path):
     ElectraForPreTraining(ElectraConfig(**SIZES, vocab_size=280)).save_pretrained(tmp_path / "discriminator")
     ElectraForMaskedLM(ElectraConfig(**SIZES, vocab_size=280)).save_pretrained(tmp_path / "generator")
     options = {"generator": tmp_path / "generator"}
+    with pytest.raises(InputError, match=r"`sampling_head` is not among what the weights"):
+        built(tmp_path / "discriminator", {"sampling_head": "mean"}, **options, objective="discriminator")
     assert not built(tmp_path / "discriminator", {"use_sbgo": False}, **options).config.use_sbgo
     with pytest.raises(
         InputError, match=r"`generator_size` is not among what the weights of .*discriminator leave open"
