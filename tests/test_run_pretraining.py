@@ -853,6 +853,9 @@ def test_what_weights_leave_open_can_be_changed(home, tmp_path):
     encoder = built(tmp_path / "bert", overrides)
     assert encoder.generator.config.hidden_size == 16
     assert encoder.config.embedding_sharing == "disentangled" and not hasattr(encoder, "sbpo_head")
+    for size in (10**15, 10**20):  # past any memory, and past torch's integers
+        with pytest.raises(InputError, match=r"bert: cannot be used"):
+            built(tmp_path / "bert", {"max_span_length": size})
     with pytest.raises(InputError, match=r"`hidden_size` is not among what the weights of .*bert leave open"):
         built(tmp_path / "bert", {"hidden_size": 48})
 
