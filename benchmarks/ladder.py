@@ -90,7 +90,7 @@ class Ladder:
         """Name -> what a rung changes."""
         if self.options.sweep:
             rungs = {BASE: yaml.safe_load((HERE / "rungs" / f"{BASE}.yaml").read_text())}
-            sweeps = yaml.safe_load(SWEEPS.read_text())
+            sweeps = {**yaml.safe_load(SWEEPS.read_text()), **self.size.get("sweeps", {})}
             for setting in self.options.sweep:
                 for value, changes in sweeps[setting].items():
                     rungs[f"{setting}-{value}"] = merged(rungs[BASE], changes)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from trainer_examples import word_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
@@ -102,7 +103,7 @@ def test_pieces_replace_nothing(features, tmp_path, action):
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "my only copy"
 
 
-SWEEPS = ["sbpo_weight", "rtd_weight", "mask_ratio", "dropout", "sampling", "generator", "max_grad_norm", "embeddings"]
+SWEEPS = list(yaml.safe_load(ladder.SWEEPS.read_text()))
 
 
 def climbing(size, tmp_path, **options):
@@ -119,7 +120,9 @@ def climbing(size, tmp_path, **options):
     return ladder.Ladder(Namespace(**defaults | options, size=path, output_dir=tmp_path, tasks=tmp_path / "tasks"))
 
 
-@pytest.mark.parametrize(("size", "sweep"), [("cpu", None), ("gpu", None), ("hour", None), ("sweep", SWEEPS)])
+@pytest.mark.parametrize(
+    ("size", "sweep"), [("cpu", None), ("gpu", None), ("hour", None), ("sweep", SWEEPS), ("gpu", SWEEPS)]
+)
 def test_every_rung_of_every_size_is_another_recipe_that_pretraining_takes(size, sweep, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     runs = climbing(size, tmp_path, sweep=sweep)
