@@ -18,7 +18,7 @@ IGNORED_LABEL = -100
 MAX_WORD_TOKENS = 10  # a longer run without a word break is a script written without spaces, a URL, ...
 ATTEMPTS = 32  # of 15,000 rows of 3 to 14 words 1 stays below what it could hold; with 16 attempts 11, with 1 772
 # What a random number is for: one address space for each purpose.
-LENGTHS, ORDER, REMAINDER, REPLACEMENT, RANDOM_TOKENS, SAMPLING = range(1, 7)
+LENGTHS, ORDER, REMAINDER, REPLACEMENT, RANDOM_TOKENS, SAMPLING, PARTS = range(1, 8)
 # Classes of characters in the word tables. JOINS meets every class, BREAKS meets none.
 BREAKS, LETTER, DIGIT, OTHER, JOINS = 0, 1, 2, 4, 7
 
@@ -32,7 +32,7 @@ class DataCollatorForSpanMasking:
     where whole words that do not touch can meet it, never exceeded: the last span of a row is cut for that, and single
     words fill it up (in rows of 128 word pieces spans are 3.2 words long on average, not 3.8). Between two spans, and
     between a span and the row's ends, lies at least one visible token. Special tokens are never masked. Documents that
-    share a row are each masked as if they had one to themselves.
+    share a row are masked one by one, each with its part of that number, rounded up or down by chance.
 
     The masks are a function of the seed, the epoch and the row's own ids: neither the other rows of the batch nor
     the padding nor the number of workers plays a part. Call `set_epoch` before each epoch.
@@ -155,14 +155,15 @@ class DataCollatorForSpanMasking:
         keys = row_keys(input_ids, row_tokens, self.seed, epochs)
         row_starts = np.cumsum(row_tokens) - row_tokens
         starts = self._sequence_starts(input_ids, row_starts)  # (S,), as many as rows where none is shared
-        is_shared = starts.size > row_starts.size
-        if not is_shared:
-            corrupted, labels = self._mask(input_ids, row_tokens, keys)
-        else:  # each sequence is masked as in a row of its own
-            sequence_tokens = np.diff(starts, append=input_ids.size)
-            epochs = epochs.repeat(np.diff(np.searchsorted(starts, row_starts), append=starts.size))
+        sequence_tokens = np.diff(starts, append=input_ids.size)
+        first_sequences = np.searchsorted(starts, row_starts)  # (B,)
+        ordinary_tokens = np.add.reduceat(self.ordinary.take(input_ids), starts, dtype=np.int64)
+        budgets = sequence_budgets(ordinary_tokens, first_sequences, self.mask_ratio, keys)
+        sequence_keys, is_shared = keys, starts.size > row_starts.size
+        if is_shared:
+            epochs = epochs.repeat(np.diff(first_sequences, append=starts.size))
             sequence_keys = row_keys(input_ids, sequence_tokens, self.seed, epochs)
-            corrupted, labels = self._mask(input_ids, sequence_tokens, sequence_keys)
+        corrupted, labels = self._mask(input_ids, sequence_tokens, sequence_keys, budgets)
 
         width = row_tokens.max()
         if self.pad_to_multiple_of:
@@ -191,7 +192,8 @@ class DataCollatorForSpanMasking:
         begins[row_starts] = True
         return np.flatnonzero(begins)
 
-    def _mask(self, input_ids: np.ndarray, row_tokens: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _mask(self, input_ids, row_tokens, keys, budgets) -> tuple[np.ndarray, np.ndarray]:
+        """Mask so many tokens of each row, or sequence: return the corrupted ids and the labels, (N,) each."""
         row_starts = np.cumsum(row_tokens) - row_tokens  # (B,)
         starts = word_starts(input_ids, row_starts, self.opens, self.closes)  # (W,)
         word_tokens = np.diff(starts, append=input_ids.size)
@@ -199,8 +201,6 @@ class DataCollatorForSpanMasking:
         row_words = np.diff(first_words, append=starts.size)
 
         maskable = self.ordinary.take(input_ids.take(starts))  # a special token is a word of its own
-        ordinary_tokens = np.add.reduceat(word_tokens * maskable, first_words)
-        budgets = np.maximum(np.rint(self.mask_ratio * ordinary_tokens).astype(np.int64), 1)
         maskable[first_words] = maskable[first_words + row_words - 1] = False  # a span has two visible neighbours
         budgets = np.minimum(budgets, np.add.reduceat(word_tokens * maskable, first_words))
 
@@ -381,6 +381,29 @@ def runs(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the starts and the ends (excluded) of the runs of true flags; the first and the last flag are false."""
     edges = np.flatnonzero(flags[1:] != flags[:-1]) + 1
     return edges[::2], edges[1::2]
+
+
+def sequence_budgets(
+    ordinary_tokens: np.ndarray, first_sequences: np.ndarray, mask_ratio: float, keys: np.ndarray
+) -> np.ndarray:
+    """How many tokens to mask in each sequence, (S,).
+
+    A row masks `round(mask_ratio * its ordinary tokens)`, at least one. Sequences that share a row share that number
+    in proportion to their `ordinary_tokens` (S,), each part rounded up or down by chance so that the sum is the row's
+    (systematic sampling). `first_sequences` and `keys` are those of each row, (B,).
+    """
+    row_totals = np.add.reduceat(ordinary_tokens, first_sequences)
+    row_budgets = np.maximum(np.rint(mask_ratio * row_totals), 1)
+    counts = np.diff(first_sequences, append=ordinary_tokens.size)
+    before = np.cumsum(row_totals) - row_totals
+    within_row = np.cumsum(ordinary_tokens) - before.repeat(counts)  # up to the end of each sequence
+    # 16 bits: the sum for a row's end is exact, so that its floor is the row's budget.
+    chance = (random_bits(keys, PARTS, np.zeros(keys.size)) >> 48) * 2.0**-16  # in [0, 1)
+    exact_ends = within_row * row_budgets.repeat(counts) / np.maximum(row_totals, 1).repeat(counts)
+    ends = np.floor(exact_ends + chance.repeat(counts)).astype(np.int64)
+    budgets = np.diff(ends, prepend=0)
+    budgets[first_sequences] = ends[first_sequences]
+    return budgets
 
 
 def sample_span_mask(word_tokens, maskable, row_words, budgets, keys, length_tables) -> np.ndarray:

@@ -110,9 +110,7 @@ def build_trainer(model, tokenizer, train_rows, eval_rows, data: DataArguments, 
 
 def largest_masked_share(data: DataArguments) -> float:
     """Of a full row's tokens, how many are masked at most."""
-    # At least one token of every document is masked: of the shortest that shares a row, with [CLS] and [SEP], a third.
-    share = max(data.mask_ratio, 1 / 3) if data.pack_documents else data.mask_ratio
-    return share + 1 / data.max_seq_length
+    return data.mask_ratio + 1 / data.max_seq_length  # rounded, and at least one
 
 
 def is_evaluated(history: list[dict], step: int) -> bool:

@@ -4,6 +4,9 @@ import copy
 import doctest
 import pickle
 import re
+from fractions import Fraction
+from itertools import pairwise
+from math import floor
 
 import numpy as np
 import pytest
@@ -165,8 +168,8 @@ def naive_attempt(words, maskable, budget, key, tables):
     return masked, left
 
 
-def naive_collate_row(row, collator, epoch=0):
-    """Return the corrupted row and its labels."""
+def naive_collate_row(row, collator, epoch=0, budget=None):
+    """Return the corrupted row and its labels; `budget` is how many tokens to mask, if it is not the row's own."""
     row = [int(token) for token in row]
     key = naive_key(row, collator.seed, epoch)
     words = naive_words(row, collator.opens, collator.closes)
@@ -174,7 +177,7 @@ def naive_collate_row(row, collator, epoch=0):
     maskable = [o and 0 < i < len(words) - 1 for i, o in enumerate(ordinary)]
     count = sum(len(word) for word, o in zip(words, ordinary, strict=True) if o)
     possible = sum(len(word) for word, m in zip(words, maskable, strict=True) if m)
-    budget = min(max(1, round(collator.mask_ratio * count)), possible)
+    budget = min(max(1, round(collator.mask_ratio * count)) if budget is None else budget, possible)
 
     masked, left = naive_attempt(words, maskable, budget, key, collator.length_tables)
     for attempt in range(1, data_collator.ATTEMPTS):
@@ -211,6 +214,18 @@ def test_batches_equal_the_loop_written_twin_bit_for_bit(wordpiece, ratio, max_w
         corrupted, labels = naive_collate_row(row, collator, epoch=3)
         assert batch["input_ids"][i, : len(row)].tolist() == corrupted
         assert batch["labels"][i, : len(row)].tolist() == labels
+
+
+def naive_collate_shared(documents, collator, epoch=0):
+    """Return the corrupted ids and the labels of a row of several documents, each document's apart."""
+    ordinary = [sum(bool(collator.ordinary[token]) for token in document) for document in documents]
+    budget = max(1, round(collator.mask_ratio * sum(ordinary)))
+    chance = Fraction(naive_bits(naive_key(chained(documents), collator.seed, epoch), 7, 0) >> 48, 2**16)
+    ends = [floor(Fraction(budget * sum(ordinary[:i]), sum(ordinary)) + chance) for i in range(len(documents) + 1)]
+    parts = [end - start for start, end in pairwise(ends)]
+    return [
+        naive_collate_row(document, collator, epoch, part) for document, part in zip(documents, parts, strict=True)
+    ]
 
 
 # --- properties ---------------------------------------------------------------------------------------------------
@@ -563,19 +578,43 @@ def test_places_begin_anew_where_documents_share_a_row(wordpiece):
     assert "position_ids" not in collator([{"input_ids": alone}, {"input_ids": alone}])
 
 
-def test_documents_that_share_a_row_are_masked_as_in_rows_of_their_own(wordpiece):
-    cls, sep = wordpiece.cls_token_id, wordpiece.sep_token_id
-    draw = np.random.default_rng(0)
-    documents = [[cls, *draw.integers(10, 90, n).tolist(), sep] for n in (4, 9, 3, 30, 12, 5)]
+def shared_rows(count, longest_document=30, seed=0):
+    """Rows of several documents each: [CLS], random ordinary tokens, [SEP]."""
+    draw = np.random.default_rng(seed)
+    return [
+        [[0, *draw.integers(5, 405, draw.integers(1, longest_document + 1)).tolist(), 1] for _ in range(documents)]
+        for documents in draw.integers(1, 7, count)
+    ]
+
+
+def test_documents_that_share_a_row_equal_the_loop_written_twin_bit_for_bit(wordpiece):
     collator = DataCollatorForSpanMasking(wordpiece, seed=3)
-    rows = [chained(documents[:3]), documents[3], chained(documents[4:])]
-    alone = collator([{"input_ids": document, "epoch": 2} for document in documents])
-    shared = collator([{"input_ids": row, "epoch": 2} for row in rows])
-    for name in ("input_ids", "labels"):
-        expected = [alone[name][i, : len(document)].tolist() for i, document in enumerate(documents)]
-        expected = [chained(expected[:3]), expected[3], chained(expected[4:])]
-        assert [shared[name][i, : len(row)].tolist() for i, row in enumerate(rows)] == expected
-    assert len(shared["sampling_keys"]) == 3
+    rows = shared_rows(200)
+    batch = collator([{"input_ids": chained(documents), "epoch": 2} for documents in rows])
+    for i, documents in enumerate(rows):
+        corrupted, labels = map(chained, zip(*naive_collate_shared(documents, collator, epoch=2), strict=True))
+        assert batch["input_ids"][i, : len(corrupted)].tolist() == corrupted
+        assert batch["labels"][i, : len(labels)].tolist() == labels
+    assert len(batch["sampling_keys"]) == 200
+
+
+def test_a_row_of_documents_masks_what_a_row_does_however_short_they_are(wordpiece):
+    collator = DataCollatorForSpanMasking(wordpiece)
+    for words in range(1, 28):
+        documents = [[0, *range(50, 50 + words), 1]] * 12
+        labels = collator([{"input_ids": chained(documents)}])["labels"]
+        assert (labels != -100).sum() == round(0.15 * 12 * words)
+
+
+def test_no_document_of_a_row_is_masked_more_than_another_of_its_length(wordpiece):
+    document = [0, *range(50, 54), 1]
+    counts = np.zeros(6)
+    for seed in range(2000):
+        labels = DataCollatorForSpanMasking(wordpiece, seed=seed)([{"input_ids": document * 6}])["labels"]
+        masked = (labels.view(6, len(document)) != -100).sum(1).numpy()
+        assert masked.sum() == 4 and masked.max() == 1
+        counts += masked
+    assert np.abs(counts / 2000 - 4 / 6).max() < 5 * np.sqrt(2 / 9 / 2000)
 
 
 def test_a_second_separator_begins_no_sequence(wordpiece):
