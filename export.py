@@ -46,7 +46,7 @@ def export(checkpoint: str | Path, output_dir: str | Path, overwrite: bool = Fal
             f"{checkpoint}: no tokenizer can be loaded from there ({first_line(error)}) Save it beside the model by "
             "tokenizer.save_pretrained."
         ) from error
-    discriminator = ElectraForPreTraining(model.config.discriminator_config())
+    discriminator = ElectraForPreTraining(model.config.discriminator_config()).to(model.dtype)  # type: ignore[arg-type]
     weights = model.fold_embeddings(model.state_dict())
     discriminator.load_state_dict({name: weights[name] for name in discriminator.state_dict()})
     with atomic_folder(output_dir) as folder:

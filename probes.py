@@ -102,6 +102,7 @@ class LinearProbe:
         self.baseline = counts.max() / counts.sum()  # always the most frequent class
         texts = [list(examples[column]) for column in ("sentence1", "sentence2") if column in examples.column_names]
         self.rows = tokenizer(*texts, truncation=True, max_length=max_seq_length)
+        tokenizer.backend_tokenizer.no_truncation()  # it is saved with the model, where it would cut texts unasked
         self.tokenizer = tokenizer
 
     @torch.no_grad()

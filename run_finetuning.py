@@ -70,17 +70,21 @@ def run(arguments: Sequence[str]) -> None:
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO if training_arguments.process_index == 0 else logging.ERROR)
 
-    config, tokenizer = load_config(encoder_arguments), load_tokenizer(encoder_arguments)
+    config = load_config(encoder_arguments)
+    tokenizer = load_tokenizer(encoder_arguments, config)
     check_vocabulary(config, tokenizer)
     settle_by_size(training_arguments, config.hidden_size)
-    set_dropout(config, training_arguments.dropout)
-    task = TASK_CLASSES[task_arguments.task](task_arguments, tokenizer, longest_row(config, tokenizer))
+    dropout = set_dropout(config, training_arguments.dropout)
+    longest = longest_row(encoder_arguments, config, tokenizer)
+    task = TASK_CLASSES[task_arguments.task](task_arguments, tokenizer, longest)
     with training_arguments.main_process_first(desc="tokenization"):
         train_rows, eval_rows = task.build_rows()
     metric = training_arguments.metric_for_best_model = task.choose_metric(training_arguments.metric_for_best_model)
     config.update(task.head_settings())
     build_model(encoder_arguments, config, task)  # weights that cannot be used are refused before a folder is touched
     settings = {**asdict(encoder_arguments), **asdict(task_arguments), **training_arguments.to_dict()}
+    settings |= {"max_seq_length": task.max_length, "dropout": dropout}
+    settings["stride"] = task.stride if task.reads_windows else None
     start = partial(start_folder, output_dir, SETTINGS, settings, WRITTEN, NOT_PUBLISHED)
     with started(training_arguments, SETTINGS, seen, start):
         results = []
@@ -88,13 +92,14 @@ def run(arguments: Sequence[str]) -> None:
             set_seed(seed)
             model = build_model(encoder_arguments, config, task)
             results.append(train(seed_arguments(training_arguments, seed), task, model, train_rows, eval_rows))
+            summary = summarise(results, metric, task.baseline(), task.baseline_answer)
+            if training_arguments.should_save:  # after each, so that a later one that fails takes none along
+                write_results(output_dir, summary, settings)
         if training_arguments.should_save:
             best = best_result(results, metric)
             keep(best.seed, output_dir)
-            task.draw(best.answers, Path(output_dir) / CONFUSION)
-            summary = summarise(results, metric, task.baseline())
-            write_results(output_dir, summary, settings)
             write_card(output_dir, summary, settings)
+            task.draw(best.answers, Path(output_dir) / CONFUSION)
             print(results_table(summary))
             print(f"saved to {output_dir}: the model of seed {best.seed}, its card, {RESULTS}; a folder for each seed")
 
@@ -115,6 +120,7 @@ def train(
     arguments: FinetuningArguments, task: Task, model: PreTrainedModel, train_rows: Dataset, eval_rows: Dataset
 ) -> SeedResult:
     """Train one seed, evaluate its best checkpoint, and leave that in the seed's folder."""
+    task.begin(model)
     trainer = FinetuningTrainer(
         model=model,
         args=arguments,
@@ -126,6 +132,7 @@ def train(
     )
     seconds = trainer.train().metrics["train_runtime"]
     output = trainer.predict(eval_rows, metric_key_prefix="eval")
+    task.finish(model)
     trainer.save_model()
     if arguments.should_save:
         for checkpoint in Path(arguments.output_dir).glob("checkpoint-*"):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from span_electra.options import RunArguments, check_positive, check_source, check_training, parse_options
+from span_electra.options import MOST_SEEDS, RunArguments, check_positive, check_source, check_training, parse_options
 from span_electra.tokenization.text import InputError
 
 TASKS = ("classification", "regression", "token-classification", "question-answering")
@@ -152,6 +152,12 @@ def check_values(encoder: EncoderArguments, task: TaskArguments, training: Finet
     check_training(training)
     check_positive(task, "max_seq_length", "stride", "max_train_samples", "max_eval_samples")
     check_positive(training, "seeds")
+    if training.seed + training.seeds > MOST_SEEDS:
+        raise InputError(
+            f"--seed is {training.seed} and --seeds {training.seeds}; the last seed must be at most {MOST_SEEDS - 1}."
+        )
+    if training.do_predict:
+        raise InputError("--do_predict: nothing is predicted here; leave it out, and use the model in a pipeline.")
     check_source("--model_name_or_path", encoder.model_name_or_path, training)
     if training.learning_rate is not None and not training.learning_rate > 0:
         raise InputError(f"--learning_rate is {training.learning_rate}; it must be above 0 (ELECTRA-Small's is 3e-4).")

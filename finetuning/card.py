@@ -25,7 +25,7 @@ HUB_METRICS = {
 }
 CARD_OPTIONS = (
     *("task", "from_scratch", "max_seq_length", "stride", "max_train_samples", "max_eval_samples"),
-    *("learning_rate", "layerwise_lr_decay"),
+    *("learning_rate", "layerwise_lr_decay", "dropout"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps", "warmup_steps"),
     *("weight_decay", "lr_scheduler_type", "seed", "seeds", "bf16", "fp16"),
 )
@@ -46,6 +46,8 @@ def finetuned_card(summary: dict, settings: dict) -> ModelCard:
         baseline = f"{summary['baseline'][name]:.4f}" if name in summary["baseline"] else ""
         rows.append(f"| {name} | {kept['metrics'][name]:.4f} | {middle:.4f} | {low:.4f} to {high:.4f} | {baseline} |")
     options = {name: settings[name] for name in CARD_OPTIONS if settings.get(name) not in (None, "", -1)}
+    if "max_steps" in options:
+        options.pop("num_train_epochs", None)  # which it overrides
     text = CARD_TEMPLATE.format(
         name=model_name(settings),
         base=base_name(settings),
@@ -53,6 +55,7 @@ def finetuned_card(summary: dict, settings: dict) -> ModelCard:
         validation=validation_of(settings),
         task=task,
         auto_class=auto_class,
+        usage=TAGGER_USAGE if task == "token-classification" else "",
         seeds=what_was_trained(summary),
         metrics="\n".join(rows),
         options="\n".join(f"| `{name}` | {value} |" for name, value in options.items()),
@@ -71,7 +74,7 @@ def what_was_trained(summary: dict) -> str:
             f"{summary['best_seed']}, which has the best {summary['metric']}. It was chosen on the data that it is "
             "scored on: compare models by the median."
         )
-    return text + (" A baseline always gives the most frequent answer." if summary["baseline"] else "")
+    return text + (f" A baseline always gives {summary['baseline_answer']}." if summary["baseline"] else "")
 
 
 def finetuned_metadata(metrics: dict[str, float], settings: dict) -> ModelCardData:
@@ -114,6 +117,10 @@ def validation_of(settings: dict) -> str:
     return Path(settings.get("validation_file") or settings["train_file"]).name
 
 
+# The other tokens of a word were not trained.
+TAGGER_USAGE = """
+A word's tag is that of its first token: `pipeline("token-classification", ..., aggregation_strategy="first")`.
+"""
 CARD_TEMPLATE = """
 # {name}
 
@@ -126,7 +133,7 @@ path = "."  # the folder with these files, or its name on the Hub
 tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
 model = {auto_class}.from_pretrained(path, trust_remote_code=True)
 ```
-
+{usage}
 ## Evaluation
 
 On {validation}. {seeds}

@@ -3,12 +3,14 @@
 import difflib
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import datasets
 import numpy as np
+import pyarrow as pa
 from datasets import Value
 
 from span_electra.tokenization.text import (
@@ -17,12 +19,15 @@ from span_electra.tokenization.text import (
     first_line,
     load_named_dataset,
     looks_like_path,
+    open_csv,
 )
 
 logger = logging.getLogger(__name__)
 
-BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 SAMPLE_SEED = 0  # not the run's: runs with different seeds see the same rows
+TEXTS = (Value("string"), Value("large_string"))
+NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d+)?")  # not 01, which is a name, nor one that a float64 could not hold
 
 
 class Column(NamedTuple):
@@ -30,6 +35,7 @@ class Column(NamedTuple):
 
     names: tuple[str, ...]
     is_required: bool = True
+    is_label: bool = False  # if all its values are numbers written as texts, they are read as numbers
 
 
 def read_examples(
@@ -68,11 +74,20 @@ def read_examples(
                 f"{name}: no column {' or '.join(map(repr, accepted))}. The columns are: "
                 f"{', '.join(rows.column_names)}. Name the one that holds it: --columns {role}=NAME."
             )
-    texts = [name for name, kind in rows.features.items() if kind in (Value("string"), Value("large_string"))]
+    texts = [name for name, kind in rows.features.items() if kind in TEXTS]
     unread = [column for column in texts if column not in found]
     for role in columns.keys() - found.values() if unread else ():
         logger.warning(f"{name}: there is no {role}. If that is {unread[0]}: --columns {role}={unread[0]}.")
-    return rows.select_columns(list(found)).rename_columns({old: new for old, new in found.items() if old != new})
+    rows = rows.select_columns(list(found)).rename_columns({old: new for old, new in found.items() if old != new})
+    for role, column in columns.items():
+        if column.is_label and rows.features.get(role) in TEXTS and all(map(is_number, rows[role])):
+            rows = rows.add_column("numbers", [*map(float, rows[role])]).remove_columns(role)
+            rows = rows.rename_column("numbers", role)
+    return rows
+
+
+def is_number(text: str | None) -> bool:
+    return text is not None and NUMBER.fullmatch(text) is not None
 
 
 def parse_columns(columns: Sequence[str], roles: Iterable[str]) -> dict[str, str]:
@@ -93,35 +108,72 @@ def read_table(name: str, split: str) -> datasets.Dataset:
     if path.is_file():
         return read_file(path)
     if looks_like_path(name) or path.exists():
+        came = "a folder" if path.is_dir() else "no such file"
         raise InputNotFoundError(
-            f"{name}: no such file. Give a {', '.join(BUILDERS)} file, or a `datasets` name (name:configuration)."
+            f"{name}: {came}. Give a {', '.join(SUFFIXES)} file, or a `datasets` name (name:configuration)."
         )
     return load_named_dataset(name, split)
 
 
 def read_file(path: Path) -> datasets.Dataset:
-    if path.suffix not in BUILDERS:
-        raise InputError(f"{path}: unknown suffix {path.suffix!r}; accepted are {', '.join(BUILDERS)}.")
-    if path.suffix == ".json" and (articles := squad_articles(path)) is not None:
-        return datasets.Dataset.from_list(list(squad_rows(articles, path)))
-    # Without this, texts like "null" and "NA" would be read as missing.
-    settings = {"keep_default_na": False} if path.suffix == ".csv" else {}
+    """A table as it is in the file. What a library would make of texts that look like numbers, dates or nothing is
+    left to the task, which knows what its columns are."""
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InputError(f"{path}: unknown suffix {path.suffix!r}; accepted are {', '.join(SUFFIXES)}.")
     try:
-        return datasets.load_dataset(BUILDERS[path.suffix], data_files=str(path), split="train", **settings)
+        if suffix == ".parquet":
+            return datasets.load_dataset("parquet", data_files=str(path), split="train")
+        return csv_table(path) if suffix == ".csv" else json_table(path)
+    except InputError:
+        raise
     except Exception as error:  # every kind of failure to read a file has its own class
+        kind = "JSON" if suffix == ".jsonl" else suffix[1:].upper()
         reason = first_line(error.__cause__ or error)
-        raise InputError(
-            f"{path}: cannot be read as {BUILDERS[path.suffix].upper()}, or has no rows ({reason})"
-        ) from error
+        raise InputError(f"{path}: cannot be read as {kind}, or has no rows ({reason})") from error
 
 
-def squad_articles(path: Path) -> list | None:
-    """The articles in a file of SQuAD's format, None if the file is of another kind (JSON lines, say)."""
+def csv_table(path: Path) -> datasets.Dataset:
+    names, rows = open_csv(path)
+    columns = zip(*(row for _, row in rows), strict=True)
+    return datasets.Dataset.from_dict(dict(zip(names, map(list, columns), strict=False)))
+
+
+def json_table(path: Path) -> datasets.Dataset:
+    """Rows from JSON lines, from a list of objects, from one under `data`, or from SQuAD's nested format."""
+    text = path.read_text(encoding="utf-8-sig")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return None
-    return content.get("data") if isinstance(content, dict) else None
+        content = json.loads(text)
+    except ValueError:  # not one value: one a line
+        content = json_lines(text, path)
+    if isinstance(content, dict):
+        content = content.get("data", [content])
+        if content and isinstance(content, list) and isinstance(content[0], dict) and "paragraphs" in content[0]:
+            content = list(squad_rows(content, path))
+    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+        raise InputError(f"{path}: not rows. Accepted: one JSON object per line, or a list of objects.")
+    table = {}
+    for name in dict.fromkeys(name for row in content for name in row):
+        try:
+            table[name] = pa.array([row.get(name) for row in content])
+        except pa.ArrowException as error:
+            raise InputError(
+                f"{path}: the column {name!r} holds values of several types ({first_line(error)}). Give it one."
+            ) from error
+    return datasets.Dataset.from_dict(table)
+
+
+def json_lines(text: str, path: Path) -> list:
+    values = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line and not line.isspace():
+            try:
+                values.append(json.loads(line))
+            except ValueError as error:
+                raise InputError(
+                    f"{path}, line {number}: cannot be read as JSON ({error}). Accepted: one JSON object per line."
+                ) from error
+    return values
 
 
 def squad_rows(articles: list, path: Path) -> Iterator[dict]:

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from span_electra.finetuning.arguments import EncoderArguments
@@ -39,6 +46,11 @@ def load_config(arguments: EncoderArguments) -> PretrainedConfig:
             f"--model_name_or_path {name}: was saved as {saved_as}, a generator, which is small and only there to "
             f"train the discriminator. Fine-tune the discriminator: {find_discriminator(name)}."
         )
+    if not all(hasattr(config, name) for name in ("vocab_size", "hidden_size")):
+        raise InputError(
+            f"--model_name_or_path {name}: a {config.model_type}, which is not an encoder of text alone. Give "
+            "one like ELECTRA or BERT."
+        )
     # The library's warning of this would go with its report of the new head.
     if getattr(config, "discriminator_is_untrained", False):
         raise InputError(
@@ -62,7 +74,7 @@ def find_discriminator(generator: str) -> str:
     )
 
 
-def load_tokenizer(arguments: EncoderArguments) -> PreTrainedTokenizerBase:
+def load_tokenizer(arguments: EncoderArguments, config: PretrainedConfig) -> PreTrainedTokenizerBase:
     name = arguments.tokenizer or arguments.model_name_or_path
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=arguments.trust_remote_code)
@@ -77,20 +89,33 @@ def load_tokenizer(arguments: EncoderArguments) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token is None:
         raise InputError(f"{name}: the tokenizer has no padding token. Give one that has it, by --tokenizer.")
     tokenizer.padding_side = "right"  # words and answers are found by their places from the left
+    if getattr(config, "type_vocab_size", None) == 1:  # and there is no second type of tokens
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     return tokenizer
 
 
-def longest_row(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+def longest_row(arguments: EncoderArguments, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens that the encoder has room for."""
-    # Some encoders (RoBERTa) use fewer than they have, and some (T5's) have no such number: the tokenizer knows.
-    return min(
-        getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length, tokenizer.model_max_length
-    )
+    positions = getattr(config, "max_position_embeddings", None)  # some encoders (T5's) have no such number
+    if positions is None:
+        return tokenizer.model_max_length
+    return min(positions - unused_positions(arguments, config), tokenizer.model_max_length)
 
 
-def set_dropout(config: PretrainedConfig, asked: float | None) -> None:
-    """Fine-tune with `asked`, or ELECTRA's dropout. An encoder that was pretrained on more text than it could learn by
-    heart is often without, and would learn a task's few examples by heart.
+def unused_positions(arguments: EncoderArguments, config: PretrainedConfig) -> int:
+    """Of the position embeddings, how many no token has: RoBERTa and its kin count from behind the padding's id."""
+    with torch.device("meta"):
+        encoder = AutoModel.from_config(config, trust_remote_code=arguments.trust_remote_code)
+    for name, module in encoder.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return module.padding_idx + 1
+    return 0
+
+
+def set_dropout(config: PretrainedConfig, asked: float | None) -> float | None:
+    """Fine-tune with `asked`, or ELECTRA's dropout; return which, None if the encoder's own stays. An encoder that was
+    pretrained on more text than it could learn by heart is often without, and would learn a task's few examples by
+    heart.
 
     Raises:
         InputError: the configuration has no dropout by BERT's names, and one was asked for.
@@ -101,9 +126,14 @@ def set_dropout(config: PretrainedConfig, asked: float | None) -> None:
                 f"--dropout is {asked}, but a {config.model_type} has no {' and '.join(DROPOUTS)}: leave it out, and "
                 "change what it has in its config.json."
             )
-        return
+        logger.warning(f"A {config.model_type} has no {' and '.join(DROPOUTS)}: its own dropout stays as it is.")
+        return None
+    dropout = DROPOUT if asked is None else asked
     for name in DROPOUTS:
-        setattr(config, name, DROPOUT if asked is None else asked)
+        setattr(config, name, dropout)
+    if getattr(config, "classifier_dropout", None) is not None:
+        config.classifier_dropout = dropout
+    return dropout
 
 
 def check_vocabulary(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:

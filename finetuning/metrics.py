@@ -45,17 +45,19 @@ class Accuracy(ClassMetric):
 
 
 class F1(ClassMetric):
-    """The harmonic mean of precision and recall: of the class 1 (`binary`), or the mean over classes (`macro`)."""
+    """The harmonic mean of precision and recall: of the class 1 (`binary`), or the mean over classes (`macro`), those
+    in `labels` or all that occur."""
 
-    def _compute(self, predictions, references, average="binary"):
-        return {"f1": float(f1_score(references, predictions, average=average, zero_division=0))}
+    def _compute(self, predictions, references, average="binary", labels=None):
+        return {"f1": float(f1_score(references, predictions, average=average, labels=labels, zero_division=0))}
 
 
 class MatthewsCorrelation(ClassMetric):
     """Matthews' correlation for any number of classes (Gorodkin, 2004); 0 where one side is constant."""
 
     def _compute(self, predictions, references):
-        return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
+        varies = np.ptp(references) and np.ptp(predictions)
+        return {"matthews_correlation": float(matthews_corrcoef(references, predictions)) if varies else 0.0}
 
 
 class ScoreMetric(OfflineMetric):
@@ -76,6 +78,13 @@ class Spearmanr(ScoreMetric):
 
     def _compute(self, predictions, references):
         return {"spearmanr": correlation(stats.spearmanr, predictions, references)}
+
+
+class Mae(ScoreMetric):
+    """The mean distance of predictions from their references."""
+
+    def _compute(self, predictions, references):
+        return {"mae": float(np.abs(np.subtract(predictions, references)).mean())}
 
 
 class Seqeval(OfflineMetric):

@@ -27,6 +27,7 @@ class QuestionAnswering(Task):
     """The part of a context that answers a question. Long contexts are read in windows that overlap."""
 
     auto_class = AutoModelForQuestionAnswering
+    reads_windows = True
     metrics = ("f1", "exact_match")
     usual_length = 384
     columns = {
@@ -58,6 +59,7 @@ class QuestionAnswering(Task):
             with_indices=True,
             remove_columns=examples.column_names,
             fn_kwargs={"tokenizer": self.tokenizer, "max_length": self.max_length, "stride": self.stride},
+            load_from_cache_file=False,  # what the cache holds may be an earlier version's
             desc=f"tokenizing {name}",
         )
         questions, first, counts = np.unique(rows["example"][:], return_index=True, return_counts=True)
@@ -71,7 +73,16 @@ class QuestionAnswering(Task):
                 f"{name}: {cut:,} of {len(questions):,} questions are longer than {longest_question(self.max_length)} "
                 "tokens, a quarter of a row, and were cut there. Raise --max_seq_length, or give shorter questions."
             )
-        return rows.remove_columns("is_cut")
+        held = np.unique(np.array(rows["example"][:])[rows["holds_answer"][:]])
+        if lost := len(questions) - len(held):
+            message = (
+                f"{name}: no window of {self.max_length} tokens holds the whole answer of {lost:,} of "
+                f"{len(questions):,} questions. Raise --max_seq_length, or --stride (up to half of it)"
+            )
+            if not len(held):
+                raise InputError(f"{message}, or give shorter answers: there is nothing to learn from.")
+            logger.warning(f"{message}; these are trained as having no answer.")
+        return rows.remove_columns(["is_cut", "holds_answer"])
 
     def head_settings(self):
         return {"num_labels": 2}  # a score for the first token and one for the last
@@ -99,7 +110,7 @@ class QuestionAnswering(Task):
         return Squad().compute(predictions=texts, references=golden)
 
     def all_alike(self, answers):
-        return len({answer.place for answer in answers}) == 1
+        return len({answer.place for answer in answers}) == 1 < len(answers)
 
 
 def check_answers(example: dict, where: str) -> None:
@@ -121,9 +132,9 @@ def check_answers(example: dict, where: str) -> None:
         )
     context = example["context"]
     for text, start in zip(answers["text"], answers["answer_start"], strict=True):
-        if start >= 0 and text and context[start : start + len(text)] == text:
+        if start >= 0 and text.strip() and context[start : start + len(text)] == text:
             continue
-        place = context.find(text) if text else -1
+        place = context.find(text) if text.strip() else -1
         is_at = "it is not in the context" if place < 0 else f"it is at {place}"
         raise InputError(
             f"{where}: the answer {text!r} is not at character {start} of its context: {is_at}. Correct answer_start "
@@ -144,8 +155,8 @@ def encode_questions(
     """Questions, each with a window of its context, as token ids.
 
     The ends of the first answer are given as `start_positions` and `end_positions`; in a window that does not hold
-    all of it both are the first token's, [CLS]. `context_start` is the place of the context's first token, `offsets`
-    where in the context each of its tokens begins and ends, `example` the question's index.
+    all of it (`holds_answer`) both are the first token's, [CLS]. `context_start` is the place of the context's first
+    token, `offsets` where in the context each of its tokens begins and ends, `example` the question's index.
     """
     questions, is_cut = cut_questions(batch["question"], tokenizer, longest_question(max_length))
     encoded = tokenizer(
@@ -159,16 +170,22 @@ def encode_questions(
     )
     sources = encoded["overflow_to_sample_mapping"]
     rows: dict[str, list] = {**model_inputs(tokenizer, encoded), "example": [indices[source] for source in sources]}
-    rows |= {name: [] for name in ("context_start", "offsets", "start_positions", "end_positions")}
+    rows |= {name: [] for name in ("context_start", "offsets", "start_positions", "end_positions", "holds_answer")}
     rows["is_cut"] = [is_cut[source] for source in sources]
     for window, source in enumerate(sources):
         in_context = np.flatnonzero([sequence == CONTEXT for sequence in encoded.sequence_ids(window)])
         offsets = [encoded["offset_mapping"][window][place] for place in in_context]
         begin = int(in_context[0]) if len(in_context) else 0
         answers = batch["answers"][source]
-        span = answer_tokens(offsets, answers["answer_start"][0], len(answers["text"][0]))
+        start, text = answers["answer_start"][0], answers["text"][0]
+        start, end = start + len(text) - len(text.lstrip()), start + len(text.rstrip())
+        is_first, is_last = (sources[i : i + 1] != [source] for i in (window - 1, window + 1))
+        span = None
+        if (is_first or offsets[0][0] <= start) and (is_last or end <= offsets[-1][1]):
+            span = answer_tokens(offsets, start, end)
         first, last = (0, 0) if span is None else (begin + span[0], begin + span[1])
         values = {"context_start": begin, "offsets": offsets, "start_positions": first, "end_positions": last}
+        values["holds_answer"] = span is not None
         for name, value in values.items():
             rows[name].append(value)
     return rows
@@ -193,19 +210,18 @@ def cut_questions(
     return cut, is_cut
 
 
-def answer_tokens(offsets: list[tuple[int, int]], start: int, length: int) -> tuple[int, int] | None:
-    """The first and the last of the tokens that an answer covers; None if they do not hold all of it.
+def answer_tokens(offsets: list[tuple[int, int]], start: int, end: int) -> tuple[int, int] | None:
+    """The first and the last of the tokens that have a part of an answer; None if none has.
 
     Args:
-        offsets: Where in the context each token begins and ends, in characters.
+        offsets: Where in the context each token begins and ends, in characters. Several may have one character in
+            common, which they are the bytes of, and characters that the tokenizer drops are in none.
         start: The answer's first character.
-        length: Its length in characters.
+        end: The one after its last.
     """
-    end = start + length
-    if not offsets or start < offsets[0][0] or end > offsets[-1][1]:
-        return None
-    begins, ends = zip(*offsets, strict=True)
-    return int(np.searchsorted(begins, start, side="right")) - 1, int(np.searchsorted(ends, end, side="left"))
+    begins, ends = np.array(offsets, dtype=int).reshape(-1, 2).T
+    covering = np.flatnonzero((begins < end) & (start < ends) & (begins < ends))
+    return (int(covering[0]), int(covering[-1])) if len(covering) else None
 
 
 def best_span(start: np.ndarray, end: np.ndarray) -> tuple[float, int, int]:

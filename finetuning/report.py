@@ -15,6 +15,7 @@ from sklearn.metrics import confusion_matrix
 from span_electra.reporting import without_nan
 
 RESULTS, CONFUSION = "results.json", "confusion.png"
+LONGEST_LABEL = 24  # characters of a label in the picture
 MOST_COUNTED_CLASSES = 20  # with more of them there is no room for counts in the picture
 
 
@@ -37,8 +38,8 @@ def best_result(results: list[SeedResult], metric: str) -> SeedResult:
     return max(results, key=lambda result: np.nan_to_num(sign * result.metrics[metric], nan=-np.inf))
 
 
-def summarise(results: list[SeedResult], metric: str, baseline: dict[str, float]) -> dict:
-    """The content of results.json, but for the settings."""
+def summarise(results: list[SeedResult], metric: str, baseline: dict[str, float], baseline_answer: str) -> dict:
+    """The content of results.json, but for the settings; `baseline` is what always giving `baseline_answer` scores."""
     names = results[0].metrics
     values = {name: [result.metrics[name] for result in results] for name in names}
     return {
@@ -49,6 +50,7 @@ def summarise(results: list[SeedResult], metric: str, baseline: dict[str, float]
         "collapsed": sum(result.collapsed for result in results),
         "best_seed": best_result(results, metric).seed,
         "baseline": baseline,
+        "baseline_answer": baseline_answer,
         "seeds": [{name: value for name, value in vars(result).items() if name != "answers"} for result in results],
     }
 
@@ -61,12 +63,10 @@ def write_results(output_dir: str, summary: dict, settings: dict) -> None:
 def results_table(summary: dict) -> str:
     """The results for the terminal: a line for each seed, then median and spread."""
     names = [summary["metric"], *(name for name in summary["median"] if name != summary["metric"])]
-    widths = {name: max(8, len(name)) + 2 for name in names}
-    lines = ["".join([f"{'':<12}", *(f"{name:>{widths[name]}}" for name in names)])]
+    rows = [("", {name: name for name in names}, "")]
 
     def add(label: str, values: dict[str, float], note: str = "") -> None:
-        cells = [f"{values[name]:>{widths[name]}.4f}" if name in values else " " * widths[name] for name in names]
-        lines.append("".join([f"{label:<12}", *cells, note]).rstrip())
+        rows.append((label, {name: f"{value:.4f}" for name, value in values.items() if name in names}, note))
 
     for seed in summary["seeds"]:
         note = "  collapsed" if seed["collapsed"] else ""
@@ -74,7 +74,13 @@ def results_table(summary: dict) -> str:
     for name in ("median", "min", "max"):
         add(name, summary[name])
     if summary["baseline"]:
-        add("baseline", summary["baseline"], "  always the most frequent answer")
+        add("baseline", summary["baseline"], f"  always {summary['baseline_answer']}")
+    widths = [max(10, *(len(cells.get(name, "")) + 2 for _, cells, _ in rows)) for name in names]
+    lines = [
+        f"{label:<12}" + "".join(f"{cells.get(name, ''):>{width}}" for name, width in zip(names, widths, strict=True))
+        for label, cells, _ in rows
+    ]
+    lines = [(line + note).rstrip() for line, (_, _, note) in zip(lines, rows, strict=True)]
     lines.append(
         f"collapsed: {summary['collapsed']} of {len(summary['seeds'])} seeds give all examples the same answer"
     )
@@ -94,10 +100,15 @@ def plot_confusion(answers: np.ndarray, references: list[int], labels: list[str]
         figure.colorbar(image, label="share of the true label")
         ticks = range(len(labels))
         axes.set(xlabel="predicted label", ylabel="true label", xticks=ticks, yticks=ticks)
-        axes.set_xticklabels(labels, rotation=45, ha="right")
-        axes.set_yticklabels(labels)
+        names = [shorten_label(label) for label in labels]
+        axes.set_xticklabels(names, rotation=45, ha="right", parse_math=False)  # a $ is a $
+        axes.set_yticklabels(names, parse_math=False)
         if len(labels) <= MOST_COUNTED_CLASSES:
             for row, column in np.ndindex(counts.shape):
                 color = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=color)
         figure.savefig(path, dpi=120)
+
+
+def shorten_label(label: str) -> str:
+    return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"

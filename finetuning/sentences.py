@@ -5,14 +5,18 @@ import math
 import re
 from abc import abstractmethod
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import datasets
 import numpy as np
+import torch
+from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from span_electra.finetuning.data import Column
-from span_electra.finetuning.metrics import F1, Accuracy, MatthewsCorrelation, Pearsonr, Spearmanr
+from span_electra.finetuning.metrics import F1, Accuracy, Mae, MatthewsCorrelation, Pearsonr, Spearmanr
 from span_electra.finetuning.report import plot_confusion
 from span_electra.finetuning.task import Task, check_texts, model_inputs, name_of, only_logits
 from span_electra.tokenization.text import InputError
@@ -30,7 +34,7 @@ class SentenceTask(Task):
     columns = {
         "sentence1": Column(("sentence1", "text", "sentence")),
         "sentence2": Column(("sentence2",), is_required=False),
-        "label": Column(("label",)),
+        "label": Column(("label",), is_label=True),
     }
 
     def check(self, train, validation):
@@ -45,6 +49,7 @@ class SentenceTask(Task):
             batched=True,
             remove_columns=examples.column_names,
             fn_kwargs={"tokenizer": self.tokenizer, "max_length": self.max_length},
+            load_from_cache_file=False,  # what the cache holds may be an earlier version's
             desc=f"tokenizing {name}",
         )
         if cut := sum(rows["is_cut"]):
@@ -52,15 +57,15 @@ class SentenceTask(Task):
                 f"{name}: {cut:,} of {len(rows):,} rows are longer than {self.max_length} tokens and were cut there. "
                 f"Raise --max_seq_length (the model has room for {self.longest}), or give shorter texts."
             )
-        labels = [self.label_of(label) for label in examples["label"]]
+        labels = [self.label_of(label, name) for label in examples["label"]]
         return rows.remove_columns("is_cut").add_column("labels", labels)
 
     @abstractmethod
     def check_labels(self, train: datasets.Dataset, validation: datasets.Dataset) -> None: ...
 
     @abstractmethod
-    def label_of(self, label: Any) -> int | float:
-        """A label as the head is trained on it."""
+    def label_of(self, label: Any, name: str) -> int | float:
+        """A label of the data called `name` as the head is trained on it."""
 
 
 def encode_sentences(batch: dict[str, list], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list]:
@@ -76,17 +81,12 @@ class Classification(SentenceTask):
     metrics: tuple[str, ...] = ("accuracy", "matthews_correlation", "f1_macro")
 
     def check_labels(self, train, validation):
-        self.names = class_names(train)
-        if (names := class_names(validation)) is not None and names != self.names:
-            raise InputError(
-                f"{self.validation_name}: numbers its classes {', '.join(names)}, {self.train_name} "
-                f"{', '.join(self.names or ['without names'])}. Give both with the same classes in the same order."
-            )
+        self.names = {self.validation_name: class_names(validation), self.train_name: class_names(train)}
         counts = Counter(self.class_name(label, self.train_name, row) for row, label in enumerate(train["label"], 1))
-        if self.names is None:
+        if (names := self.names[self.train_name]) is None:
             self.labels = sorted(counts, key=lambda name: (int(name) if NUMBER.fullmatch(name) else math.inf, name))
         else:
-            self.labels = [name for name in self.names if name in counts]
+            self.labels = [name for name in names if name in counts]
         if len(self.labels) < 2:
             raise InputError(
                 f"{self.train_name}: all rows have the label {self.labels[0]!r}. Give rows of 2 labels or more."
@@ -111,20 +111,22 @@ class Classification(SentenceTask):
             )
 
     def class_name(self, label: Any, name: str, row: int) -> str:
-        if self.names is not None and isinstance(label, int):
-            return name_of(label, self.names, f"{name}, row {row}")
+        names = self.names[name]
+        if names is not None and isinstance(label, int):
+            return name_of(label, names, f"{name}, row {row}")
         if isinstance(label, float) and label.is_integer():
             label = int(label)
+        text = "" if label is None or label != label else str(label).strip()  # NaN is no label, either
+        if not text:
+            raise InputError(f"{name}, row {row}: no label. Give each row one, or leave the row out.")
         if isinstance(label, float):
             raise InputError(f"{name}, row {row}: the label {label} is a score. Use --task regression.")
         if isinstance(label, (list, dict)):
             raise InputError(f"{name}, row {row}: the label {label} is not one value. Give each row one label.")
-        if label is None or label == "":
-            raise InputError(f"{name}, row {row}: no label. Give each row one, or leave the row out.")
-        return str(label)
+        return text
 
-    def label_of(self, label):
-        return self.ids[self.class_name(label, self.train_name, 0)]
+    def label_of(self, label, name):
+        return self.ids[self.class_name(label, name, 0)]
 
     def head_settings(self):
         return {
@@ -139,17 +141,18 @@ class Classification(SentenceTask):
 
     @property
     def references(self) -> list[int]:
-        return [self.label_of(label) for label in self.validation["label"]]
+        return [self.label_of(label, self.validation_name) for label in self.validation["label"]]
 
     def score(self, answers):
         pairs = {"predictions": answers, "references": self.references}
         scores = Accuracy().compute(**pairs) | MatthewsCorrelation().compute(**pairs)
         if len(self.labels) == 2:
             scores |= F1().compute(**pairs)
-        return scores | {"f1_macro": F1().compute(**pairs, average="macro")["f1"]}
+        occurring = sorted(set(pairs["references"]))  # whatever is answered, so that scores can be compared
+        return scores | {"f1_macro": F1().compute(**pairs, average="macro", labels=occurring)["f1"]}
 
     def all_alike(self, answers):
-        return len(np.unique(answers)) == 1
+        return len(np.unique(answers)) == 1 < len(set(self.references))
 
     def draw(self, answers, path):
         plot_confusion(answers, self.references, self.labels, path)
@@ -164,9 +167,11 @@ def class_names(examples: datasets.Dataset) -> list[str] | None:
 
 
 class Regression(SentenceTask):
-    """A score."""
+    """A score. It is trained on in units of its spread, from its mean on; the saved model answers as the data does."""
 
     metrics = ("spearmanr", "pearsonr")
+    baseline_answer = "the mean of the training data"
+    mean, unit = 0.0, 1.0  # of what the head is trained on, in the data's scores
 
     def check_labels(self, train, validation):
         for name, examples in ((self.validation_name, validation), (self.train_name, train)):
@@ -177,22 +182,64 @@ class Regression(SentenceTask):
                     is_number = False
                 if not is_number:
                     raise InputError(f"{name}, row {row}: the label {label!r} is not a number. Give each row a score.")
-        self.spread = float(np.std([float(label) for label in train["label"]]))
+        labels = [float(label) for label in train["label"]]
+        self.centre, self.spread = float(np.mean(labels)), float(np.std(labels))
         if not self.spread:
             raise InputError(f"{self.train_name}: all rows have the label {train['label'][0]}. Give rows that differ.")
 
-    def label_of(self, label):
+    def label_of(self, label, name):
         return float(label)
 
     def head_settings(self):
         return {"num_labels": 1, "problem_type": "regression"}
 
+    def begin(self, model):
+        if score_layer(model) is None:
+            logger.warning(
+                f"A {type(model).__name__}'s scores have no bias, so it learns those of the data as they are: bring "
+                "them to a mean of 0 and a spread of 1 for it."
+            )
+        else:
+            self.mean, self.unit = self.centre, self.spread
+
+    def collator(self):
+        return partial(standardised, super().collator(), self.mean, self.unit)
+
+    def finish(self, model):
+        if (layer := score_layer(model)) is not None:
+            with torch.no_grad():
+                layer.weight.mul_(self.unit)
+                layer.bias.mul_(self.unit).add_(self.mean)
+
     def answers(self, predictions):
-        return only_logits(predictions)[:, 0]
+        return only_logits(predictions)[:, 0].astype(float) * self.unit + self.mean
+
+    @property
+    def references(self) -> list[float]:
+        return [float(label) for label in self.validation["label"]]
 
     def score(self, answers):
-        pairs = {"predictions": answers, "references": [float(label) for label in self.validation["label"]]}
-        return Pearsonr().compute(**pairs) | Spearmanr().compute(**pairs)
+        pairs = {"predictions": answers, "references": self.references}
+        scores = Mae().compute(**pairs)
+        if self.all_alike(answers):  # what is left of differences are rounding errors, which correlate with anything
+            pairs["predictions"] = np.full(len(answers), self.centre)
+        return Pearsonr().compute(**pairs) | Spearmanr().compute(**pairs) | scores
 
     def all_alike(self, answers):
         return not np.std(answers) > SMALLEST_SPREAD * self.spread  # so that what is not a number is alike, too
+
+    def baseline(self):
+        return Mae().compute(predictions=np.full(len(self.validation), self.centre), references=self.references)
+
+
+def score_layer(model: nn.Module) -> nn.Linear | None:
+    """The layer that gives the one score, if it has a bias to hold its mean."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer.out_features == 1]
+    return layers[-1] if layers and layers[-1].bias is not None else None
+
+
+def standardised(collate: Callable, mean: float, unit: float, rows: list[dict]) -> Any:
+    """A batch in which labels are counted from `mean` on in `unit`s."""
+    batch = collate(rows)
+    batch["labels"] = (batch["labels"] - mean) / unit
+    return batch

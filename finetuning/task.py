@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import datasets
 import numpy as np
-from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from span_electra.finetuning.arguments import TaskArguments
 from span_electra.finetuning.data import Column, parse_columns, read_examples, sample
@@ -36,6 +36,8 @@ class Task(ABC):
     auto_class: ClassVar[Any]  # loads the encoder with the task's head
     metrics: tuple[str, ...]  # the main one first
     usual_length: ClassVar[int] = 128
+    reads_windows: ClassVar[bool] = False  # of texts that are longer than the model, or cuts them
+    baseline_answer: ClassVar[str] = "the most frequent answer"  # what `baseline` always gives
 
     def __init__(self, arguments: TaskArguments, tokenizer: PreTrainedTokenizerBase, longest: int):
         self.arguments, self.tokenizer, self.longest = arguments, tokenizer, longest
@@ -59,8 +61,8 @@ class Task(ABC):
         self.train_name, self.validation_name = arguments.train_file, validation_name(arguments)
         validation = read_examples(self.validation_name, arguments.validation_split, self.columns, self.renamed)
         train = read_examples(self.train_name, arguments.split, self.columns, self.renamed)
-        if set(train.column_names) != set(validation.column_names):
-            odd = sorted(set(train.column_names) ^ set(validation.column_names))
+        odd = sorted({*train.column_names} ^ {*validation.column_names})
+        if odd and odd != ["id"]:  # which only messages name
             raise InputError(
                 f"{self.validation_name} and {self.train_name}: only one of them has the column {odd[0]!r}. Give data "
                 "with the same columns, or name them by --columns."
@@ -68,7 +70,10 @@ class Task(ABC):
         self.check(train, validation)
         train = sample(train, arguments.max_train_samples)
         self.validation = sample(validation, arguments.max_eval_samples)
-        return self.encode(train, self.train_name), self.encode_validation()
+        rows = self.encode(train, self.train_name), self.encode_validation()
+        # It is saved beside the model, where it would cut texts unasked.
+        self.tokenizer.backend_tokenizer.no_truncation()
+        return rows
 
     def encode_validation(self) -> datasets.Dataset:
         return self.encode(self.validation, self.validation_name)
@@ -94,8 +99,14 @@ class Task(ABC):
     def draw(self, answers: Any, path: Path) -> None:  # noqa: B027 - most tasks have nothing to draw
         """Draw what the answers confuse, where that helps: for classes."""
 
+    def begin(self, model: PreTrainedModel) -> None:  # noqa: B027 - most tasks have nothing to say to it
+        """Look at a new model before it is trained."""
+
+    def finish(self, model: PreTrainedModel) -> None:  # noqa: B027 - most heads answer as they were trained
+        """Let a trained model answer as the data does, before it is saved."""
+
     def baseline(self) -> dict[str, float]:
-        """The metrics of always giving the most frequent answer; empty where there is none."""
+        """The metrics of always giving `baseline_answer`; empty where there is none."""
         return {}
 
     @abstractmethod

@@ -22,6 +22,7 @@ class TokenClassification(Task):
     """A tag for each of a document's tokens, called words here to tell them from the tokenizer's."""
 
     auto_class = AutoModelForTokenClassification
+    reads_windows = True
     metrics = ("overall_f1", "overall_precision", "overall_recall", "overall_accuracy")
     columns = {"tokens": Column(("tokens", "words")), "ner_tags": Column(("ner_tags", "tags", "labels"))}
 
@@ -92,8 +93,17 @@ class TokenClassification(Task):
             with_indices=True,
             remove_columns=tagged.column_names,
             fn_kwargs={"tokenizer": self.tokenizer, "max_length": self.max_length, "stride": self.stride},
+            load_from_cache_file=False,  # what the cache holds may be an earlier version's
             desc=f"tokenizing {name}",
         )
+        if not len(rows):
+            raise InputError(f"{name}: no row has a token that the tokenizer knows. Give rows of text.")
+        words = sum(map(len, examples["tokens"]))
+        if lost := words - sum(map(len, rows["words"])):
+            logger.warning(
+                f"{name}: of {lost:,} of {words:,} tokens, blank or invisible ones mostly, the tokenizer leaves "
+                f"nothing: they are not trained on, and taken for {OUTSIDE}."
+            )
         _, counts = np.unique(rows["document"][:], return_counts=True)
         if split := int((counts > 1).sum()):
             logger.warning(
@@ -129,10 +139,15 @@ class TokenClassification(Task):
         return tags
 
     def score(self, answers):
-        return Seqeval().compute(predictions=answers, references=self.named_tags(self.validation))
+        return Seqeval().compute(predictions=answers, references=self.references)
+
+    @property
+    def references(self) -> list[list[str]]:
+        return self.named_tags(self.validation)
 
     def all_alike(self, answers):
-        return len({tag for tags in answers for tag in tags}) == 1
+        given, right = ({tag for tags in all_tags for tag in tags} for all_tags in (answers, self.references))
+        return len(given) == 1 < len(right)
 
     def baseline(self):
         return self.score([[OUTSIDE] * len(words) for words in self.validation["tokens"]])
@@ -159,7 +174,8 @@ def encode_documents(
         tuple[int, int], tuple[int, int, int]
     ] = {}  # (document, word) -> (tokens around it, window, its place)
     for window, source in enumerate(sources):
-        places = first_tokens(encoded["offset_mapping"][window], batch["tokens"][source])
+        is_first = sources[window - 1 : window] != [source]
+        places = first_tokens(encoded["offset_mapping"][window], batch["tokens"][source], is_first)
         length = len(encoded["input_ids"][window])
         for word, place in places.items():
             around = min(place, length - 1 - place)
@@ -177,22 +193,28 @@ def encode_documents(
     return {name: [values[window] for window in labelled] for name, values in rows.items()}
 
 
-def first_tokens(offsets: list[tuple[int, int]], words: list[str]) -> dict[int, int]:
+def first_tokens(offsets: list[tuple[int, int]], words: list[str], is_first: bool) -> dict[int, int]:
     """Where a window holds the first token of a word: word -> place.
 
     Args:
         offsets: For each token of the window, where it begins and ends in the words joined by spaces; nowhere (an
             empty range) for special tokens.
         words: The words of the whole document.
+        is_first: Whether the document begins with this window; another may begin within a word.
     """
     starts = np.cumsum([0, *(len(word) + 1 for word in words)])
     places: dict[int, int] = {}
+    before = -1 if is_first else None  # the word of the token before
     for place, (begin, end) in enumerate(offsets):
         if begin == end:
             continue
         word = int(np.searchsorted(starts, end - 1, side="right")) - 1
-        if begin <= starts[word]:  # some tokens begin with the space before their word
-            places.setdefault(word, place)
+        if end == starts[word + 1]:  # a space alone
+            continue
+        # Some tokens begin with the space before their word; of some words the tokenizer drops the first character.
+        if word != before and (before is not None or begin <= starts[word]):
+            places[word] = place
+        before = word
     return places
 
 

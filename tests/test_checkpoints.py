@@ -1,5 +1,6 @@
 """Where a pretraining checkpoint loads: with our classes, with stock ELECTRA's, and without this package at all."""
 
+import copy
 import json
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModel,
@@ -164,6 +166,16 @@ def test_exported_halves_need_no_custom_code(checkpoint, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "stock" / "generator").mask_token == "[MASK]"
     settings = json.loads((tmp_path / "stock" / "discriminator" / "tokenizer_config.json").read_text())
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"  # Transformers 4 knows no TokenizersBackend
+
+
+def test_both_halves_are_exported_in_the_checkpoints_precision(checkpoint, tmp_path):
+    model, folder = checkpoint
+    shutil.copytree(folder, tmp_path / "half")
+    copy.deepcopy(model).bfloat16().save_pretrained(tmp_path / "half")
+    export(tmp_path / "half", tmp_path / "stock")
+    for half in ("discriminator", "generator"):
+        weights = load_file(tmp_path / "stock" / half / "model.safetensors")
+        assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
 
 
 def test_what_an_export_lacks_is_named(checkpoint, tmp_path):

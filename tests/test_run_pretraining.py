@@ -521,6 +521,7 @@ def test_labelled_texts_are_looked_at_when_the_model_is_evaluated(home, tmp_path
     (accuracy, *_) = [entry["eval_probe_accuracy"] for entry in history if "eval_loss" in entry]
     assert 0 <= accuracy <= 1
     assert "| probe_accuracy |" in (tmp_path / "out" / "README.md").read_text()
+    assert json.loads((tmp_path / "out" / "tokenizer.json").read_text())["truncation"] is None
 
 
 def test_short_documents_share_rows(home, tmp_path):

@@ -87,6 +87,16 @@ def test_folders_are_read_in_order_without_hidden_files_and_globs_match(tmp_path
     assert documents_of(Corpus([f"{tmp_path}/**/*.txt"])) == [["a/c.txt"], ["a/z.txt"], ["b.txt"]]
 
 
+def test_links_to_folders_are_followed_and_each_folder_is_read_once(tmp_path):
+    for name in ("corpus/a.txt", "real/b.txt"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(name)
+    (tmp_path / "corpus" / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "corpus" / "twice").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "back").symlink_to(tmp_path / "corpus")
+    assert documents_of(Corpus([tmp_path / "corpus"])) == [["corpus/a.txt"], ["real/b.txt"]]
+
+
 def test_long_text_comes_in_bounded_blocks_and_nothing_is_lost(tmp_path, monkeypatch):
     monkeypatch.setattr(text_module, "BLOCK_SIZE", 100)
     monkeypatch.setattr(text_module, "READ_SIZE", 37)
@@ -142,6 +152,12 @@ def damaged_parquet():
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', r"line 2: not JSON"),
         ("a.json", b'[{"text": "a"}]', r"line 1: a JSON list\. Accepted: one JSON object per line"),
         ("a.jsonl", b'{"text": 3}', r"line 1: column 'text' holds int, not text"),
+        (
+            "a.csv",
+            b"id,text\n1,a\n\n2,Well, this\n",
+            r"line 4: 3 fields, and the first line names 2 columns\. Put fields",
+        ),
+        ("a.csv", b"id,text\n1,a\n2\n", r"line 3: 1 fields, and the first line names 2 columns"),
         ("a.csv", b"id,body\n1,a\n", r"no column 'text'\. The columns are: id, body.*--text_column"),
         ("a.parquet", b"not parquet", r"a\.parquet: not a Parquet file"),
         ("a.parquet", damaged_parquet(), r"a\.parquet: not a Parquet file \(.*snappy"),

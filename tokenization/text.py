@@ -10,6 +10,7 @@ import glob
 import gzip
 import json
 import logging
+import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -67,7 +68,8 @@ class Document(NamedTuple):
 
 @dataclass
 class Corpus:
-    """The text in `paths`: files, folders (searched recursively, hidden files left out), globs, `datasets`.
+    """The text in `paths`: files, folders (searched recursively, links followed, hidden files left out), globs,
+    `datasets`.
 
     Args:
         documents: what ends a document in text files: a line of only white space (`blank_line`), the end
@@ -220,9 +222,7 @@ def _file_format(path: Path) -> str:
 
 def _files_in(folder: Path) -> list[Path]:
     files, others = [], 0
-    for path in sorted(folder.rglob("*")):
-        if any(part.startswith(".") for part in path.relative_to(folder).parts) or not path.is_file():
-            continue
+    for path in sorted(_visible_files(folder)):
         try:
             _file_format(path)
             files.append(path)
@@ -233,6 +233,18 @@ def _files_in(folder: Path) -> list[Path]:
     if others:
         logger.info("%s: %d text files; %d files of other kinds left out.", folder, len(files), others)
     return files
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """All files under `folder` but for hidden ones; links are followed, and each folder is read once."""
+    seen = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(root)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (path for name in names if not name.startswith(".") and (path := Path(root, name)).is_file())
 
 
 def _raw_chunks(path: Path) -> Iterator[bytes]:
@@ -352,14 +364,40 @@ def _read_json_lines(path: Path, column: str) -> Iterator[tuple[str, Any]]:
 
 
 def _read_csv(path: Path, column: str) -> Iterator[tuple[str, Any]]:
+    names, rows = open_csv(path)
+    _check_column(path, column, names)
+    place = names.index(column)
+    yield from ((where, row[place]) for where, row in rows)
+
+
+def open_csv(path: Path) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
+    """The names of a CSV file's columns, and its rows: where each stands, and a text for each column.
+
+    Raises:
+        InputError: (also while the rows are read) not CSV, or a row with more or fewer fields than there are columns.
+    """
     csv.field_size_limit(LONGEST_LINE)
-    reader = csv.DictReader((f"{line}\n" for _, line in _numbered_lines(path)), strict=True)
+    reader = csv.reader((f"{line}\n" for _, line in _numbered_lines(path)), strict=True)
+    rows = _csv_rows(path, reader)
+    _, names = next(rows, ("", []))
+    return names, _whole_rows(rows, len(names))
+
+
+def _csv_rows(path: Path, reader) -> Iterator[tuple[str, list[str]]]:
     try:
-        _check_column(path, column, reader.fieldnames or ())
-        for row in reader:
-            yield f"{path}, line {reader.line_num}", row[column]
+        yield from ((f"{path}, line {reader.line_num}", row) for row in reader if row)  # no row: an empty line
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not CSV ({error}).") from error
+
+
+def _whole_rows(rows: Iterator[tuple[str, list[str]]], columns: int) -> Iterator[tuple[str, list[str]]]:
+    for where, row in rows:
+        if len(row) != columns:
+            raise InputError(
+                f"{where}: {len(row)} fields, and the first line names {columns} columns. Put fields that hold commas "
+                'or line ends in double quotes ("), or write the file again with a library for CSV.'
+            )
+        yield where, row
 
 
 def _read_parquet(path: Path, column: str) -> Iterator[tuple[str, Any]]:

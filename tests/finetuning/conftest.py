@@ -27,6 +27,7 @@ from transformers import (
     ElectraConfig,
     ElectraForMaskedLM,
     ElectraForPreTraining,
+    ViTConfig,
 )
 
 from span_electra import SpanElectraConfig, SpanElectraForMaskedLM, SpanElectraForPreTraining
@@ -79,6 +80,7 @@ def home(tmp_path_factory):
         write_lines(home / f"ner_{part}.jsonl", documents(count, seed))
         (home / f"squad_{part}.json").write_text(json.dumps(squad(count, seed)))
     write_bad_data(home)
+    ViTConfig(hidden_size=32, num_hidden_layers=1).save_pretrained(home / "vit")
     (home / "used").mkdir()
     (home / "used" / "thesis.txt").write_text("my only copy")
     for name, marker in (("run", "finetuning.json"), ("pretraining_run", "arguments.json")):

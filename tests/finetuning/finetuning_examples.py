@@ -81,6 +81,12 @@ def write_bad_data(home):
     write_lines(home / "one_label.jsonl", [good, good])
     write_lines(home / "no_label.jsonl", [{"sentence1": "film", "kind": 1}])
     write_lines(home / "empty_label.jsonl", [good, {"sentence1": "film", "label": None}])
+    write_lines(home / "nan_label.jsonl", [{"sentence1": "film", "label": float("nan")}])
+    write_lines(home / "mixed.jsonl", [good, {"sentence1": "film", "label": "good"}])
+    (home / "latin.jsonl").write_bytes('{"sentence1": "café", "label": 1}'.encode("latin-1"))
+    (home / "number.json").write_text("5")
+    (home / "commas.csv").write_text('sentence1,label\n"a, b",1\nfilm, city,0\n')
+    write_lines(home / "ner_empty.jsonl", [{"tokens": [], "ner_tags": []}])
     write_lines(home / "number_text.jsonl", [{"sentence1": 5, "label": 1}])
     write_lines(home / "pairs.jsonl", [good | {"sentence2": "city"}])
     write_lines(home / "word_scores.jsonl", [{"sentence1": "a", "sentence2": "b", "label": "high"}])
@@ -97,6 +103,14 @@ def write_bad_data(home):
     (home / "no_rows.csv").write_text("sentence1,label\n")
     (home / "broken.jsonl").write_text('{"sentence1": "film", "label": 1}\n{"sentence1": ')
     (home / "table.xlsx").write_text("")
+    content = squad(1, 5)
+    context = content["data"][0]["paragraphs"][0]["context"]
+    blank, whole = ({"text": text, "answer_start": context.index(text)} for text in (" ", context))
+    for name, answer in (("blank", blank), ("long", {**whole, "text": f"{context} {context} {context}"})):
+        content = squad(1, 5)
+        content["data"][0]["paragraphs"][0]["context"] = f"{context} {context} {context}"
+        content["data"][0]["paragraphs"][0]["qas"][0]["answers"] = [answer]
+        (home / f"squad_{name}.json").write_text(json.dumps(content))
     content = squad(1, 5)
     content["data"][0]["paragraphs"][0]["qas"][0]["answers"][0]["answer_start"] += 1
     (home / "squad_shifted.json").write_text(json.dumps(content))

@@ -18,7 +18,7 @@ from span_electra.finetuning.tokens import NO_LABEL, TokenClassification, first_
 from span_electra.tokenization.text import InputError
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
-TEXT = {"text": Column(("sentence", "text")), "label": Column(("label",))}
+TEXT = {"text": Column(("sentence", "text")), "label": Column(("label",), is_label=True)}
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "parquet"])
@@ -28,6 +28,23 @@ def test_every_format_gives_the_same_rows(tmp_path, suffix):
     data = datasets.Dataset.from_list(rows)
     {"csv": data.to_csv, "parquet": data.to_parquet}.get(suffix, data.to_json)(path)
     assert read_examples(str(path), "train", TEXT, {}).to_list() == rows
+    path = path.rename(tmp_path / f"DATA.{suffix.upper()}")
+    assert read_examples(str(path), "train", TEXT, {}).to_list() == rows
+
+
+@pytest.mark.parametrize("content", ["[{}, {}]", '{{"data": [{}, {}]}}', "\ufeff{}\n\n{}"])
+def test_rows_of_json_may_be_in_a_list_under_data_or_in_lines(tmp_path, content):
+    rows = [{"text": "2020-01-01", "label": "2020-01-02"}, {"text": "b", "label": "x", "more": [1]}]
+    (tmp_path / "data.json").write_text(content.format(*map(json.dumps, rows)), encoding="utf-8")
+    read = read_examples(str(tmp_path / "data.json"), "train", TEXT, {}).to_list()
+    assert read == [{"text": row["text"], "label": row["label"]} for row in rows]  # no text becomes a date
+
+
+def test_values_of_a_csv_file_are_what_stands_there(tmp_path):
+    labels = ["01"] * 3 + ["1", "x", "true", "1.10"]
+    (tmp_path / "data.csv").write_text("text,label\n" + "".join(f"1990,{label}\n" for label in labels))
+    read = read_examples(str(tmp_path / "data.csv"), "train", TEXT, {})
+    assert read["text"][:] == ["1990"] * 7 and read["label"][:] == labels
 
 
 def test_columns_are_found_by_their_usual_names_or_the_users(tmp_path):
@@ -97,14 +114,26 @@ def test_numbers_that_stand_for_no_label_are_refused(home, tmp_path, task_class)
         task_of(task_class, home, tmp_path / "data.parquet", tmp_path / "data.parquet").build_rows()
 
 
-def test_classes_that_are_numbered_otherwise_in_the_validation_data_are_refused(home, tmp_path):
+def test_classes_are_the_same_by_name_however_they_are_numbered(home, tmp_path):
     for name, names in (("train", ["no", "yes"]), ("dev", ["yes", "no"])):
         features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
         rows = datasets.Dataset.from_dict({"text": ["film", "city"], "label": [1, 0]}, features=features)
         rows.to_parquet(tmp_path / f"{name}.parquet")
-    task = task_of(Classification, home, tmp_path / "train.parquet", tmp_path / "dev.parquet")
-    with pytest.raises(InputError, match=r"dev\.parquet: numbers its classes yes, no, .*train\.parquet no, yes\."):
-        task.build_rows()
+    write_lines(tmp_path / "named.jsonl", [{"text": "film", "label": "no "}, {"text": "city", "label": "yes"}])
+    for train, dev in (
+        ("train.parquet", "dev.parquet"),
+        ("named.jsonl", "dev.parquet"),
+        ("train.parquet", "named.jsonl"),
+    ):
+        task = task_of(Classification, home, tmp_path / train, tmp_path / dev)
+        _, rows = task.build_rows()
+        assert task.labels == ["no", "yes"] and rows["labels"][:] == task.references == [0, 1]
+
+
+def test_names_of_questions_may_be_in_one_file_alone(home, tmp_path):
+    rows = read_examples(str(home / "squad_dev.json"), "train", QuestionAnswering.columns, {})
+    write_lines(tmp_path / "dev.jsonl", rows.remove_columns("id").to_list())
+    task_of(QuestionAnswering, home, home / "squad_train.json", tmp_path / "dev.jsonl").build_rows()
 
 
 def test_labels_are_the_same_as_text_as_number_and_with_a_point(home, tmp_path):
@@ -201,9 +230,34 @@ def test_right_scores_in_windows_come_together_as_right_tags(home, tmp_path, cap
 
 def test_a_words_first_token_may_begin_with_the_space_before_it():
     offsets = [(0, 0), (0, 2), (2, 6), (6, 8), (8, 9), (0, 0)]  # "one two": [CLS], on, e_tw of both, …
-    assert first_tokens([(0, 0), (0, 3), (3, 6), (6, 7), (0, 0)], ["one", "two"]) == {0: 1, 1: 2}
-    assert first_tokens([(0, 0), (2, 3), (4, 7), (0, 0)], ["one", "two"]) == {1: 2}  # begins within a word
-    assert first_tokens(offsets, ["one", "twoo"]) == {0: 1, 1: 2}
+    assert first_tokens([(0, 0), (0, 3), (3, 6), (6, 7), (0, 0)], ["one", "two"], True) == {0: 1, 1: 2}
+    assert first_tokens([(0, 3), (3, 4), (4, 7)], ["one", "two"], True) == {0: 0, 1: 2}  # a space alone
+    assert first_tokens(offsets, ["one", "twoo"], True) == {0: 1, 1: 2}
+
+
+def test_a_window_may_begin_within_a_word_but_no_document_does():
+    offsets = [(0, 0), (1, 2), (2, 3), (4, 7), (0, 0)]
+    assert first_tokens(offsets, ["one", "two"], False) == {1: 3}
+    assert first_tokens(offsets, ["one", "two"], True) == {0: 1, 1: 3}  # the tokenizer drops the first character
+    assert first_tokens([(0, 2), (4, 6), (7, 8)], ["in", " at", "x"], False) == {0: 0, 1: 1, 2: 2}
+
+
+@pytest.mark.parametrize("word", [" Rome", "\u200bRome", "\ufeffRome", "\u0301Rome"])
+def test_a_word_of_which_the_tokenizer_drops_the_beginning_keeps_its_label(home, tmp_path, word):
+    train_tokenizer(
+        [home / "text.txt"], tmp_path / "word_piece", tokenizer_type="BERT", vocab_size=100, lowercase=True
+    )
+    write_lines(tmp_path / "ner.jsonl", [{"tokens": ["in", word, "who"], "ner_tags": ["O", "B-place", "O"]}])
+    task = task_of(TokenClassification, home, tmp_path / "ner.jsonl", tmp_path / "ner.jsonl")
+    task.tokenizer = AutoTokenizer.from_pretrained(tmp_path / "word_piece")
+    rows, _ = task.build_rows()
+    assert [label for label in rows[0]["labels"] if label != NO_LABEL] == [0, 1, 0]
+
+
+def test_words_without_a_token_are_counted(home, tmp_path, caplog):
+    write_lines(tmp_path / "ner.jsonl", [{"tokens": ["Rome", "", "who"], "ner_tags": ["B-place", "B-place", "O"]}])
+    task_of(TokenClassification, home, tmp_path / "ner.jsonl", tmp_path / "ner.jsonl").build_rows()
+    assert "ner.jsonl: of 1 of 3 tokens, blank or invisible ones mostly, the tokenizer leaves nothing" in caplog.text
 
 
 def test_every_window_points_at_the_whole_answer_or_at_its_first_token(home, tmp_path, caplog):
@@ -261,7 +315,37 @@ def test_the_best_span_equals_a_search_through_all():
 
 def test_tokens_of_an_answer_cover_it():
     offsets = [(3, 6), (6, 9), (10, 12), (12, 15)]
-    assert answer_tokens(offsets, 6, 3) == (1, 1)
-    assert answer_tokens(offsets, 7, 6) == (1, 3)  # begins and ends within tokens
-    assert answer_tokens(offsets, 2, 3) is None and answer_tokens(offsets, 12, 4) is None
+    assert answer_tokens(offsets, 6, 9) == (1, 1)
+    assert answer_tokens(offsets, 7, 13) == (1, 3)  # begins and ends within tokens
+    assert answer_tokens(offsets, 9, 10) is None and answer_tokens(offsets, 15, 16) is None
     assert answer_tokens([], 0, 1) is None
+    bytes_of_one = [(0, 1), (0, 1), (0, 1), (1, 4)]
+    assert answer_tokens(bytes_of_one, 0, 1) == (0, 2) and answer_tokens(bytes_of_one, 0, 2) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("context", "answer", "tokens"),
+    [
+        ("the law of Rome", " law ", "law"),
+        ("the law ", "law ", "law"),
+        (" law of Rome", " law", "law"),
+        ("日本は", "本", "本"),
+        ("cafe\u0301", "cafe\u0301", "cafe\u0301"),
+    ],
+)
+def test_an_answer_is_where_its_text_is_whatever_is_around_it(home, tmp_path, context, answer, tokens):
+    answers = {"text": [answer], "answer_start": [context.index(answer)]}
+    write_lines(tmp_path / "qa.jsonl", [{"question": "who", "context": context, "answers": answers}])
+    rows, _ = task_of(QuestionAnswering, home, tmp_path / "qa.jsonl", tmp_path / "qa.jsonl").build_rows()
+    ids = rows[0]["input_ids"][rows[0]["start_positions"] : rows[0]["end_positions"] + 1]
+    assert AutoTokenizer.from_pretrained(home / "tokenizer").decode(ids).strip() == tokens
+
+
+def test_answers_that_no_window_holds_are_counted(home, tmp_path, caplog):
+    rows = read_examples(str(home / "squad_dev.json"), "train", QuestionAnswering.columns, {}).to_list()[:3]
+    long = " ".join(["film"] * 60)
+    rows.append(rows[0] | {"context": long, "answers": {"text": [long], "answer_start": [0]}})
+    write_lines(tmp_path / "qa.jsonl", rows)
+    files = [tmp_path / "qa.jsonl", home / "squad_dev.json"]
+    task_of(QuestionAnswering, home, *files, max_seq_length=32).build_rows()
+    assert "qa.jsonl: no window of 32 tokens holds the whole answer of 1 of 4 questions. Raise" in caplog.text

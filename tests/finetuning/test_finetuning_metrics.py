@@ -2,7 +2,7 @@
 
 import pytest
 
-from span_electra.finetuning.metrics import F1, Accuracy, MatthewsCorrelation, Pearsonr, Seqeval, Spearmanr, Squad
+from span_electra.finetuning.metrics import F1, Accuracy, Mae, MatthewsCorrelation, Pearsonr, Seqeval, Spearmanr, Squad
 
 
 def test_class_metrics_by_hand():
@@ -10,6 +10,7 @@ def test_class_metrics_by_hand():
     assert Accuracy().compute(**pairs) == {"accuracy": 0.6}
     assert F1().compute(**pairs) == {"f1": pytest.approx(2 / 3)}
     assert F1().compute(**pairs, average="macro") == {"f1": pytest.approx((2 / 3 + 1 / 2) / 2)}
+    assert F1().compute(**pairs, average="macro", labels=[1]) == {"f1": pytest.approx(2 / 3)}
     expected = (2 * 1 - 1 * 1) / (3 * 3 * 2 * 2) ** 0.5
     assert MatthewsCorrelation().compute(**pairs) == {"matthews_correlation": pytest.approx(expected)}
 
@@ -23,6 +24,7 @@ def test_class_metrics_of_one_answer_are_zero_without_a_warning():
 def test_correlations_by_hand():
     pairs = {"predictions": [1.0, 2.0, 9.0], "references": [1.0, 2.0, 3.0]}
     assert Spearmanr().compute(**pairs) == {"spearmanr": pytest.approx(1.0)}
+    assert Mae().compute(**pairs) == {"mae": pytest.approx(2.0)}
     # Deviations from the means: (-3, -2, 5) and (-1, 0, 1).
     assert Pearsonr().compute(**pairs) == {"pearsonr": pytest.approx(8 / (38 * 2) ** 0.5)}
 

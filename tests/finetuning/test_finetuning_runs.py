@@ -8,24 +8,32 @@ import numpy as np
 import pytest
 import torch
 from accelerate.data_loader import SeedableRandomSampler
-from finetuning_examples import NER, QA, SCORES, arguments, results_of, task_of
+from datasets import Dataset
+from finetuning_examples import NER, QA, SCORES, SHAPE, arguments, results_of, task_of, write_lines
 from huggingface_hub import ModelCard
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    BertConfig,
     DistilBertConfig,
     ElectraForPreTraining,
+    RobertaConfig,
 )
 
+from span_electra import run_finetuning
+from span_electra.finetuning import sentences
 from span_electra.finetuning.arguments import FinetuningArguments, parse_arguments, settle_by_size
 from span_electra.finetuning.card import finetuned_card
-from span_electra.finetuning.encoders import build_model, load_config, load_tokenizer, set_dropout
+from span_electra.finetuning.encoders import build_model, load_config, load_tokenizer, longest_row, set_dropout
 from span_electra.finetuning.questions import Answer, QuestionAnswering
-from span_electra.finetuning.report import SeedResult, best_result, results_table, summarise
+from span_electra.finetuning.report import SeedResult, best_result, plot_confusion, results_table, summarise
 from span_electra.finetuning.sentences import Classification, Regression
+from span_electra.finetuning.task import model_inputs
+from span_electra.finetuning.tokens import TokenClassification
 from span_electra.finetuning.trainer import FinetuningTrainer, parameter_depths
 from span_electra.run_finetuning import main
 from span_electra.tokenization.text import InputError
@@ -113,7 +121,23 @@ def test_random_weights_are_random_and_the_loaded_ones_are_not(home, tmp_path):
 def test_rows_are_padded_on_the_right_where_places_are_counted_from(home, tmp_path):
     AutoTokenizer.from_pretrained(home / "tokenizer", padding_side="left").save_pretrained(tmp_path / "left")
     encoder, _, _ = parse_arguments(arguments(home, tmp_path / "out", tokenizer=tmp_path / "left"))
-    assert load_tokenizer(encoder).padding_side == "right"
+    assert load_tokenizer(encoder, load_config(encoder)).padding_side == "right"
+
+
+def test_rows_are_no_longer_than_the_positions_that_tokens_have(home, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer")
+    shape = {name: value for name, value in SHAPE.items() if name != "embedding_size"} | {"vocab_size": len(tokenizer)}
+    rooms = {}
+    for name, config in (("roberta", RobertaConfig), ("bert", BertConfig)):
+        model = AutoModel.from_config(config(**shape, pad_token_id=tokenizer.pad_token_id, type_vocab_size=1))
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        encoder, _, _ = parse_arguments(arguments(home, tmp_path / "out", model_name_or_path=tmp_path / name))
+        loaded = load_tokenizer(encoder, load_config(encoder))
+        rooms[name] = longest_row(encoder, load_config(encoder), loaded)
+        batch = loaded("film " * 99, "city", truncation=True, max_length=rooms[name], return_tensors="pt")
+        assert model(**batch).last_hidden_state.shape[1] == rooms[name]  # nor does it have types of tokens
+    assert rooms == {"roberta": 64 - tokenizer.pad_token_id - 1, "bert": 64}
 
 
 def test_weights_of_half_precision_are_trained_in_full(home, tmp_path):
@@ -142,17 +166,18 @@ def test_the_head_of_an_earlier_task_is_left_behind(home, tmp_path):
 
 def test_dropout_is_electras_whatever_it_was_in_pretraining(home):
     config = AutoConfig.from_pretrained(home / "electra", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    config.classifier_dropout = 0.5
     for asked, expected in ((None, 0.1), (0.0, 0.0), (0.3, 0.3)):
-        set_dropout(config, asked)
+        assert set_dropout(config, asked) == expected
         model = AutoModelForSequenceClassification.from_config(config)
         rates = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
         assert rates == {expected} and model.electra.encoder.layer[0].attention.self.dropout.p == expected
 
 
-def test_dropout_under_other_names_is_left_alone_and_not_asked_for():
+def test_dropout_under_other_names_is_left_alone_and_not_asked_for(caplog):
     config = DistilBertConfig(dropout=0.2)
-    set_dropout(config, None)
-    assert config.dropout == 0.2
+    assert set_dropout(config, None) is None
+    assert config.dropout == 0.2 and "its own dropout stays as it is" in caplog.text
     with pytest.raises(InputError, match=r"--dropout is 0\.3, but a distilbert has no hidden_dropout_prob and"):
         set_dropout(config, 0.3)
 
@@ -167,7 +192,7 @@ def result(seed, accuracy, collapsed=False):
 
 def test_the_report_has_median_spread_and_who_collapsed():
     results = [result(1, 0.8), result(2, 0.5, collapsed=True), result(3, 0.9)]
-    summary = summarise(results, "accuracy", {"accuracy": 0.5})
+    summary = summarise(results, "accuracy", {"accuracy": 0.5}, "the most frequent answer")
     assert (summary["median"]["accuracy"], summary["min"]["accuracy"], summary["max"]["accuracy"]) == (0.8, 0.5, 0.9)
     assert summary["collapsed"] == 1 and summary["best_seed"] == 3 and len(summary["seeds"]) == 3
     assert json.loads(json.dumps(summary))["seeds"][1]["collapsed"] is True
@@ -176,6 +201,18 @@ def test_the_report_has_median_spread_and_who_collapsed():
     assert re.search(r"seed 3 +0\.9000 +0\.1000  kept\n", table)
     assert re.search(r"median +0\.8000", table) and re.search(r"baseline +0\.5000 +always the most", table)
     assert "collapsed: 1 of 3 seeds" in table
+
+
+def test_figures_of_any_size_have_a_column_of_their_own():
+    table = results_table(summarise([result(1, -123456.7), result(2, 0.5)], "accuracy", {}, ""))
+    assert re.search(r"seed 1 +-123456\.7000 +123457\.7000", table)
+    assert len({len(line) for line in table.splitlines()[:3]}) <= 2
+
+
+def test_labels_of_any_characters_are_drawn_as_they_are(tmp_path):
+    labels = ["$_$", "^_^", "x" * 300]
+    plot_confusion(np.array([0, 1, 2]), [0, 1, 1], labels, tmp_path / "confusion.png")
+    assert (tmp_path / "confusion.png").stat().st_size > 1000
 
 
 def test_the_best_seed_has_the_highest_metric_or_the_lowest_loss():
@@ -199,7 +236,12 @@ def tagging(seed, f1):
 
 
 def test_the_card_has_the_kept_models_scores_and_says_what_the_others_came_to():
-    summary = summarise([tagging(1, 0.0), tagging(2, 0.4)], "overall_f1", {"overall_accuracy": 7 / 8 + 1e-6})
+    summary = summarise(
+        [tagging(1, 0.0), tagging(2, 0.4)],
+        "overall_f1",
+        {"overall_accuracy": 7 / 8 + 1e-6},
+        "the most frequent answer",
+    )
     card = finetuned_card(summary, SETTINGS)
     data = card.data.to_dict()
     assert (data["pipeline_tag"], data["base_model"], data["datasets"]) == (
@@ -214,13 +256,14 @@ def test_the_card_has_the_kept_models_scores_and_says_what_the_others_came_to():
     assert "| overall_f1 | 0.4000 | 0.2000 | 0.0000 to 0.4000 |  |" in card.text
     assert "| overall_accuracy | 0.9000 | 0.9000 | 0.9000 to 0.9000 | 0.8750 |" in card.text
     assert "AutoModelForTokenClassification.from_pretrained" in card.text
+    assert 'aggregation_strategy="first"' in card.text
     for row in ("| `learning_rate` | 0.0003 |", "| `weight_decay` | 0.0 |", "| `max_eval_samples` | 64 |"):
         assert row in card.text
 
 
 def test_the_card_names_no_path_of_this_machine(home):
     files = {"train_file": str(home / "train.jsonl"), "validation_file": str(home / "dev.jsonl")}
-    summary = summarise([tagging(1, 0.4)], "overall_f1", {})
+    summary = summarise([tagging(1, 0.4)], "overall_f1", {}, "the most frequent answer")
     card = finetuned_card(summary, {**SETTINGS, **files, "model_name_or_path": str(home / "electra")})
     assert str(home) not in str(card) and "base_model" not in card.data.to_dict()
     assert "electra, fine-tuned for token-classification on train.jsonl." in card.text and "On dev.jsonl." in card.text
@@ -361,6 +404,30 @@ def test_scores_of_pairs_are_learnt_from_any_encoder(home, tmp_path, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["electra", "bert"])
+def test_a_model_of_scores_answers_in_the_datas_own(home, tmp_path, name):
+    for part in ("train", "dev"):
+        rows = [json.loads(line) for line in (home / f"scores_{part}.jsonl").read_text().splitlines()]
+        for row in rows:
+            row["label"] = 60_000 + 8_000 * row["label"]  # 60,000 or 80,000
+        write_lines(tmp_path / f"{part}.jsonl", rows)
+    files = {"train_file": tmp_path / "train.jsonl", "validation_file": tmp_path / "dev.jsonl"}
+    changes = {"task": "regression", "model_name_or_path": home / name} | files
+    main(arguments(home, tmp_path / "out", **changes, **LEARNT | {"seeds": 1}))
+    results = results_of(tmp_path / "out")
+    assert results["baseline"]["mae"] > 9_000 and results["median"]["mae"] < 8_000
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    batch = tokenizer(
+        [r["sentence1"] for r in rows], [r["sentence2"] for r in rows], padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        answers = model(**batch).logits[:, 0]
+    distance = (answers - torch.tensor([row["label"] for row in rows])).abs().mean()
+    assert distance.item() == pytest.approx(results["median"]["mae"], rel=1e-3)
+
+
+@pytest.mark.slow
 def test_token_labels_are_learnt(home, tmp_path):
     changes = {key: value.format(home=home) for key, value in NER.items()}
     main(arguments(home, tmp_path / "out", **changes, **LEARNT))
@@ -377,6 +444,53 @@ def test_answers_are_learnt(home, tmp_path):
     results = results_of(tmp_path / "out")
     assert results["metric"] == "f1" and results["median"]["exact_match"] > 80
     assert AutoModelForQuestionAnswering.from_pretrained(tmp_path / "out").config.num_labels == 2
+
+
+def test_one_answer_is_no_collapse_where_it_is_the_right_one(home, tmp_path):
+    write_lines(tmp_path / "dev.jsonl", [{"sentence1": "film", "label": 0}] * 2)
+    task = task_of(Classification, home, home / "train.jsonl", tmp_path / "dev.jsonl")
+    task.build_rows()
+    assert not task.all_alike(np.array([0, 0]))
+    assert task.score([0, 0])["f1_macro"] == 1.0 and task.score([0, 1])["f1_macro"] == pytest.approx(2 / 3)
+    write_lines(tmp_path / "ner.jsonl", [{"tokens": ["Rome"], "ner_tags": ["B-place"]}])
+    task = task_of(TokenClassification, home, home / "ner_train.jsonl", tmp_path / "ner.jsonl")
+    task.build_rows()
+    assert not task.all_alike([["B-place"]])
+
+
+@pytest.mark.parametrize("fails", [2, 3])
+def test_a_seed_that_fails_takes_no_others_figures_along(home, tmp_path, monkeypatch, fails):
+    finished = run_finetuning.train
+
+    def train(arguments, *rest):
+        if arguments.seed == fails:
+            raise RuntimeError("out of memory")
+        return finished(arguments, *rest)
+
+    monkeypatch.setattr(run_finetuning, "train", train)
+    with pytest.raises(RuntimeError):
+        main(arguments(home, tmp_path / "out", max_steps=1, seed=1, seeds=3))
+    assert [seed["seed"] for seed in results_of(tmp_path / "out")["seeds"]] == list(range(1, fails))
+
+
+def test_what_was_used_is_written_down(home, tmp_path):
+    main(arguments(home, tmp_path / "out", max_steps=1))
+    used = results_of(tmp_path / "out")["arguments"]
+    assert (used["max_seq_length"], used["dropout"], used["stride"]) == (64, 0.1, None)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| `max_seq_length` | 64 |" in card and "| `dropout` | 0.1 |" in card
+    assert "| `max_steps` | 1 |" in card and "num_train_epochs" not in card
+    saved = json.loads((tmp_path / "out" / "tokenizer.json").read_text())
+    assert saved["truncation"] is None and saved["padding"] is None
+
+
+def test_rows_that_an_earlier_version_made_are_not_used(home, tmp_path, monkeypatch):
+    Dataset.from_json(str(home / "train.jsonl")).to_parquet(tmp_path / "train.parquet")
+    task_of(Classification, home, tmp_path / "train.parquet", home / "dev.jsonl").build_rows()
+    calls = []
+    monkeypatch.setattr(sentences, "model_inputs", lambda *args: calls.append(args) or model_inputs(*args))
+    task_of(Classification, home, tmp_path / "train.parquet", home / "dev.jsonl").build_rows()
+    assert len(calls) == 2
 
 
 def test_answers_at_one_place_have_collapsed(home):
