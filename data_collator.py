@@ -1,26 +1,27 @@
 """Span masking: rows of token ids in, a batch of tensors out.
 
-The rows of a batch lie end to end in one flat array, and so do their words: N tokens and W words in B rows.
-Every step is an array operation over all of them; the only loops are over rounds.
+The rows of a batch lie end to end in one flat array, and so do their words: N tokens and W words in B rows. Where
+words begin is a matter of the tokenizer (word_boundaries.py); which of them are masked, of chance (span_sampling.py).
 """
-
-import json
-import unicodedata
-import warnings
 
 import numpy as np
 import torch
-from tokenizers import models
 from transformers import PreTrainedTokenizerBase
-from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from span_electra.span_sampling import (
+    RANDOM_TOKENS,
+    REPLACEMENT,
+    SAMPLING,
+    random_bits,
+    row_keys,
+    runs,
+    sample_span_mask,
+    sequence_budgets,
+    span_length_tables,
+)
+from span_electra.word_boundaries import BREAKS, word_starts, word_tables
 
 IGNORED_LABEL = -100
-MAX_WORD_TOKENS = 10  # a longer run without a word break is a script written without spaces, a URL, ...
-ATTEMPTS = 32  # of 15,000 rows of 3 to 14 words 1 stays below what it could hold; with 16 attempts 11, with 1 772
-# What a random number is for: one address space for each purpose.
-LENGTHS, ORDER, REMAINDER, REPLACEMENT, RANDOM_TOKENS, SAMPLING, PARTS = range(1, 8)
-# Classes of characters in the word tables. JOINS meets every class, BREAKS meets none.
-BREAKS, LETTER, DIGIT, OTHER, JOINS = 0, 1, 2, 4, 7
 
 
 class DataCollatorForSpanMasking:
@@ -245,268 +246,3 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase):
                 f"tokenizer.add_special_tokens({{'{role}_token': '[{role.upper()}]'}}) and resize the model's "
                 "embeddings, or use a tokenizer that has one."
             )
-
-
-# --- words -----------------------------------------------------------------------------------------------------
-
-
-def word_tables(tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return three arrays over the vocabulary: `opens` and `closes`, the character classes by which a token meets
-    its left and its right neighbour, and whether a token is ordinary (text, not special).
-
-    A token continues its left neighbour's word if the one's `opens` and the other's `closes` have a bit in common.
-    """
-    vocabulary = tokenizer.get_vocab()
-    added = tokenizer.added_tokens_decoder
-    special = set(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
-    opens, closes = np.zeros((2, max(vocabulary.values()) + 1), dtype=np.uint8)
-    ordinary = np.zeros(opens.size, dtype=bool)
-    classes = edge_classes(tokenizer.backend_tokenizer, vocabulary)
-    for token, i in vocabulary.items():
-        ordinary[i] = i not in special
-        if i not in added:
-            opens[i], closes[i] = classes(token)
-    return opens, closes, ordinary
-
-
-def edge_classes(backend, vocabulary):
-    """Return the function from a token's text to its `opens` and `closes` for this kind of tokenizer."""
-    model = backend.model
-    prefix = getattr(model, "continuing_subword_prefix", None)
-    parts = [json.loads(part.__getstate__()) for part in (backend.pre_tokenizer, backend.decoder) if part]
-    if '"ByteLevel"' in json.dumps(parts):
-        byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
-        return lambda token: byte_level_classes(bytes(byte_of[character] for character in token))
-    if prefix:
-        return lambda token: (JOINS if token.startswith(prefix) else BREAKS, JOINS)
-    if any(token.startswith("▁") for token in vocabulary):
-        return lambda token: (BREAKS if token.startswith("▁") else JOINS, JOINS)
-    if not isinstance(model, models.WordLevel):
-        warnings.warn(
-            f"Cannot tell where words start in this {type(model).__name__} tokenizer (no continuing prefix, no "
-            "byte level, no ▁), so every token counts as a word. Train one with "
-            "span_electra.tokenization.train_tokenizer to mask whole words.",
-            stacklevel=4,
-        )
-    return lambda token: (BREAKS, BREAKS)
-
-
-def byte_level_classes(token: bytes) -> tuple[int, int]:
-    """The classes of a token's edges under which words are the pieces that GPT-2's pre-tokenizer cuts."""
-    text = token.decode("utf-8", errors="replace")
-    opens, closes = character_class(text[0]), character_class(text[-1])
-    if text[-1] == " ":
-        closes = JOINS  # a lone space belongs to the word after it
-    if text in ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d"):
-        closes = BREAKS  # the pre-tokenizer cuts behind a contraction
-    return opens, closes
-
-
-def character_class(character: str) -> int:
-    category = unicodedata.category(character)[0]
-    if character.isspace() or category == "Z":
-        return BREAKS
-    # Marks are the vowel signs of many scripts: GPT-2 tears words apart at them, we do not. A part of a
-    # character that a token cannot decode (U+FFFD) meets the other parts, and is mostly of a letter.
-    return LETTER if category in "LM" or character == "\ufffd" else DIGIT if category == "N" else OTHER
-
-
-def word_starts(input_ids: np.ndarray, row_starts: np.ndarray, opens: np.ndarray, closes: np.ndarray) -> np.ndarray:
-    """Return the indices of the tokens that start a word."""
-    is_start = np.empty(input_ids.size, dtype=bool)
-    is_start[1:] = (opens.take(input_ids[1:]) & closes.take(input_ids[:-1])) == 0
-    is_start[row_starts] = True
-    starts = np.flatnonzero(is_start)
-    too_long = (word_tokens := np.diff(starts, append=input_ids.size)) > MAX_WORD_TOKENS
-    if not too_long.any():
-        return starts
-    return np.flatnonzero(is_start | np.repeat(too_long, word_tokens))
-
-
-# --- random numbers --------------------------------------------------------------------------------------------
-
-
-def mix64(x: np.ndarray) -> np.ndarray:
-    """The output function of SplitMix64 (Steele et al. 2014): a bijection on uint64 that passes for random."""
-    shifted = x >> 30  # in place from here on: fresh arrays cost more than the arithmetic
-    x = np.bitwise_xor(x, shifted, out=shifted)
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> 27
-    x *= np.uint64(0x94D049BB133111EB)
-    x ^= x >> 31
-    return x
-
-
-def random_bits(keys: np.ndarray, purpose: int, counters: np.ndarray) -> np.ndarray:
-    """64 random bits for each counter: a pure function of row key, purpose and counter."""
-    counters = counters.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # the golden ratio, as SplitMix64 steps
-    return mix64(mix64(keys + np.uint64(purpose)) + counters)
-
-
-def row_keys(input_ids: np.ndarray, row_tokens: np.ndarray, seed: int, epoch) -> np.ndarray:
-    """One key per row, (B,), from which all its random numbers follow. The epoch is one for all, or each row's, (B,).
-
-    A row is addressed by its content rather than by its place in the dataset: the content stays the same after
-    resharding, shuffling, streaming and resuming, and the collator sees nothing else. Equal rows get equal masks.
-    """
-    origin = mix64(np.array([seed % 2**64], dtype=np.uint64))
-    origins = mix64(origin + np.asarray(epoch, dtype=np.uint64))  # (1,) or (B,)
-    # A sum of ids times random odd weights (multilinear hashing): one multiplication per token.
-    weights = mix64(np.arange(1, row_tokens.max() + 1, dtype=np.uint64)) | np.uint64(1)
-    weights = np.concatenate([weights[:n] for n in row_tokens])
-    content = np.add.reduceat((input_ids + 1).view(np.uint64) * weights, np.cumsum(row_tokens) - row_tokens)
-    return mix64(mix64(content) + origins)
-
-
-# --- spans -----------------------------------------------------------------------------------------------------
-
-
-def span_length_tables(p: float, max_words: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return two tables from 16 random bits to a number of words: a span's length, and the part of it inside a row
-    that starts at a random place of an endless sequence of spans with one word between neighbours."""
-    length = np.arange(max_words + 1)
-    probability = np.where(length > 0, p * (1 - p) ** (length - 1.0), 0)
-    at_least = probability[::-1].cumsum()[::-1]  # renewal theory: the part inside is r as often as lengths reach r
-    quantile = (np.arange(2**16) + 0.5) / 2**16
-    cumulated = [(weights / weights.sum()).cumsum() for weights in (probability, at_least)]
-    lengths, parts_inside = (np.searchsorted(c, quantile).astype(np.int32) for c in cumulated)
-    return lengths, parts_inside
-
-
-def span_lengths(bits: np.ndarray, table: np.ndarray) -> np.ndarray:
-    return table.take((bits >> 48).view(np.int64))
-
-
-def runs(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the starts and the ends (excluded) of the runs of true flags; the first and the last flag are false."""
-    edges = np.flatnonzero(flags[1:] != flags[:-1]) + 1
-    return edges[::2], edges[1::2]
-
-
-def sequence_budgets(
-    ordinary_tokens: np.ndarray, first_sequences: np.ndarray, mask_ratio: float, keys: np.ndarray
-) -> np.ndarray:
-    """How many tokens to mask in each sequence, (S,).
-
-    A row masks `round(mask_ratio * its ordinary tokens)`, at least one. Sequences that share a row share that number
-    in proportion to their `ordinary_tokens` (S,), each part rounded up or down by chance so that the sum is the row's
-    (systematic sampling). `first_sequences` and `keys` are those of each row, (B,).
-    """
-    row_totals = np.add.reduceat(ordinary_tokens, first_sequences)
-    row_budgets = np.maximum(np.rint(mask_ratio * row_totals), 1)
-    counts = np.diff(first_sequences, append=ordinary_tokens.size)
-    before = np.cumsum(row_totals) - row_totals
-    within_row = np.cumsum(ordinary_tokens) - before.repeat(counts)  # up to the end of each sequence
-    # 16 bits: the sum for a row's end is exact, so that its floor is the row's budget.
-    chance = (random_bits(keys, PARTS, np.zeros(keys.size)) >> 48) * 2.0**-16  # in [0, 1)
-    exact_ends = within_row * row_budgets.repeat(counts) / np.maximum(row_totals, 1).repeat(counts)
-    ends = np.floor(exact_ends + chance.repeat(counts)).astype(np.int64)
-    budgets = np.diff(ends, prepend=0)
-    budgets[first_sequences] = ends[first_sequences]
-    return budgets
-
-
-def sample_span_mask(word_tokens, maskable, row_words, budgets, keys, length_tables) -> np.ndarray:
-    """Choose the words to mask.
-
-    Args:
-        word_tokens: Tokens of every word, shape (words of all rows).
-        maskable: Whether a word may be masked; false for the first and the last word of a row. Same shape.
-        row_words: Words of every row, shape (rows).
-        budgets: Tokens to mask in every row.
-        keys: Random key of every row, from `row_keys`.
-        length_tables: From `span_length_tables`.
-
-    Returns:
-        Whether a word is masked, shape (words of all rows). The runs of masked words are the spans.
-    """
-    masked, missing = fill_budgets(word_tokens, maskable, row_words, budgets, keys, length_tables)
-    if missing.any():
-        first_words = np.cumsum(row_words) - row_words
-        smallest = np.minimum.reduceat(np.where(maskable, word_tokens, word_tokens.sum()), first_words)
-        missing[smallest > budgets] = 0  # no other attempt can mask anything either
-    for attempt in range(1, ATTEMPTS):
-        # A row of few words can get stuck where other spans would fit.
-        rows = np.flatnonzero(missing)
-        if not rows.size:
-            break
-        words = np.repeat(missing > 0, row_words)
-        new_keys = mix64(keys[rows] + np.uint64(attempt))
-        again, still_missing = fill_budgets(
-            word_tokens[words], maskable[words], row_words[rows], budgets[rows], new_keys, length_tables
-        )
-        better = still_missing < missing[rows]
-        masked[words] = np.where(np.repeat(better, row_words[rows]), again, masked[words])
-        missing[rows] = np.minimum(still_missing, missing[rows])
-    return masked
-
-
-def fill_budgets(word_tokens, maskable, row_words, budgets, keys, length_tables):
-    """One attempt at `sample_span_mask`; also returns how many tokens each row is short of its budget."""
-    first_words = np.cumsum(row_words) - row_words  # (B,)
-    word_rows = np.repeat(np.arange(row_words.size), row_words)  # (W,)
-    starts, ends = candidate_spans(maskable, first_words, row_words, keys, length_tables)
-    rows = word_rows[starts]
-
-    # A random order within each row: the row is in the upper bits of the sort key.
-    bits = random_bits(keys[rows], ORDER, starts - first_words[rows])
-    order = np.argsort((rows << 44).view(np.uint64) | (bits >> 20))
-    starts, ends = starts[order], ends[order]  # `rows` is sorted already
-
-    word_offsets = np.concatenate([[0], np.cumsum(word_tokens)])  # (W + 1,)
-    tokens = word_offsets[ends] - word_offsets[starts]
-    before = np.cumsum(tokens) - tokens  # tokens of the candidates before this one, first over all rows
-    row_begins = np.searchsorted(rows, np.arange(row_words.size))
-    room = budgets[rows] - before + np.append(before, 0)[row_begins][rows]
-    accepted = room > 0
-    starts, ends, rows, room = starts[accepted], ends[accepted], rows[accepted], room[accepted]
-    crossing = np.flatnonzero(tokens[accepted] > room)
-    last_offset = word_offsets[starts[crossing]] + room[crossing]
-    ends[crossing] = np.searchsorted(word_offsets, last_offset, side="right") - 1  # the longest prefix that fits
-
-    change = np.zeros(maskable.size, dtype=np.int8)
-    change[starts] = 1
-    change[ends] -= 1
-    masked = np.cumsum(change, dtype=np.int8).view(bool)
-    tokens = word_offsets[ends] - word_offsets[starts]
-    missing = budgets - np.bincount(rows, tokens, row_words.size).astype(np.int64)
-    add_single_words(masked, missing, word_tokens, maskable, word_rows, first_words, keys)
-    return masked, missing
-
-
-def candidate_spans(maskable, first_words, row_words, keys, length_tables):
-    """Cover every row with spans of random lengths, one word apart, and cut them where words cannot be masked.
-
-    The sequence of spans enters the row at a random place, so that all words are covered with equal probability.
-    """
-    lengths, parts_inside = length_tables
-    most = row_words.max() // 2 + 1  # a span and its gap take two words at least
-    bits = random_bits(keys[:, None], LENGTHS, np.arange(most))  # (B, most)
-    steps = span_lengths(bits, lengths) + 1
-    steps[:, 0] = span_lengths(bits[:, 0], parts_inside)
-    gaps = np.cumsum(steps, axis=1, dtype=np.int64)
-    free = maskable.copy()
-    free[(gaps + first_words[:, None])[gaps < row_words[:, None]]] = False
-    return runs(free)
-
-
-def add_single_words(masked, missing, word_tokens, maskable, word_rows, first_words, keys):
-    """Mask single words that touch no span until no budget has room for one; changes `masked` and `missing`.
-
-    A word as large as the row's remainder is preferred; among equals chance decides.
-    """
-    while missing.any():
-        fits = maskable & (word_tokens <= missing[word_rows]) & ~masked
-        fits[1:] &= ~masked[:-1]
-        fits[:-1] &= ~masked[1:]
-        words = np.flatnonzero(fits)
-        if not words.size:
-            return
-        rows = word_rows[words]
-        score = random_bits(keys[rows], REMAINDER, words - first_words[rows]) >> 1
-        score |= (word_tokens[words] == missing[rows]).astype(np.uint64) << 63
-        row_begins = np.flatnonzero(np.diff(rows, prepend=-1))
-        best = np.maximum.reduceat(score, row_begins)
-        chosen = words[score == np.repeat(best, np.diff(row_begins, append=rows.size))]
-        masked[chosen] = True
-        missing[word_rows[chosen]] -= word_tokens[chosen]

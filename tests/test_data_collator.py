@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 from trainer_examples import chained
 from transformers import PreTrainedTokenizerFast
 
-from span_electra import data_collator
-from span_electra.data_collator import (
-    DataCollatorForSpanMasking,
+from span_electra import data_collator, span_sampling
+from span_electra.data_collator import DataCollatorForSpanMasking
+from span_electra.span_sampling import (
     candidate_spans,
     random_bits,
     row_keys,
@@ -27,9 +27,8 @@ from span_electra.data_collator import (
     sample_span_mask,
     span_length_tables,
     span_lengths,
-    word_starts,
-    word_tables,
 )
+from span_electra.word_boundaries import word_starts, word_tables
 
 SPECIAL = ["[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]"]
 TEXT = """We hold these truths to be self-evident, that all men are created equal; don't they say so? In 1776 the
@@ -180,7 +179,7 @@ def naive_collate_row(row, collator, epoch=0, budget=None):
     budget = min(max(1, round(collator.mask_ratio * count)) if budget is None else budget, possible)
 
     masked, left = naive_attempt(words, maskable, budget, key, collator.length_tables)
-    for attempt in range(1, data_collator.ATTEMPTS):
+    for attempt in range(1, span_sampling.ATTEMPTS):
         if left:
             new_key = naive_mix((key + attempt) & MASK64)
             again, still_left = naive_attempt(words, maskable, budget, new_key, collator.length_tables)

@@ -1,0 +1,200 @@
+"""Which words of a batch are masked: spans of random lengths that meet each row's budget and do not touch.
+
+The rows of a batch lie end to end: N tokens and W words in B rows. Every step is an array operation over all of them;
+the only loops are over rounds. Random numbers have addresses: each is a function of its row's key, of what it is for,
+and of a counter.
+"""
+
+import numpy as np
+
+ATTEMPTS = 32  # of 15,000 rows of 3 to 14 words 1 stays below what it could hold; with 16 attempts 11, with 1 772
+# What a random number is for: one address space for each purpose.
+LENGTHS, ORDER, REMAINDER, REPLACEMENT, RANDOM_TOKENS, SAMPLING, PARTS = range(1, 8)
+
+# --- random numbers --------------------------------------------------------------------------------------------
+
+
+def mix64(x: np.ndarray) -> np.ndarray:
+    """The output function of SplitMix64 (Steele et al. 2014): a bijection on uint64 that passes for random."""
+    shifted = x >> 30  # in place from here on: fresh arrays cost more than the arithmetic
+    x = np.bitwise_xor(x, shifted, out=shifted)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> 27
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> 31
+    return x
+
+
+def random_bits(keys: np.ndarray, purpose: int, counters: np.ndarray) -> np.ndarray:
+    """64 random bits for each counter: a pure function of row key, purpose and counter."""
+    counters = counters.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # the golden ratio, as SplitMix64 steps
+    return mix64(mix64(keys + np.uint64(purpose)) + counters)
+
+
+def row_keys(input_ids: np.ndarray, row_tokens: np.ndarray, seed: int, epoch) -> np.ndarray:
+    """One key per row, (B,), from which all its random numbers follow. The epoch is one for all, or each row's, (B,).
+
+    A row is addressed by its content rather than by its place in the dataset: the content stays the same after
+    resharding, shuffling, streaming and resuming, and the collator sees nothing else. Equal rows get equal masks.
+    """
+    origin = mix64(np.array([seed % 2**64], dtype=np.uint64))
+    origins = mix64(origin + np.asarray(epoch, dtype=np.uint64))  # (1,) or (B,)
+    # A sum of ids times random odd weights (multilinear hashing): one multiplication per token.
+    weights = mix64(np.arange(1, row_tokens.max() + 1, dtype=np.uint64)) | np.uint64(1)
+    weights = np.concatenate([weights[:n] for n in row_tokens])
+    content = np.add.reduceat((input_ids + 1).view(np.uint64) * weights, np.cumsum(row_tokens) - row_tokens)
+    return mix64(mix64(content) + origins)
+
+
+# --- spans -----------------------------------------------------------------------------------------------------
+
+
+def span_length_tables(p: float, max_words: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return two tables from 16 random bits to a number of words: a span's length, and the part of it inside a row
+    that starts at a random place of an endless sequence of spans with one word between neighbours."""
+    length = np.arange(max_words + 1)
+    probability = np.where(length > 0, p * (1 - p) ** (length - 1.0), 0)
+    at_least = probability[::-1].cumsum()[::-1]  # renewal theory: the part inside is r as often as lengths reach r
+    quantile = (np.arange(2**16) + 0.5) / 2**16
+    cumulated = [(weights / weights.sum()).cumsum() for weights in (probability, at_least)]
+    lengths, parts_inside = (np.searchsorted(c, quantile).astype(np.int32) for c in cumulated)
+    return lengths, parts_inside
+
+
+def span_lengths(bits: np.ndarray, table: np.ndarray) -> np.ndarray:
+    return table.take((bits >> 48).view(np.int64))
+
+
+def runs(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the starts and the ends (excluded) of the runs of true flags; the first and the last flag are false."""
+    edges = np.flatnonzero(flags[1:] != flags[:-1]) + 1
+    return edges[::2], edges[1::2]
+
+
+def sequence_budgets(
+    ordinary_tokens: np.ndarray, first_sequences: np.ndarray, mask_ratio: float, keys: np.ndarray
+) -> np.ndarray:
+    """How many tokens to mask in each sequence, (S,).
+
+    A row masks `round(mask_ratio * its ordinary tokens)`, at least one. Sequences that share a row share that number
+    in proportion to their `ordinary_tokens` (S,), each part rounded up or down by chance so that the sum is the row's
+    (systematic sampling). `first_sequences` and `keys` are those of each row, (B,).
+    """
+    row_totals = np.add.reduceat(ordinary_tokens, first_sequences)
+    row_budgets = np.maximum(np.rint(mask_ratio * row_totals), 1)
+    counts = np.diff(first_sequences, append=ordinary_tokens.size)
+    before = np.cumsum(row_totals) - row_totals
+    within_row = np.cumsum(ordinary_tokens) - before.repeat(counts)  # up to the end of each sequence
+    # 16 bits: the sum for a row's end is exact, so that its floor is the row's budget.
+    chance = (random_bits(keys, PARTS, np.zeros(keys.size)) >> 48) * 2.0**-16  # in [0, 1)
+    exact_ends = within_row * row_budgets.repeat(counts) / np.maximum(row_totals, 1).repeat(counts)
+    ends = np.floor(exact_ends + chance.repeat(counts)).astype(np.int64)
+    budgets = np.diff(ends, prepend=0)
+    budgets[first_sequences] = ends[first_sequences]
+    return budgets
+
+
+def sample_span_mask(word_tokens, maskable, row_words, budgets, keys, length_tables) -> np.ndarray:
+    """Choose the words to mask.
+
+    Args:
+        word_tokens: Tokens of every word, shape (words of all rows).
+        maskable: Whether a word may be masked; false for the first and the last word of a row. Same shape.
+        row_words: Words of every row, shape (rows).
+        budgets: Tokens to mask in every row.
+        keys: Random key of every row, from `row_keys`.
+        length_tables: From `span_length_tables`.
+
+    Returns:
+        Whether a word is masked, shape (words of all rows). The runs of masked words are the spans.
+    """
+    masked, missing = fill_budgets(word_tokens, maskable, row_words, budgets, keys, length_tables)
+    if missing.any():
+        first_words = np.cumsum(row_words) - row_words
+        smallest = np.minimum.reduceat(np.where(maskable, word_tokens, word_tokens.sum()), first_words)
+        missing[smallest > budgets] = 0  # no other attempt can mask anything either
+    for attempt in range(1, ATTEMPTS):
+        # A row of few words can get stuck where other spans would fit.
+        rows = np.flatnonzero(missing)
+        if not rows.size:
+            break
+        words = np.repeat(missing > 0, row_words)
+        new_keys = mix64(keys[rows] + np.uint64(attempt))
+        again, still_missing = fill_budgets(
+            word_tokens[words], maskable[words], row_words[rows], budgets[rows], new_keys, length_tables
+        )
+        better = still_missing < missing[rows]
+        masked[words] = np.where(np.repeat(better, row_words[rows]), again, masked[words])
+        missing[rows] = np.minimum(still_missing, missing[rows])
+    return masked
+
+
+def fill_budgets(word_tokens, maskable, row_words, budgets, keys, length_tables):
+    """One attempt at `sample_span_mask`; also returns how many tokens each row is short of its budget."""
+    first_words = np.cumsum(row_words) - row_words  # (B,)
+    word_rows = np.repeat(np.arange(row_words.size), row_words)  # (W,)
+    starts, ends = candidate_spans(maskable, first_words, row_words, keys, length_tables)
+    rows = word_rows[starts]
+
+    # A random order within each row: the row is in the upper bits of the sort key.
+    bits = random_bits(keys[rows], ORDER, starts - first_words[rows])
+    order = np.argsort((rows << 44).view(np.uint64) | (bits >> 20))
+    starts, ends = starts[order], ends[order]  # `rows` is sorted already
+
+    word_offsets = np.concatenate([[0], np.cumsum(word_tokens)])  # (W + 1,)
+    tokens = word_offsets[ends] - word_offsets[starts]
+    before = np.cumsum(tokens) - tokens  # tokens of the candidates before this one, first over all rows
+    row_begins = np.searchsorted(rows, np.arange(row_words.size))
+    room = budgets[rows] - before + np.append(before, 0)[row_begins][rows]
+    accepted = room > 0
+    starts, ends, rows, room = starts[accepted], ends[accepted], rows[accepted], room[accepted]
+    crossing = np.flatnonzero(tokens[accepted] > room)
+    last_offset = word_offsets[starts[crossing]] + room[crossing]
+    ends[crossing] = np.searchsorted(word_offsets, last_offset, side="right") - 1  # the longest prefix that fits
+
+    change = np.zeros(maskable.size, dtype=np.int8)
+    change[starts] = 1
+    change[ends] -= 1
+    masked = np.cumsum(change, dtype=np.int8).view(bool)
+    tokens = word_offsets[ends] - word_offsets[starts]
+    missing = budgets - np.bincount(rows, tokens, row_words.size).astype(np.int64)
+    add_single_words(masked, missing, word_tokens, maskable, word_rows, first_words, keys)
+    return masked, missing
+
+
+def candidate_spans(maskable, first_words, row_words, keys, length_tables):
+    """Cover every row with spans of random lengths, one word apart, and cut them where words cannot be masked.
+
+    The sequence of spans enters the row at a random place, so that all words are covered with equal probability.
+    """
+    lengths, parts_inside = length_tables
+    most = row_words.max() // 2 + 1  # a span and its gap take two words at least
+    bits = random_bits(keys[:, None], LENGTHS, np.arange(most))  # (B, most)
+    steps = span_lengths(bits, lengths) + 1
+    steps[:, 0] = span_lengths(bits[:, 0], parts_inside)
+    gaps = np.cumsum(steps, axis=1, dtype=np.int64)
+    free = maskable.copy()
+    free[(gaps + first_words[:, None])[gaps < row_words[:, None]]] = False
+    return runs(free)
+
+
+def add_single_words(masked, missing, word_tokens, maskable, word_rows, first_words, keys):
+    """Mask single words that touch no span until no budget has room for one; changes `masked` and `missing`.
+
+    A word as large as the row's remainder is preferred; among equals chance decides.
+    """
+    while missing.any():
+        fits = maskable & (word_tokens <= missing[word_rows]) & ~masked
+        fits[1:] &= ~masked[:-1]
+        fits[:-1] &= ~masked[1:]
+        words = np.flatnonzero(fits)
+        if not words.size:
+            return
+        rows = word_rows[words]
+        score = random_bits(keys[rows], REMAINDER, words - first_words[rows]) >> 1
+        score |= (word_tokens[words] == missing[rows]).astype(np.uint64) << 63
+        row_begins = np.flatnonzero(np.diff(rows, prepend=-1))
+        best = np.maximum.reduceat(score, row_begins)
+        chosen = words[score == np.repeat(best, np.diff(row_begins, append=rows.size))]
+        masked[chosen] = True
+        missing[word_rows[chosen]] -= word_tokens[chosen]
