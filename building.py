@@ -14,7 +14,14 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from span_electra.arguments import DataArguments, ModelArguments, PretrainingArguments
-from span_electra.configuration_span_electra import SpanElectraConfig, refuse_unknown, split_data_settings
+from span_electra.configuration_span_electra import (
+    DATA_ALIASES,
+    ENCODER_SHAPE,
+    SpanElectraConfig,
+    current_name,
+    refuse_unknown,
+    split_data_settings,
+)
 from span_electra.conversion import (
     BERT_SHAPED,
     SETTINGS_OF_A_NEW_GENERATOR,
@@ -56,6 +63,8 @@ def build_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
     tokenizer = load_tokenizer(name)
     if arguments.tokenizer is not None and arguments.model_name_or_path is not None:
         warn_of_other_tokenizer(tokenizer, arguments)
+    if arguments.generator_name_or_path is not None:
+        refuse_other_tokenizer(tokenizer, arguments.generator_name_or_path)
     return tokenizer
 
 
@@ -69,6 +78,19 @@ def warn_of_other_tokenizer(tokenizer: PreTrainedTokenizerBase, arguments: Model
         logger.warning(
             f"--tokenizer {arguments.tokenizer}: has other tokens than {arguments.model_name_or_path} was trained "
             "with, so that its embeddings stand for other words; leave it out to go on from what they have learnt."
+        )
+
+
+def refuse_other_tokenizer(tokenizer: PreTrainedTokenizerBase, generator: str) -> None:
+    """Refuse a generator that was trained with other tokens: its samples would be other words."""
+    try:
+        own = load_tokenizer(generator)
+    except InputError:
+        return  # it brings none, or cannot be loaded, which is said where it is
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise InputError(
+            f"--generator {generator}: was trained with other tokens than {tokenizer.name_or_path} has, so that its "
+            f"samples would be other words; give --tokenizer {generator}."
         )
 
 
@@ -88,6 +110,8 @@ def build_model(
             "the model's own tokenizer."
         )
     model.config.pad_token_id = tokenizer.pad_token_id
+    for embeddings in (model.get_input_embeddings(), model.generator.get_input_embeddings()):
+        embeddings.padding_idx = tokenizer.pad_token_id  # whose row no gradient reaches: weights may come with another
     # It is saved beside the model, whose users truncate and pair texts by it.
     tokenizer.model_max_length = model.config.max_position_embeddings
     if model.config.type_vocab_size == 1:
@@ -98,6 +122,11 @@ def build_model(
         except (ImportError, ValueError) as error:
             name = arguments.attn_implementation
             raise InputError(f"--attn_implementation {name}: cannot be used here ({first_line(error)})") from error
+        if arguments.attn_implementation == "flex_attention" and model.config.attention_probs_dropout_prob:
+            raise InputError(
+                f"--attn_implementation flex_attention: has no dropout, and attention_probs_dropout_prob is "
+                f"{model.config.attention_probs_dropout_prob}; set that to 0 by --config_overrides, or use sdpa."
+            )
     return model
 
 
@@ -158,7 +187,14 @@ def read_config(name: str, overrides: dict, data: DataArguments, tokenizer: PreT
         refuse_unknown(overrides)  # a saved file may hold more than settings
     except ValueError as error:
         raise InputError(f"--config_overrides: {error}") from error
-    settings, data_settings = split_data_settings(read_settings(path) | overrides)
+    settings, data_settings = split_data_settings(read_settings(path))
+    refuse_two_values(name, settings)
+    changes, data_changes = split_data_settings(overrides)
+    data_settings |= data_changes
+    replaced = {current_name(key) for key in changes}  # the file may have an older name for one
+    if "generator_size" in replaced:
+        replaced |= {f"generator_{part}" for part in ENCODER_SHAPE}
+    settings = {key: value for key, value in settings.items() if current_name(key) not in replaced} | changes
     for key, value in data_settings.items():
         if isinstance(value, bool) or not isinstance(value, int if key == "max_seq_length" else (int, float)):
             raise InputError(f"{name}: {key} is {value!r}; a number is expected.")
@@ -178,6 +214,20 @@ def read_config(name: str, overrides: dict, data: DataArguments, tokenizer: PreT
         )
     settings["pad_token_id"] = tokenizer.pad_token_id
     return settings
+
+
+def refuse_two_values(name: str, settings: dict) -> None:
+    """Refuse a file that gives one setting twice, by an older and by today's name, with two values."""
+    seen: dict[str, str] = {}
+    for key, value in settings.items():
+        if key in DATA_ALIASES:  # a length, of which there may be two: of rows, and of what the model has room for
+            continue
+        other = seen.setdefault(current_name(key), key)
+        if settings[other] != value:
+            raise InputError(
+                f"{name}: {other} is {settings[other]!r} and {key} is {value!r}, but both name one setting; leave one "
+                "out."
+            )
 
 
 def load_model(arguments: ModelArguments) -> SpanElectraForPreTraining:

@@ -59,7 +59,7 @@ LIBRARY_KEYS = {
 }
 
 
-def _current_name(key: str) -> str:
+def current_name(key: str) -> str:
     """The name that `key` has today: itself, unless it is an older one."""
     for prefix, replacement in ALIAS_PREFIXES.items():
         if key.startswith(prefix):
@@ -169,8 +169,8 @@ class SpanElectraConfig(ElectraConfig):
         known = {field.name for field in fields(self)}
         rest = {}
         for key, value in kwargs.items():
-            if _current_name(key) in known and key not in known:
-                setattr(self, _current_name(key), value)
+            if current_name(key) in known and key not in known:
+                setattr(self, current_name(key), value)
             elif key in DATA_ALIASES or key in TOKENIZER_ALIASES:
                 logger.info(
                     f"`{key}` ({value}) is a setting of the data, not of the model: left out of the configuration."
@@ -305,8 +305,8 @@ def refuse_unknown(names: Iterable[str]) -> None:
     known = {field.name for field in fields(SpanElectraConfig)}
     others = {*LIBRARY_KEYS, *GenerationConfig().to_dict(), *DATA_ALIASES, *TOKENIZER_ALIASES}
     for name in names:
-        if _current_name(name) not in known and name not in others:
-            close = difflib.get_close_matches(_current_name(name), known, n=1, cutoff=0.6)
+        if current_name(name) not in known and name not in others:
+            close = difflib.get_close_matches(current_name(name), known, n=1, cutoff=0.6)
             hint = f" Did you mean `{close[0]}`?" if close else ""
             raise ValueError(f"`{name}` is not a setting of SpanElectraConfig.{hint}")
 
@@ -323,4 +323,4 @@ STOCK_SETTINGS = tuple(
 
 SpanElectraConfig.register_for_auto_class()
 
-__all__ = ["SpanElectraConfig", "refuse_unknown", "split_data_settings"]
+__all__ = ["SpanElectraConfig", "current_name", "refuse_unknown", "split_data_settings"]

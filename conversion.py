@@ -46,7 +46,9 @@ def from_electra(
 
     Args:
         discriminator: folder or Hub name of a stock ELECTRA discriminator.
-        generator: the same of its generator. Without one, the generator is new but for the word embeddings.
+        generator: the same of its generator. Without one, the generator is new but for the word embeddings. What
+            the two have in common, embeddings or encoder, they share; unless `settings` say otherwise, all else stays
+            each one's own.
         settings: fields of [`SpanElectraConfig`] that the two do not determine.
 
     Raises:
@@ -64,6 +66,13 @@ def from_electra(
                     f"generator {str(generator)!r}; give two halves of one model."
                 )
         shape |= {f"generator_{name}": getattr(half.config, name) for name in ENCODER_SHAPE}
+        ours, theirs = source.electra.state_dict(), half.electra.state_dict()
+        differing = {name for name in ours if name not in theirs or not torch.equal(ours[name], theirs[name])}
+        is_tied = not any(name.startswith("embeddings.") for name in differing)
+        if settings.setdefault("embedding_sharing", "tied" if is_tied else "separate") == "tied" and not is_tied:
+            logger.warning(f"{generator}: its embeddings differ from the discriminator's, which take their place.")
+        if any(not name.startswith("embeddings.") for name in differing):
+            settings.setdefault("share_encoder", False)
     model = SpanElectraForPreTraining(SpanElectraConfig(**shape | settings))
     model.discriminator_predictions.load_state_dict(source.discriminator_predictions.state_dict())
     load_encoders(model, source.electra.state_dict(), half)

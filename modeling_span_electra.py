@@ -594,11 +594,17 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
     def mask_of_sequences(
         self, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
     ) -> torch.Tensor | None:
-        """What the encoders take as `attention_mask`: itself, or with `position_ids` the pairs of tokens that see each
-        other, in the form that the attention's implementation asks for."""
+        """What the encoders take as `attention_mask`: itself, or the pairs of tokens that see each other, in the form
+        that the attention's implementation asks for: with `position_ids`, and where shapes are static."""
+        is_flash = "flash" in self.config._attn_implementation
         if position_ids is None:
-            return attention_mask
-        if "flash" in self.config._attn_implementation:
+            # The library looks for padding, in each encoder, and the host waits for the answer.
+            if attention_mask is None or self.masked_capacity is None or is_flash:
+                return attention_mask
+            position_ids = torch.arange(attention_mask.shape[1], device=attention_mask.device).expand_as(
+                attention_mask
+            )
+        elif is_flash:
             raise ValueError(
                 f"`attn_implementation` is {self.config._attn_implementation!r}, which cannot keep apart sequences "
                 "that share a row, as `position_ids` may say; use 'sdpa', 'eager' or 'flex_attention', or leave "

@@ -1,6 +1,5 @@
 """Publishing on the Hub: who may send what is asked before training, because afterwards hours are at stake."""
 
-import glob
 import math
 from pathlib import Path
 
@@ -9,10 +8,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 from huggingface_hub.utils import hf_raise_for_status
 from transformers import TrainingArguments
 
-from span_electra.tokenization.text import InputError
+from span_electra.tokenization.text import InputError, looks_like_path
 
 LOGIN = "log in with `hf auth login`, set HF_TOKEN, or give --hub_token (huggingface.co/settings/tokens makes one)"
 TAGS = ("span-electra", "electra")
+MOST_NAMES = 3  # of files that a text was read from
 # What is entered into the Hub's table of results: the half of the model, the Hub's names for its task and the metric.
 GENERATOR = ("fill-mask", "Masked tokens (generator)")
 DISCRIMINATOR = ("token-classification", "Replaced token detection (discriminator)")
@@ -122,8 +122,8 @@ def card_metadata(settings: dict, evaluation: dict[str, float], **metadata) -> M
         "language": settings.get("language") or None,
         "license": settings.get("license"),
         "library_name": "transformers",
-        # Not fill-mask, by which `pipeline(model=...)` would load the generator.
-        "pipeline_tag": "feature-extraction",
+        # By fill-mask `pipeline(model=...)` loads the generator, which is not what one wants where there is more.
+        "pipeline_tag": "fill-mask" if settings.get("objective") == "generator" else "feature-extraction",
         "datasets": dataset_names(settings.get("train_file", [])) or None,
         "metrics": sorted({result.metric_type for result in results}) or None,
         "model_name": model_name(settings),
@@ -138,17 +138,21 @@ def model_name(settings: dict) -> str:
 
 
 def dataset_names(paths: list[str]) -> list[str]:
-    """Those of the texts that are not here but on the Hub, without their configurations."""
-    return [
-        path.partition(":")[0] for path in paths if not glob.has_magic(path) and not Path(path).expanduser().exists()
-    ]
+    """Those of the texts that are on the Hub and no files (which may be gone by now), without their configurations."""
+    return [path.partition(":")[0] for path in paths if not looks_like_path(path) and not Path(path).exists()]
+
+
+def short_list(paths: list[str]) -> str:
+    """The names of the first few texts, and how many more there are."""
+    names = [Path(path).name or path for path in paths[:MOST_NAMES]]
+    return ", ".join(names) + (f" and {len(paths) - MOST_NAMES:,} more" if len(paths) > MOST_NAMES else "")
 
 
 def eval_results(settings: dict, evaluation: dict[str, float]) -> list[EvalResult]:
     """The figures of an evaluation as entries of the card's `model-index`."""
     paths = settings.get("validation_file") or settings.get("train_file") or []
     names = dataset_names(paths)
-    text = ", ".join(Path(path).name or path for path in paths)
+    text = short_list(paths)
     return [
         EvalResult(
             task_type=task,

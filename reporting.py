@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from transformers.trainer_utils import has_length
 
 from span_electra.metrics import LOSSES
-from span_electra.publishing import card_metadata
+from span_electra.publishing import card_metadata, short_list
 
 logger = logging.getLogger("span_electra")
 
@@ -36,7 +36,7 @@ SUMMARY = (
 # The options that make one run differ from another, in the order in which the card names them.
 CARD_OPTIONS = (
     *("config", "config_overrides", "model_name_or_path", "generator_name_or_path", "max_seq_length", "mask_ratio"),
-    *("max_span_words", "whole_words", "documents", "pack_documents"),
+    *("objective", "max_span_words", "whole_words", "documents", "pack_documents"),
     *("rows_per_update", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"),
     *("warmup_steps", "weight_decay"),
     *("max_steps", "num_train_epochs", "lr_scheduler_type", "seed", "bf16", "fp16"),
@@ -161,12 +161,13 @@ def model_card(settings: dict, history: list[dict], **metadata) -> ModelCard:
     options = {name: settings[name] for name in CARD_OPTIONS if settings.get(name) not in (None, "", -1)}
     if "max_steps" in options:
         options.pop("num_train_epochs", None)  # which it overrides
-    data = ", ".join(Path(path).name or path for path in settings.get("train_file", []))
+    data = short_list(settings.get("train_file", []))
     steps = max((entry["step"] for entry in history), default=0)
     rows = metric_rows(last_metrics(history))
     metric_table = "\n".join(f"| {name} | {value} | {note} |" for name, value, note in rows)
     option_table = "\n".join(f"| `{name}` | {value} |" for name, value in options.items())
-    text = CARD_TEMPLATE.format(
+    template = GENERATOR_CARD_TEMPLATE if settings.get("objective") == "generator" else CARD_TEMPLATE
+    text = template.format(
         training=f"{steps:,} steps" + (f" on {data}" if data else ""),
         path=settings.get("hub_model_id") or ".",
         metrics=metric_table,
@@ -177,7 +178,7 @@ def model_card(settings: dict, history: list[dict], **metadata) -> ModelCard:
     return ModelCard(f"---\n{card_metadata(settings, last_evaluation(history), **metadata)}\n---\n{text}")
 
 
-CARD_TEMPLATE = """
+INTRODUCTION = """
 # SpanElectra
 
 A text encoder, pretrained the ELECTRA way on spans: a generator fills masked spans, a discriminator finds the tokens
@@ -199,7 +200,26 @@ classifier = AutoModelForSequenceClassification.from_pretrained(path, num_labels
 encoder = ElectraModel.from_pretrained(path)  # stock ELECTRA reads the discriminator, with no code from here
 fill_mask = pipeline("fill-mask", path, trust_remote_code=True)
 ```
+"""
 
+GENERATOR_INTRODUCTION = """
+# SpanElectra: the generator alone
+
+The first of two stages of an encoder that is pretrained the ELECTRA way on spans: a masked language model that fills
+masked spans. Trained for {training}. **The discriminator, which is the encoder to fine-tune, is not trained yet**:
+`run_pretraining.py --objective discriminator --generator {path}` does that, against this generator.
+
+## Use
+
+```python
+from transformers import pipeline
+
+path = "{path}"  # a folder with these files, or its name on the Hub
+fill_mask = pipeline("fill-mask", path, trust_remote_code=True)
+```
+"""
+
+FIGURES = """
 ## Evaluation
 
 Over all real tokens, and (`span_`) over the masked ones only; losses in nats. A baseline always gives the most
@@ -219,3 +239,5 @@ frequent answer. `fixed_`: on a text in which the masked tokens of a row traded 
 
 All options and the whole history: `{history}`.
 """
+
+CARD_TEMPLATE, GENERATOR_CARD_TEMPLATE = INTRODUCTION + FIGURES, GENERATOR_INTRODUCTION + FIGURES

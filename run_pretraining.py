@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> None:
     if checkpoint is not None:
         check_shape(checkpoint, model.config)
     if training_arguments.push_to_hub and training_arguments.process_index == 0:
-        described = {**asdict(model_arguments), **asdict(data_arguments)}
+        described = {**asdict(model_arguments), **asdict(data_arguments), "objective": model.config.objective}
         prepare_repository(training_arguments, model_card(described, history=[]))
     train_rows, eval_rows = build_rows(data_arguments, tokenizer, training_arguments)
     facts = run_facts(training_arguments, train_rows)
@@ -67,6 +67,8 @@ def run(arguments: Sequence[str]) -> None:
     check_rows(training_arguments, facts["rows"], is_evaluated=eval_rows is not None)
     check_metric(training_arguments, model.config, has_probe=probe is not None)
     settings = {**asdict(model_arguments), **asdict(data_arguments), **training_arguments.to_dict()}
+    precision = training_arguments.mixed_precision  # which `accelerate` may have set
+    settings |= {"objective": model.config.objective, "bf16": precision == "bf16", "fp16": precision == "fp16"}
     settings["rows_per_update"] = facts["rows_per_update"]
     start = partial(start_run, output_dir, settings, resumes=checkpoint is not None)
     with started(training_arguments, ARGUMENTS, seen, start):

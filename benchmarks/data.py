@@ -28,6 +28,7 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFas
 
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.tokenization.create_features import METADATA, create_features
+from span_electra.tokenization.output import run_command
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 LINES_IN_BATCH = 1000
@@ -116,8 +117,8 @@ def bench_loader(
                 for _ in range(before):
                     next(iterator)
                 begin = time.perf_counter()
-                for _ in iterator:
-                    pass
+                for _ in range(batches - before):  # and no more: at the iterator's end its workers are waited for
+                    next(iterator)
                 seconds[count].append((time.perf_counter() - begin) / (batches - before))
     return {count: rows * length / statistics.median(times) for count, times in seconds.items()}
 
@@ -218,4 +219,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -34,12 +34,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pieces import pack, unpack
 
 from span_electra import SpanElectraForPreTraining
-from span_electra.tokenization.create_features import create_features
+from span_electra.data_collator import DataCollatorForSpanMasking
+from span_electra.tokenization.create_features import METADATA, create_features
+from span_electra.tokenization.output import run_command
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 HERE = Path(__file__).parent / "ladder"
@@ -64,6 +67,7 @@ HEADINGS = (
     "linear probe",
 )
 CURVE = "eval_fixed_discriminator_auc"
+SWEPT_CONFIG = "small"  # which the values in sweeps.yaml are for
 BASE = "4_sbpo"  # what sweeps change one setting of
 NORMAL_95 = 1.96
 
@@ -90,6 +94,8 @@ class Ladder:
         """Name -> what a rung changes."""
         if self.options.sweep:
             rungs = {BASE: yaml.safe_load((HERE / "rungs" / f"{BASE}.yaml").read_text())}
+            if self.size["pretraining"]["config"] != SWEPT_CONFIG and "sweeps" not in self.size:
+                sys.exit(f"{self.options.size}: no values to sweep for its model; take sweep.yaml or gpu.yaml.")
             sweeps = {**yaml.safe_load(SWEEPS.read_text()), **self.size.get("sweeps", {})}
             for setting in self.options.sweep:
                 for value, changes in sweeps[setting].items():
@@ -97,12 +103,25 @@ class Ladder:
         else:
             rungs = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(HERE.glob("rungs/*.yaml"))}
             rungs = {name: rungs[name] for name in self.size.get("rungs", rungs)}
-        unknown = set(self.options.only or ()) - rungs.keys()
-        if unknown:
-            sys.exit(f"--only {' '.join(sorted(unknown))}: not among {', '.join(rungs)}.")
+        known = [*rungs] if self.options.sweep else [SCRATCH, *rungs]
+        if unknown := set(self.options.only or ()) - {*known}:
+            sys.exit(f"--only {' '.join(sorted(unknown))}: not among {', '.join(known)}.")
         return rungs
 
     # --- preparation ----------------------------------------------------------------------------------------------
+
+    def check_tasks(self) -> None:
+        """Refuse a folder that lacks a task's files before anything is trained."""
+        parts = [(task, part) for task in self.options.only_tasks or self.size["tasks"] for part in ("train", "dev")]
+        if "probe" in self.size:
+            parts.append((self.size["probe"], "train"))
+        if not parts or self.options.pieces:
+            return
+        if self.options.tasks is None:
+            sys.exit("--tasks is missing: give the folder that holds them.")
+        for task, part in parts:
+            if not (path := self.options.tasks / task / f"{part}.jsonl").is_file():
+                sys.exit(f"{path}: no such file; {self.options.size} asks for it.")
 
     def prepare(self) -> None:
         """Tokenizer and rows, unless they are there."""
@@ -243,7 +262,8 @@ def pretraining_result(runs: list[Path]) -> dict:
     reports = [json.loads((run / "history.json").read_text()) for run in runs]
     evaluations = [[entry for entry in report["history"] if "eval_loss" in entry] for report in reports]
     arguments = reports[0]["arguments"]
-    tokens = arguments["max_steps"] * arguments["per_device_train_batch_size"] * arguments["max_seq_length"]
+    slots = arguments["max_steps"] * arguments["per_device_train_batch_size"] * arguments["max_seq_length"]
+    tokens = round(slots * filled_share(Path(arguments["train_file"][0])))
     seconds = [sum(map(float, seconds_file(run).read_text().split())) for run in runs]
     return {
         "tokens": tokens,
@@ -256,6 +276,12 @@ def pretraining_result(runs: list[Path]) -> dict:
         },
         "curve": [(entry["step"], entry[CURVE]) for entry in evaluations[0] if CURVE in entry],
     }
+
+
+def filled_share(features: Path) -> float:
+    """How full the rows are: tokens, special ones included, over the places for them."""
+    metadata = json.loads((features / METADATA).read_text(encoding="utf-8"))
+    return metadata["counts"]["mean_row_length"] / metadata["settings"]["max_seq_length"]
 
 
 def on_cpu() -> dict:
@@ -286,13 +312,15 @@ def merged(recipe: dict, changes: dict) -> dict:
 
 
 def flops_per_step(run: Path, arguments: dict) -> int:
-    """FLOPs of the matrix products of one step, forward and backward."""
+    """FLOPs of the matrix products of one step on full rows, forward and backward."""
     model = SpanElectraForPreTraining.from_pretrained(run, attn_implementation="eager")
     rows, length = arguments["per_device_train_batch_size"], arguments["max_seq_length"]
-    input_ids = torch.randint(5, model.config.vocab_size, (rows, length))
-    masked = torch.arange(length).expand(rows, -1) % round(1 / arguments["mask_ratio"]) == 1
+    tokenizer = AutoTokenizer.from_pretrained(run)
+    ordinary = torch.randint(5, model.config.vocab_size, (rows, length - 2)).tolist()
+    full = [[tokenizer.cls_token_id, *row, tokenizer.sep_token_id] for row in ordinary]
+    collator = DataCollatorForSpanMasking(tokenizer, mask_ratio=arguments["mask_ratio"], whole_words=False)
     with FlopCounterMode(display=False) as counter:
-        model(input_ids=input_ids, labels=input_ids.masked_fill(~masked, -100)).loss.backward()
+        model(**collator([{"input_ids": row} for row in full])).loss.backward()
     return counter.get_total_flops()
 
 
@@ -361,11 +389,13 @@ def table(results: list[dict], command: str) -> str:
             cells.append(cell + (f", {score['collapsed']} collapsed" if score and score["collapsed"] else ""))
         cells.append(f"{entry['mean']:.1f}" if "mean" in entry else "")
         lines.append("| " + " | ".join(cells) + " |")
-    if (seeds := max(entry["pretraining_seeds"] for entry in results)) > 1:
-        lines.append(f"\nMedian (lowest to highest) of {seeds} seeds of pretraining.")
+    seeds = [entry["pretraining_seeds"] for entry in results if entry["pretraining_seeds"]]
+    if max(seeds, default=1) > 1:
+        lines.append(f"\nMedian (lowest to highest) of {from_to(seeds)} seeds of pretraining.")
     for task in tasks:
-        score = next(entry["tasks"][task] for entry in results if task in entry["tasks"])
-        notes = [f"{task}: {score['metric']} x 100, median (lowest to highest) of {score['seeds']} seeds"]
+        scores = [entry["tasks"][task] for entry in results if task in entry["tasks"]]
+        score, seeds = scores[0], from_to([score["seeds"] for score in scores])
+        notes = [f"{task}: {score['metric']} x 100, median (lowest to highest) of {seeds} seeds"]
         if score["interval"] is not None:
             low, high = score["interval"]
             notes.append(f"± {(high - low) / 2:.1f} (95 %) by the size of its validation set")
@@ -373,6 +403,10 @@ def table(results: list[dict], command: str) -> str:
             notes.append(f"{score['baseline']:.1f} by always giving the most frequent answer")
         lines.append(f"\n{', '.join(notes)}.")
     return "\n".join([*lines, f"\nA row again: `{command} --only RUNG`"])
+
+
+def from_to(counts: list[int]) -> str:
+    return str(counts[0]) if len({*counts}) == 1 else f"{min(counts)} to {max(counts)}"
 
 
 def picture(results: list[dict], path: Path) -> None:
@@ -403,9 +437,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("size", type=Path, help="benchmarks/ladder/cpu.yaml, gpu.yaml, hour.yaml or sweep.yaml")
     parser.add_argument("--text", nargs="+", default=[], help="files or folders to pretrain on, unless rows are there")
-    parser.add_argument(
-        "--tasks", type=Path, required=True, help="a folder of tasks: sst2/train.jsonl, sst2/dev.jsonl"
-    )
+    parser.add_argument("--tasks", type=Path, help="a folder of tasks: sst2/train.jsonl, sst2/dev.jsonl")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/ladder"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of pretraining")
     parser.add_argument("--finetuning_seeds", type=int, default=3, help="for each of them")
@@ -420,6 +452,8 @@ def parse_arguments() -> argparse.Namespace:
         "--steps", type=int, help="a dry run of so many steps, evaluated on 64 rows, and 64 examples of each task"
     )
     options = parser.parse_args()
+    if not options.size.is_file():
+        parser.error(f"{options.size}: no such file")
     options.jobs = options.jobs or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     return options
 
@@ -427,12 +461,13 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     options = parse_arguments()
     ladder = Ladder(options)
+    ladder.check_tasks()
     ladder.folder.mkdir(parents=True, exist_ok=True)
     ladder.prepare()
     if options.pieces:
         return
-    is_complete = ladder.climb_all(options.only or ladder.rungs)
-    if is_complete and not options.sweep and not options.only:
+    is_complete = ladder.climb_all([name for name in options.only or ladder.rungs if name != SCRATCH])
+    if is_complete and not options.sweep and SCRATCH in (options.only or [SCRATCH]):
         is_complete = ladder.climb_all([SCRATCH])  # last: its architecture is the first rung's
     results = ladder.results()
     name = "-".join(options.sweep or ["results"])
@@ -446,4 +481,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

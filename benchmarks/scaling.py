@@ -83,7 +83,9 @@ def run_process(rank: int, processes: int, setting: Setting, rounds: int, addres
     for _ in range(rounds + 1):
         torch.distributed.barrier()
         begin = time.perf_counter()
-        model(**batch).backward()
+        with setting.autocast():
+            loss = model(**batch)
+        loss.backward()
         model.zero_grad()
         benchmark.wait(setting.device)
         seconds.append(time.perf_counter() - begin)

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.streaming import POSITION, TextStream, collate_with_position
 from span_electra.tokenization.create_features import load_tokenizer, make_packer
+from span_electra.tokenization.output import run_command
 from span_electra.tokenization.text import Corpus
 
 ROWS, LENGTH = 32, 128
@@ -168,4 +169,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

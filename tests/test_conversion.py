@@ -58,6 +58,39 @@ def test_published_halves_start_a_model(tmp_path):
         assert torch.equal(alone.generator.get_input_embeddings().weight, discriminator.get_input_embeddings().weight)
 
 
+def test_halves_of_one_shape_stay_two_and_keep_what_is_their_own(tmp_path):
+    sizes = {
+        "vocab_size": 99,
+        "embedding_size": 16,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    config = ElectraConfig(**sizes, intermediate_size=37, max_position_embeddings=64)
+    discriminator, generator = ElectraForPreTraining(config).eval(), ElectraForMaskedLM(config).eval()
+    ids, attention_mask = (batch()[name] for name in ("input_ids", "attention_mask"))
+    for has_one_table, sharing in ((False, "separate"), (True, "tied")):
+        if has_one_table:
+            generator.electra.embeddings.load_state_dict(discriminator.electra.embeddings.state_dict())
+        discriminator.save_pretrained(tmp_path / "d")
+        generator.save_pretrained(tmp_path / "g")
+        model = from_electra(tmp_path / "d", tmp_path / "g").eval()
+        assert (model.config.embedding_sharing, model.config.share_encoder) == (sharing, False)
+        assert torch.equal(model(ids, attention_mask).logits, discriminator(ids, attention_mask).logits)
+        assert torch.equal(model.generator(ids, attention_mask).logits, generator(ids, attention_mask).logits)
+    generator.electra.load_state_dict(discriminator.electra.state_dict())
+    generator.save_pretrained(tmp_path / "g")
+    assert from_electra(tmp_path / "d", tmp_path / "g").config.share_encoder  # they are one
+
+
+def test_embeddings_that_are_to_be_shared_and_differ_are_named(tmp_path, caplog):
+    config = ElectraConfig(vocab_size=99, num_hidden_layers=1)
+    ElectraForPreTraining(config).save_pretrained(tmp_path / "d")
+    ElectraForMaskedLM(config).save_pretrained(tmp_path / "g")
+    from_electra(tmp_path / "d", tmp_path / "g", embedding_sharing="tied")
+    assert "g: its embeddings differ from the discriminator's, which take their place." in caplog.text
+
+
 def test_halves_of_different_models_are_refused(tmp_path):
     ElectraForPreTraining(ElectraConfig(vocab_size=99, num_hidden_layers=1)).save_pretrained(tmp_path / "d")
     ElectraForMaskedLM(ElectraConfig(vocab_size=98, num_hidden_layers=1)).save_pretrained(tmp_path / "g")

@@ -1,10 +1,12 @@
 """The objective, against stock ELECTRA and against versions of it written with loops that can be checked by eye."""
 
 import math
+from collections import Counter
 
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import ElectraForMaskedLM, ElectraForPreTraining, ElectraModel
 
 from span_electra import (
@@ -527,6 +529,26 @@ def test_task_heads_are_stock_electra_with_our_configuration():
     model = SpanElectraForSequenceClassification(tiny_config(num_labels=3))
     assert isinstance(model.electra, ElectraModel)
     assert model(**{k: v for k, v in batch().items() if k != "labels"}).logits.shape == (3, 3)
+
+
+class OperatorCounts(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):
+        self.counts[operator.overloadpacket.__name__] += 1
+        return operator(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("capacity", [None, 0.3])
+def test_with_static_shapes_the_step_asks_the_device_for_nothing(capacity):
+    model, inputs = random_model().train(), batch()
+    model.masked_capacity = capacity
+    with OperatorCounts() as trace:
+        model(**inputs).loss.backward()
+    asked = trace.counts["_local_scalar_dense"] + trace.counts["nonzero"]
+    assert (asked == 0) == (capacity is not None), trace.counts
 
 
 @pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated")  # torch's, of its own vmap

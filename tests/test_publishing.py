@@ -437,6 +437,14 @@ def test_without_an_evaluation_there_are_no_results():
 def test_only_datasets_of_the_hub_are_named_as_such(home):
     files = [str(home / "text.txt"), str(home / "*.txt"), "wikitext:wikitext-2-raw-v1"]
     assert card_metadata({"train_file": files}, {}).datasets == ["wikitext"]
+    gone = ["corpus/part-0.txt", "/tmp/gone/part-1.txt", "https://example.org/a.txt"]
+    assert card_metadata({"train_file": gone}, {}).datasets is None
+
+
+def test_of_many_files_a_few_are_named(home):
+    card = model_card({"train_file": [f"part-{i}.txt" for i in range(3000)]}, [{"step": 9, **EVALUATION}])
+    assert "9 steps on part-0.txt, part-1.txt, part-2.txt and 2,997 more" in card.text
+    assert len(str(card)) < 10_000
 
 
 def test_what_is_given_goes_before_what_is_known():

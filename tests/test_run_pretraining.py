@@ -60,6 +60,7 @@ def home(tmp_path_factory):
     write |= {"bad_ratio": SIZES | {"mask_ratio": 1.5}, "text_ratio": SIZES | {"mask_ratio": "0.2"}}
     write |= {"saved": SIZES | {"transformers_version": "5.17.0"}}
     write |= {"text_size": SIZES | {"hidden_size": "64"}, "bad_act": SIZES | {"hidden_act": "gelux"}}
+    write |= {"twice": SIZES | {"max_span_len": 5, "max_span_length": 6}}
     for name, settings in write.items():
         (home / f"{name}.json").write_text(json.dumps(settings))
     (home / "broken.json").write_text("{")
@@ -103,6 +104,10 @@ def arguments(home, folder, **changes):
 
 
 REFUSED = {
+    "one setting twice": (
+        {"config": "{home}/twice.json"},
+        r"twice\.json: max_span_len is 5 and max_span_length is 6, but both name one setting; leave one out",
+    ),
     "no such text": ({"train_file": "{home}/missing.txt"}, r"missing\.txt"),
     "empty text": ({"train_file": "{home}/empty.txt"}, r"empty\.txt.*empty"),
     "no text given": ({"train_file": None}, r"--train_file is missing"),
@@ -727,6 +732,67 @@ def test_shipped_configurations_are_read_by_name(home, tmp_path, name):
     assert (data.mask_ratio, data.max_seq_length) == ((0.2, 512) if name == "tutorial" else (None, None))
     assert config.generator_hidden_size == {"tiny": 64, "small": 64, "base": 256, "tutorial": 128}[name]
     assert config.generator_num_hidden_layers == config.num_hidden_layers
+
+
+@pytest.mark.parametrize(
+    ("file", "overrides", "expected"),
+    [
+        ("tutorial", {"hidden_size": 256, "use_sbpo": False}, {"hidden_size": 256, "use_sbpo": False}),
+        ("tutorial", {"max_span_length": 5}, {"max_span_length": 5, "generator_hidden_size": 128}),
+        ("tutorial", {"disc_hidden_size": 256}, {"hidden_size": 256}),
+        ("base", {"generator_size": 1}, {"generator_hidden_size": 768, "generator_intermediate_size": 3072}),
+        ("base", {"hidden_size": 384}, {"hidden_size": 384, "generator_hidden_size": 256}),
+    ],
+)
+def test_overrides_hold_whatever_the_file_calls_the_setting(home, tmp_path, file, overrides, expected):
+    tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer")
+    _, data, _ = parsed(home, tmp_path, config=file, max_seq_length=None)
+    config = SpanElectraConfig(**read_config(file, overrides, data, tokenizer))
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert data.max_seq_length == (512 if file == "tutorial" else None)
+
+
+def test_a_second_stage_takes_its_generators_tokenizer(home, tmp_path):
+    generator = str(tmp_path / "generator")
+    ElectraForMaskedLM(ElectraConfig(**SIZES, vocab_size=280)).save_pretrained(generator)
+    AutoTokenizer.from_pretrained(home / "tokenizer").save_pretrained(generator)
+    asked = ModelArguments("tiny", generator_name_or_path=generator, objective="discriminator")
+    asked.tokenizer = str(home / "other_tokenizer")
+    with pytest.raises(
+        InputError, match=r"was trained with other tokens than .*other_tokenizer .* --tokenizer .*genera"
+    ):
+        build_tokenizer(asked)
+    asked.tokenizer = str(home / "tokenizer")
+    assert build_tokenizer(asked).get_vocab() == AutoTokenizer.from_pretrained(generator).get_vocab()
+
+
+def test_flex_attention_is_not_asked_for_dropout(home, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer")
+    _, data, _ = parsed(home, tmp_path)
+    model_arguments = ModelArguments(config=str(home / "tiny.json"), attn_implementation="flex_attention")
+    with pytest.raises(InputError, match=r"flex_attention: has no dropout, and attention_probs_dropout_prob is 0\.1"):
+        build_model(model_arguments, data, tokenizer)
+    model_arguments.config_overrides = '{"attention_probs_dropout_prob": 0}'
+    assert build_model(model_arguments, data, tokenizer).config._attn_implementation == "flex_attention"
+
+
+def test_weights_with_another_padding_id_learn_all_tokens_but_the_padding(home, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer")
+    sizes = {name: value for name, value in SIZES.items() if name != "embedding_size"}
+    BertModel(BertConfig(**sizes, vocab_size=280, pad_token_id=0)).save_pretrained(tmp_path / "bert")
+    changes = {"config": None, "model_name_or_path": tmp_path / "bert"}
+    model_arguments, data, _ = parsed(home, tmp_path, **changes)
+    model = build_model(model_arguments, data, tokenizer)
+    embeddings = (model.get_input_embeddings(), model.generator.get_input_embeddings())
+    assert [table.padding_idx for table in embeddings] == [tokenizer.pad_token_id] * 2
+
+
+def test_the_card_says_what_was_trained_and_in_which_precision(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # as `accelerate launch` does with configs/accelerate
+    main(arguments(home, tmp_path / "out", objective="generator", max_steps=1))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| `objective` | generator |" in card and "| `bf16` | True |" in card
+    assert "pipeline_tag: fill-mask" in card and "is not trained yet" in card and "AutoModel.from" not in card
 
 
 def test_a_recipe_changes_settings_of_the_configuration(home, tmp_path):
