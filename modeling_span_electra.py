@@ -481,8 +481,9 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
             state_dict = self.fold_embeddings(self.state_dict())
             # The model in memory now equals the one on disk, its frozen table included.
             self.electra.get_input_embeddings().weight.data.copy_(state_dict[WORD_EMBEDDINGS])
-        else:
-            state_dict = self.fold_embeddings(state_dict)
+        else:  # FSDP's, for one, holds copies of what is tied
+            folded = self.fold_embeddings(state_dict).items()
+            state_dict = {name: weight for name, weight in folded if name not in self.all_tied_weights_keys}
         super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
 
     def push_to_hub(self, repo_id: str, *, private=None, token=None, **kwargs) -> str:  # type: ignore[override]

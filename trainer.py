@@ -3,9 +3,11 @@ counted on the device, an alarm for each way of learning nothing, and a report w
 
 import copy
 import math
+from contextlib import ExitStack
 
 import torch
 import transformers
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.trainer_callback import ExportableState
@@ -74,6 +76,19 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
         # The Trainer reads again what a resumed run has seen, to skip it; the stream starts where that ends.
         with replaced_attribute(transformers.trainer, "skip_first_batches", lambda dataloader, _: dataloader):
             return super().train(*args, **kwargs)
+
+    def _prepare_for_training(self, *args, **kwargs):
+        if not self.is_fsdp_enabled:
+            return super()._prepare_for_training(*args, **kwargs)
+        # Accelerate shards the embeddings of input and output by themselves; ours share parameters with other parts.
+        with ExitStack() as stack:
+            for name in ("get_input_embeddings", "get_output_embeddings"):
+                stack.enter_context(replaced_attribute(self.model, name, lambda: None))
+            prepared = super()._prepare_for_training(*args, **kwargs)
+        # FSDP gives the model a class of its own, and what is saved beside the weights goes by its names.
+        for name in ("__name__", "__module__"):
+            setattr(type(self.model), name, getattr(SpanElectraForPreTraining, name))
+        return prepared
 
     # --- the loss -------------------------------------------------------------------------------------------------
     # An update averages over the tokens of all its batches, on all processes: however its rows are divided, the
@@ -204,6 +219,8 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if isinstance(norm, DTensor):  # FSDP's, of which each process has a part
+            norm = norm.full_tensor()
         if self.accelerator.scaler is not None:
             return norm  # float16's loss scaling looks for infinite gradients itself, and keeps them off the weights
         self.found_nonfinite.clamp_(min=(~torch.as_tensor(norm).isfinite()).float().to(self.found_nonfinite.device))

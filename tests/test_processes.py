@@ -10,7 +10,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from trainer_examples import make_trainer, rows
 
 from span_electra import run_finetuning, run_pretraining
@@ -18,15 +20,18 @@ from span_electra.checkpointing import damage
 from span_electra.tokenization.text import InputError
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
-DIVISIONS = {"1 x 8": (1, 8, 1), "2 x 4": (2, 4, 1), "1 x 4, 2 accumulated": (1, 4, 2)}
+SHARDED = "2 x 4, sharded"
+DIVISIONS = {"1 x 8": (1, 8, 1), "2 x 4": (2, 4, 1), "1 x 4, 2 accumulated": (1, 4, 2), SHARDED: (2, 4, 1)}
+HERE = Path(__file__).parent
 SIZES = {"embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 SIZES |= {"intermediate_size": 64, "max_position_embeddings": 64}
 SIZES |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 @pytest.fixture(scope="module")
-def histories(tmp_path_factory):
-    """The history of one run under each division: 12 updates of 8 rows, no length like another, 2 evaluations."""
+def runs(tmp_path_factory):
+    """A folder with one run under each division, and their histories: 12 updates of 8 rows, no length like another,
+    2 evaluations."""
     home = tmp_path_factory.mktemp("processes")
     words = [f"word{i**2}" for i in range(40)]
     chance = random.Random(0)
@@ -36,7 +41,7 @@ def histories(tmp_path_factory):
     (home / "validation.txt").write_text("\n".join(short), encoding="utf-8")
     (home / "sizes.json").write_text(json.dumps(SIZES))
     train_tokenizer([home / "train.txt"], home / "tokenizer", vocab_size=300)
-    return {name: history(home, name, *division) for name, division in DIVISIONS.items()}
+    return home, {name: history(home, name, *division) for name, division in DIVISIONS.items()}
 
 
 def history(home, name, processes, rows, accumulated):
@@ -48,7 +53,7 @@ def history(home, name, processes, rows, accumulated):
     options |= {"learning_rate": 1e-3, "warmup_steps": 2, "report_to": "none", "use_cpu": True}
     # On a CPU `accelerate launch` starts several processes only through MPI.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
-    command += ["--module", "span_electra.run_pretraining"]
+    command += [HERE / "sharded_run.py"] if name == SHARDED else ["--module", "span_electra.run_pretraining"]
     command += [part for option, value in options.items() for part in (f"--{option}", value)]
     done = subprocess.run(
         list(map(str, command)), env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
@@ -62,7 +67,8 @@ def trace(history, name):
 
 
 @pytest.mark.parametrize("division", list(DIVISIONS)[1:])
-def test_divided_rows_give_the_same_curve(histories, division):
+def test_divided_rows_give_the_same_curve(runs, division):
+    _, histories = runs
     whole, divided = histories["1 x 8"], histories[division]
     assert [entry["step"] for entry in whole] == [entry["step"] for entry in divided]
     # All that is exact says that masks and samples are the same; the rest differs by the order of additions.
@@ -78,9 +84,20 @@ def test_divided_rows_give_the_same_curve(histories, division):
     print(f"{division} beside 1 x 8: largest relative difference {largest:.1e}")
 
 
+def test_a_sharded_model_is_saved_whole_with_its_code(runs):
+    home, _ = runs
+    sharded, whole = home / "2_x_4,_sharded", home / "2_x_4"
+    assert {path.name for path in sharded.iterdir()} == {path.name for path in whole.iterdir()}
+    assert (sharded / "config.json").read_text() == (whole / "config.json").read_text()
+    weights, expected = (load_file(folder / "model.safetensors") for folder in (sharded, whole))
+    assert weights.keys() == expected.keys()
+    for name, weight in weights.items():
+        assert torch.allclose(weight, expected[name], rtol=1e-3, atol=1e-6), name
+
+
 def run_two_processes(output_dir, what):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(Path(__file__).with_name("two_processes.py")), str(output_dir), what]
+    command += [str(HERE / "two_processes.py"), str(output_dir), what]
     done = subprocess.run(
         command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120
     )

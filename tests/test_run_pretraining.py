@@ -752,6 +752,14 @@ def test_overrides_hold_whatever_the_file_calls_the_setting(home, tmp_path, file
     assert data.max_seq_length == (512 if file == "tutorial" else None)
 
 
+def test_one_encoder_is_not_sharded(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    _, data, _ = parsed(home, tmp_path)
+    asked = ModelArguments("tiny", config_overrides='{"generator_size": 1}')
+    with pytest.raises(InputError, match=r"FSDP shards .* \(one encoder\): use DDP"):
+        build_model(asked, data, AutoTokenizer.from_pretrained(home / "tokenizer"))
+
+
 def test_a_second_stage_takes_its_generators_tokenizer(home, tmp_path):
     generator = str(tmp_path / "generator")
     ElectraForMaskedLM(ElectraConfig(**SIZES, vocab_size=280)).save_pretrained(generator)
