@@ -2,9 +2,16 @@
 
 import logging
 import os
+from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, ElectraForMaskedLM, ElectraForPreTraining, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    ElectraForMaskedLM,
+    ElectraForPreTraining,
+    PretrainedConfig,
+)
 
 from span_electra.configuration_span_electra import ENCODER_SHAPE, STOCK_SETTINGS, SpanElectraConfig
 from span_electra.modeling_span_electra import (
@@ -52,11 +59,11 @@ def from_electra(
         settings: fields of [`SpanElectraConfig`] that the two do not determine.
 
     Raises:
-        ValueError: the two differ in vocabulary, embedding size or activation.
+        ValueError: the two differ in vocabulary, embedding size or activation, or lack weights.
     """
-    source = ElectraForPreTraining.from_pretrained(discriminator)
+    source, _ = load_whole(ElectraForPreTraining, discriminator)
     shape = {name: getattr(source.config, name) for name in STOCK_SETTINGS}
-    half = None if generator is None else ElectraForMaskedLM.from_pretrained(generator)
+    half = None if generator is None else load_whole(ElectraForMaskedLM, generator)[0]
     if half is not None:
         for name in COMMON_SETTINGS:
             ours, theirs = getattr(source.config, name), getattr(half.config, name)
@@ -92,11 +99,11 @@ def from_encoder(encoder: str | os.PathLike, **settings) -> SpanElectraForPreTra
         settings: fields of [`SpanElectraConfig`] that the encoder does not determine, the generator's shape above all.
 
     Raises:
-        ValueError: a model of another type, a decoder, or one whose embeddings are built in another way.
+        ValueError: a model of another type, a decoder, one whose embeddings are built in another way, or lack weights.
     """
     config = AutoConfig.from_pretrained(encoder)
     check_encoder(encoder, config)
-    source = AutoModel.from_pretrained(encoder)
+    source, heads = load_whole(AutoModel, encoder)
     weights = source.state_dict()
     if config.model_type in NUMBERED_FROM_PADDING:
         table = weights["embeddings.position_embeddings.weight"]
@@ -106,13 +113,30 @@ def from_encoder(encoder: str | os.PathLike, **settings) -> SpanElectraForPreTra
     shape["max_position_embeddings"] = len(weights["embeddings.position_embeddings.weight"])
     model = SpanElectraForPreTraining(SpanElectraConfig(**shape | settings))
     ours = model.electra.state_dict()
-    left_behind = sorted(weights.keys() - ours.keys())
+    left_behind = sorted({*weights} - {*ours} | heads)
     load_encoders(model, {name: weights[name] for name in ours})
     logger.warning(
         f"{encoder}: its encoder is now the discriminator's. Not used: {listed(left_behind)}. New, to be trained: "
         f"{listed(new_parts(model))}."
     )
     return model
+
+
+def load_whole(model_class: Any, name: str | os.PathLike) -> tuple[Any, set[str]]:
+    """A model of `model_class`, and the names of the saved weights that it has no place for.
+
+    Raises:
+        ValueError: weights are missing or of another shape, which would be random. (A pooler may be: it is not used.)
+    """
+    model, loaded = model_class.from_pretrained(name, output_loading_info=True)
+    keys = [key if isinstance(key, str) else key[0] for key in (*loaded["missing_keys"], *loaded["mismatched_keys"])]
+    missing = sorted(key for key in keys if "pooler." not in key)
+    if missing:
+        raise ValueError(
+            f"{name} lacks {len(missing)} of its weights, or has them in another shape ({', '.join(missing[:3])}); "
+            "give a whole checkpoint."
+        )
+    return model, {*loaded["unexpected_keys"]}
 
 
 def check_encoder(name: str | os.PathLike, config) -> None:
@@ -211,4 +235,4 @@ def load_generator(
         return model.generator, getattr(model, "sbgo_head", None)
     if isinstance(config, SpanElectraConfig):
         return SpanElectraForMaskedLM.from_pretrained(name).generator, None
-    return ElectraForMaskedLM.from_pretrained(name), None
+    return load_whole(ElectraForMaskedLM, name)[0], None

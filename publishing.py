@@ -125,6 +125,9 @@ def card_metadata(settings: dict, evaluation: dict[str, float], **metadata) -> M
         # By fill-mask `pipeline(model=...)` loads the generator, which is not what one wants where there is more.
         "pipeline_tag": "fill-mask" if settings.get("objective") == "generator" else "feature-extraction",
         "datasets": dataset_names(settings.get("train_file", [])) or None,
+        "base_model": settings.get("model_name_or_path")
+        if is_on_the_hub(settings.get("model_name_or_path"))
+        else None,
         "metrics": sorted({result.metric_type for result in results}) or None,
         "model_name": model_name(settings),
         "eval_results": results or None,
@@ -140,6 +143,16 @@ def model_name(settings: dict) -> str:
 def dataset_names(paths: list[str]) -> list[str]:
     """Those of the texts that are on the Hub and no files (which may be gone by now), without their configurations."""
     return [path.partition(":")[0] for path in paths if not looks_like_path(path) and not Path(path).exists()]
+
+
+def is_on_the_hub(name: str | None) -> bool:
+    """Whether a model is no folder of this machine's."""
+    return name is not None and not Path(name).is_absolute() and not Path(name).exists()
+
+
+def without_folder(name: str) -> str:
+    """A model's or a file's name, for others, without where it is on this machine."""
+    return name if is_on_the_hub(name) else Path(name).absolute().name
 
 
 def short_list(paths: list[str]) -> str:

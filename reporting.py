@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from transformers.trainer_utils import has_length
 
 from span_electra.metrics import LOSSES
-from span_electra.publishing import card_metadata, short_list
+from span_electra.publishing import card_metadata, short_list, without_folder
 
 logger = logging.getLogger("span_electra")
 
@@ -34,6 +34,7 @@ SUMMARY = (
     *("fixed_discriminator_auc", "probe_accuracy"),
 )
 # The options that make one run differ from another, in the order in which the card names them.
+SOURCES = {"config", "model_name_or_path", "generator_name_or_path"}
 CARD_OPTIONS = (
     *("config", "config_overrides", "model_name_or_path", "generator_name_or_path", "max_seq_length", "mask_ratio"),
     *("objective", "max_span_words", "whole_words", "documents", "pack_documents"),
@@ -159,6 +160,8 @@ def draw(axes: Axes, history: list[dict], *names: str) -> None:
 def model_card(settings: dict, history: list[dict], **metadata) -> ModelCard:
     """The README.md that goes with the weights to the Hub; arguments as for `write_report`."""
     options = {name: settings[name] for name in CARD_OPTIONS if settings.get(name) not in (None, "", -1)}
+    for name in SOURCES & options.keys():
+        options[name] = without_folder(options[name])
     if "max_steps" in options:
         options.pop("num_train_epochs", None)  # which it overrides
     data = short_list(settings.get("train_file", []))

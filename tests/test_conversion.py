@@ -91,6 +91,15 @@ def test_embeddings_that_are_to_be_shared_and_differ_are_named(tmp_path, caplog)
     assert "g: its embeddings differ from the discriminator's, which take their place." in caplog.text
 
 
+@pytest.mark.parametrize("kind", [BertModel, ElectraForPreTraining])
+def test_weights_that_lack_a_layer_are_refused(tmp_path, kind):
+    model = kind(kind.config_class(vocab_size=99, num_hidden_layers=2, hidden_size=32, num_attention_heads=2))
+    rest = {name: weight for name, weight in model.state_dict().items() if "layer.1." not in name}
+    model.save_pretrained(tmp_path, state_dict=rest)
+    with pytest.raises(ValueError, match=r"lacks 16 of its weights, or has them in another shape \(.*layer\.1\."):
+        (from_encoder if kind is BertModel else from_electra)(tmp_path)
+
+
 def test_halves_of_different_models_are_refused(tmp_path):
     ElectraForPreTraining(ElectraConfig(vocab_size=99, num_hidden_layers=1)).save_pretrained(tmp_path / "d")
     ElectraForMaskedLM(ElectraConfig(vocab_size=98, num_hidden_layers=1)).save_pretrained(tmp_path / "g")

@@ -441,6 +441,14 @@ def test_only_datasets_of_the_hub_are_named_as_such(home):
     assert card_metadata({"train_file": gone}, {}).datasets is None
 
 
+def test_what_the_model_began_from_is_named_without_a_path_of_this_machine(home):
+    assert model_card({"model_name_or_path": "google/electra-small-discriminator"}, []).data.base_model
+    here = {"model_name_or_path": str(home / "tokenizer"), "config": str(home / "tiny.json")}
+    card = model_card(here, [])
+    assert card.data.base_model is None and str(home) not in str(card)
+    assert "| `model_name_or_path` | tokenizer |" in card.text and "| `config` | tiny.json |" in card.text
+
+
 def test_of_many_files_a_few_are_named(home):
     card = model_card({"train_file": [f"part-{i}.txt" for i in range(3000)]}, [{"step": 9, **EVALUATION}])
     assert "9 steps on part-0.txt, part-1.txt, part-2.txt and 2,997 more" in card.text
