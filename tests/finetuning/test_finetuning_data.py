@@ -157,7 +157,7 @@ def test_cut_rows_are_counted(home, tmp_path, caplog):
     task = task_of(Classification, home, tmp_path / "long.jsonl", home / "dev.jsonl", max_seq_length=32)
     train_rows, _ = task.build_rows()
     assert max(map(len, train_rows["input_ids"])) == 32
-    (warning,) = caplog.messages
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "long.jsonl: 1 of 2 rows are longer than 32 tokens and were cut there. Raise --max_seq_length" in warning
     assert "room for 64" in warning
 
