@@ -7,12 +7,17 @@ import datasets
 import numpy as np
 import pytest
 from finetuning_examples import documents, squad, task_of, write_lines
-from transformers import (
-    AutoTokenizer,
-)
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from span_electra.finetuning.data import Column, read_examples, sample
-from span_electra.finetuning.questions import LONGEST_ANSWER, QuestionAnswering, answer_tokens, best_span
+from span_electra.finetuning.questions import (
+    LONGEST_ANSWER,
+    QuestionAnswering,
+    answer_tokens,
+    best_span,
+    encode_questions,
+)
 from span_electra.finetuning.sentences import Classification, Regression
 from span_electra.finetuning.tokens import NO_LABEL, TokenClassification, first_tokens
 from span_electra.tokenization.text import InputError
@@ -339,6 +344,22 @@ def test_an_answer_is_where_its_text_is_whatever_is_around_it(home, tmp_path, co
     rows, _ = task_of(QuestionAnswering, home, tmp_path / "qa.jsonl", tmp_path / "qa.jsonl").build_rows()
     ids = rows[0]["input_ids"][rows[0]["start_positions"] : rows[0]["end_positions"] + 1]
     assert AutoTokenizer.from_pretrained(home / "tokenizer").decode(ids).strip() == tokens
+
+
+def test_spaces_around_an_answer_are_no_part_of_it(home):
+    pieces = ["[CLS]", "[SEP]", "[PAD]", "[UNK]", "▁the", "▁law", "▁of", "▁Rome", "▁who"]
+    backend = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()  # a token's place begins with the space before it
+    edges = {"special_tokens": [("[CLS]", 0), ("[SEP]", 1)], "pair": "[CLS] $A [SEP] $B:1 [SEP]:1"}
+    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", **edges)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")
+    batch = {
+        "question": ["who"],
+        "context": ["the law of Rome"],
+        "answers": [{"text": [" law "], "answer_start": [3]}],
+    }
+    rows = encode_questions(batch, [0], tokenizer, max_length=32, stride=8)
+    assert rows["start_positions"] == rows["end_positions"] == [rows["input_ids"][0].index(pieces.index("▁law"))]
 
 
 def test_answers_that_no_window_holds_are_counted(home, tmp_path, caplog):
