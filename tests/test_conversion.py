@@ -59,14 +59,7 @@ def test_published_halves_start_a_model(tmp_path):
 
 
 def test_halves_of_one_shape_stay_two_and_keep_what_is_their_own(tmp_path):
-    sizes = {
-        "vocab_size": 99,
-        "embedding_size": 16,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
-    config = ElectraConfig(**sizes, intermediate_size=37, max_position_embeddings=64)
+    config = tiny_config().discriminator_config()
     discriminator, generator = ElectraForPreTraining(config).eval(), ElectraForMaskedLM(config).eval()
     ids, attention_mask = (batch()[name] for name in ("input_ids", "attention_mask"))
     for has_one_table, sharing in ((False, "separate"), (True, "tied")):
