@@ -167,17 +167,18 @@ class Ladder:
             self.finetune(task, name, seed, run)
 
     def pretrain(self, name: str, seed: int, run: Path) -> None:
-        if (run / "history.json").exists() and (run / "model.safetensors").exists():
-            return
         recipe = merged(self.size["pretraining"], self.rungs[name])
-        recipe |= {"tokenizer": self.tokenizer, "train_file": [self.features], "seed": seed, "output_dir": run}
-        recipe |= {"save_total_limit": 1, "report_to": "none", "disable_tqdm": True, **on_cpu()}
-        if "probe" in self.size:
-            recipe["probe_file"] = self.options.tasks / self.size["probe"] / "train.jsonl"
         if self.options.steps:
             recipe |= {"max_steps": self.options.steps, "eval_steps": self.options.steps, "warmup_steps": 1}
             recipe |= {"logging_steps": 1, "max_eval_samples": 64}
         path = beside(run, ".yaml")
+        check_recipe(recipe, path)
+        if (run / "history.json").exists() and (run / "model.safetensors").exists():
+            return
+        recipe |= {"tokenizer": self.tokenizer, "train_file": [self.features], "seed": seed, "output_dir": run}
+        recipe |= {"save_total_limit": 1, "report_to": "none", "disable_tqdm": True, **on_cpu()}
+        if "probe" in self.size:
+            recipe["probe_file"] = self.options.tasks / self.size["probe"] / "train.jsonl"
         write_recipe(recipe, path)
         resume = any(run.glob("checkpoint-*"))
         began = time.monotonic()
@@ -194,19 +195,20 @@ class Ladder:
 
     def finetune(self, task: str, name: str, seed: int, run: Path) -> None:
         output = run.with_name(f"{run.name}-{task}")
+        recipe = {**self.size["finetuning"], **self.size["tasks"][task], "seeds": self.options.finetuning_seeds}
+        if self.options.steps:
+            recipe |= {"max_train_samples": 64, "max_eval_samples": 64, "num_train_epochs": 1}
+        path = beside(output, ".yaml")
+        check_recipe(recipe, path)
         if (output / "results.json").exists():
             return
         kind, metric = TASKS[task]
         data = self.options.tasks / task
         source = run if name != SCRATCH else self.run_folder(next(iter(self.rungs)), seed)
-        recipe = {**self.size["finetuning"], **self.size["tasks"][task]}
         recipe |= {"model_name_or_path": source, "task": kind, "metric_for_best_model": metric, "seed": 100 * seed}
         recipe |= {"train_file": data / "train.jsonl", "validation_file": data / "dev.jsonl"}
-        recipe |= {"seeds": self.options.finetuning_seeds, "output_dir": output, "overwrite_output_dir": True}
+        recipe |= {"output_dir": output, "overwrite_output_dir": True}
         recipe |= {"report_to": "none", "disable_tqdm": True, "from_scratch": name == SCRATCH, **on_cpu()}
-        if self.options.steps:
-            recipe |= {"max_train_samples": 64, "max_eval_samples": 64, "num_train_epochs": 1}
-        path = beside(output, ".yaml")
         write_recipe(recipe, path)
         self.call(["span_electra.run_finetuning", path], beside(output, ".log"))
         for weights in [*output.glob("seed-*"), *output.glob("*.safetensors")]:  # the figures are what is wanted
@@ -298,6 +300,19 @@ def beside(run: Path, suffix: str) -> Path:
 def seconds_file(run: Path) -> Path:
     """Where the seconds of each piece of a run's pretraining stand, a line each: the history has the last one's."""
     return beside(run, ".seconds")
+
+
+def check_recipe(recipe: dict, path: Path) -> None:
+    """Refuse to go on from, or to report, a run that an earlier command made with other settings."""
+    earlier = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else recipe
+    differing = [
+        f"{name} {earlier.get(name)} then, {value} now" for name, value in recipe.items() if earlier.get(name) != value
+    ]
+    if differing:
+        sys.exit(
+            f"{path}: that run was made with other settings ({'; '.join(differing)}). Take another --output_dir, "
+            f"or move away what begins with {path.stem}."
+        )
 
 
 def write_recipe(recipe: dict, path: Path) -> None:

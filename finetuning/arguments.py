@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from span_electra.options import MOST_SEEDS, RunArguments, check_positive, check_source, check_training, parse_options
-from span_electra.tokenization.text import InputError
+from span_electra.tokenization.text import InputError, looks_like_path
 
 TASKS = ("classification", "regression", "token-classification", "question-answering")
 UNSMOOTHED = ("regression", "question-answering")
@@ -149,6 +149,10 @@ def check_values(encoder: EncoderArguments, task: TaskArguments, training: Finet
         raise InputError("--model_name_or_path is missing: give an encoder's folder or Hub name.")
     if task.train_file is None:
         raise InputError("--train_file is missing: give a .jsonl, .csv or .parquet file, or a `datasets` name.")
+    for data, split in (("train_file", "split"), ("validation_file", "validation_split")):
+        name, value = getattr(task, data), getattr(task, split)
+        if name is not None and looks_like_path(name) and value != TaskArguments.__dataclass_fields__[split].default:
+            raise InputError(f"--{split} is {value!r}, but --{data} {name} is a file, which has none: leave it out.")
     check_training(training)
     check_positive(task, "max_seq_length", "stride", "max_train_samples", "max_eval_samples")
     check_positive(training, "seeds")

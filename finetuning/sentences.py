@@ -120,7 +120,10 @@ class Classification(SentenceTask):
         if not text:
             raise InputError(f"{name}, row {row}: no label. Give each row one, or leave the row out.")
         if isinstance(label, float):
-            raise InputError(f"{name}, row {row}: the label {label} is a score. Use --task regression.")
+            raise InputError(
+                f"{name}, row {row}: the label {label} is a score. Use --task regression or, if it names a class, "
+                f"a name that is no number (v{label}, say)."
+            )
         if isinstance(label, (list, dict)):
             raise InputError(f"{name}, row {row}: the label {label} is not one value. Give each row one label.")
         return text

@@ -140,6 +140,25 @@ def test_every_rung_of_every_size_is_another_recipe_that_pretraining_takes(size,
     assert len(seen) == len(runs.rungs)
 
 
+@pytest.mark.parametrize(("part", "setting"), [("pretraining", "learning_rate"), ("finetuning", "num_train_epochs")])
+def test_a_run_made_with_other_settings_is_neither_gone_on_from_nor_reported(tmp_path, monkeypatch, part, setting):
+    tasks = {"sst2": {}}
+
+    def climb(value):
+        runs = climbing("cpu", tmp_path, finetuning_seeds=2)
+        runs.size["tasks"] = tasks
+        runs.size[part][setting] = value
+        monkeypatch.setattr(runs, "call", lambda module, log: None)
+        runs.tokenizer, runs.features = tmp_path / "tokenizer", tmp_path / "features"
+        runs.folder.mkdir(exist_ok=True)
+        runs.climb("1_electra", 0)
+
+    climb(0.5)
+    climb(0.5)
+    with pytest.raises(SystemExit, match=f"{setting} 0.5 then, 0.25 now.*1_electra-seed0"):
+        climb(0.25)
+
+
 def test_a_run_that_fails_keeps_others_from_beginning(tmp_path, monkeypatch):
     runs, begun = climbing("cpu", tmp_path), []
 

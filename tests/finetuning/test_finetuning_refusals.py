@@ -48,7 +48,7 @@ REFUSED = {
     "pairs and singles": ({"train_file": "{home}/pairs.jsonl"}, r"only one of them has the column 'sentence2'"),
     "scores as labels": (
         {"train_file": "{home}/scores_train.jsonl", "validation_file": "{home}/scores_dev.jsonl"},
-        r"the label 2\.5 is a score\. Use --task regression",
+        r"the label 2\.5 is a score\. Use --task regression or, .* \(v2\.5, say\)",
     ),
     "words as scores": (
         SCORES | {"validation_file": "{home}/word_scores.jsonl"},
@@ -114,6 +114,14 @@ REFUSED = {
     "no questions": (QA | {"train_file": "{home}/squad_empty.json"}, r"squad_empty\.json: no rows"),
     "no training data": ({"train_file": None}, r"--train_file is missing"),
     "no validation data": ({"validation_file": None}, r"--validation_file is missing: the best checkpoint"),
+    "a file's split": (
+        {"split": "test"},
+        r"--split is 'test', but --train_file .*train\.jsonl is a file, .* leave it",
+    ),
+    "another file's split": (
+        {"validation_split": "dev"},
+        r"--validation_split is 'dev', but --validation_file .*a file",
+    ),
     "no task": ({"task": None}, r"--task is missing; accepted are classification, regression, token-class"),
     "unknown task": ({"task": "ner"}, r"--task is 'ner'; accepted are"),
     "no model": ({"model_name_or_path": None}, r"--model_name_or_path is missing"),
