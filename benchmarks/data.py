@@ -11,6 +11,7 @@ import importlib.util
 import json
 import logging
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -100,18 +101,25 @@ def bench_collation(rows: int = 64, length: int = 512, vocabulary_size: int = 10
 
 
 def bench_loader(
-    workers: Sequence[int] = (0, 1), rows: int = 64, length: int = 512, batches: int = 100, rounds: int = 5
+    workers: Sequence[int] = (0, 1),
+    rows: int = 64,
+    length: int = 512,
+    batches: int = 100,
+    rounds: int = 5,
+    rows_on_disk: int | None = None,
 ) -> dict[int, float]:
-    """Tokens per second from a dataset on disk to batches, by so many workers; 0: in this process."""
+    """Tokens per second from a dataset on disk, in random order, to batches, by so many workers; 0: in this process.
+    The dataset has as many rows as the batches, or `rows_on_disk`."""
     tokenizer = made_up_tokenizer(10_000)
-    ids = np.random.default_rng(0).integers(5, 10_000, (rows * batches, length), dtype=np.int32)
+    ids = np.random.default_rng(0).integers(5, 10_000, (rows_on_disk or rows * batches, length), dtype=np.int32)
     seconds: dict[int, list[float]] = {count: [] for count in workers}
     with tempfile.TemporaryDirectory() as folder:
         datasets.Dataset.from_dict({"input_ids": ids}).save_to_disk(folder)
         dataset = datasets.load_from_disk(folder).with_format("numpy")  # as run_pretraining reads it
         for _ in range(rounds):
             for count in workers:
-                loader = DataLoader(dataset, rows, collate_fn=DataCollatorForSpanMasking(tokenizer), num_workers=count)
+                collator = DataCollatorForSpanMasking(tokenizer)
+                loader = DataLoader(dataset, rows, shuffle=True, collate_fn=collator, num_workers=count)
                 iterator = iter(loader)
                 before = 1 + 2 * count  # a worker's start is no part of its speed, nor what it has ready by then
                 for _ in range(before):
@@ -138,8 +146,8 @@ def encode_all(text: Path, tokenizer: Path) -> None:
     print(json.dumps({"tokens": tokens, "seconds": time.perf_counter() - begin}))
 
 
-def features_of(text: Path, tokenizer: Path, workers: int) -> None:
-    """Print tokens and seconds of making features. Run in a process of its own."""
+def features_of(text: Path, tokenizer: Path, workers: int) -> dict:
+    """Tokens and seconds of making features, and bytes of memory at the peak. Run in a process of its own."""
     logging.disable()
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder:
@@ -147,7 +155,8 @@ def features_of(text: Path, tokenizer: Path, workers: int) -> None:
         create_features([text], tokenizer, Path(folder) / "features", documents="file", workers=workers)
         seconds = time.perf_counter() - begin
         counts = json.loads((Path(folder) / "features" / METADATA).read_text(encoding="utf-8"))["counts"]
-    print(json.dumps({"tokens": counts["tokens"], "seconds": seconds}))
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
+    return {"tokens": counts["tokens"], "seconds": seconds, "peak_bytes": peak}
 
 
 def bench_features(text: Path, rounds: int = 3) -> dict:
@@ -210,7 +219,7 @@ def main() -> None:
     if arguments.task == "encode_batch":
         return encode_all(arguments.text, Path(arguments.tokenizer))
     if arguments.task == "features":
-        return features_of(arguments.text, Path(arguments.tokenizer), int(arguments.cores))
+        return print(json.dumps(features_of(arguments.text, Path(arguments.tokenizer), int(arguments.cores))))
     show("Collation, 64 × 512, NumPy rows, one thread", bench_collation())
     names = {0: "in this process", 1: "from one worker"}
     show("Dataset on disk to batches, 64 × 512", {names[count]: speed for count, speed in bench_loader().items()})

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import statistics
+import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,10 +21,12 @@ import numpy as np
 import step as benchmark
 import torch
 import torch.distributed
-from data import bench_loader
+from data import bench_loader, features_of, speeches
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from step import OURS, Setting
+
+from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 LENGTHS = (128, 256, 512, 1024, 2048)
 BATCHES = (4, 8, 16, 32, 64)
@@ -32,6 +35,8 @@ WIDTHS = (128, 256, 512, 768)
 MASK_RATIOS = (0.075, 0.15, 0.3, 0.45)
 PROCESSES = (1, 2)
 WORKERS = (1, 2, 4, 8)
+CORPORA = (1, 2, 4, 8)  # copies of the speeches, 10 MB each
+ROWS_ON_DISK = (10_000, 40_000, 160_000, 640_000)
 
 
 def points(base: Setting) -> dict[str, list[tuple[float, Setting]]]:
@@ -121,6 +126,29 @@ def over_workers(rounds: int) -> list[dict]:
     return results
 
 
+# --- corpora -----------------------------------------------------------------------------------------------------
+
+
+def over_corpora(rounds: int) -> list[dict]:
+    """Seconds per token of making features from larger and larger text, and of batches from more and more rows."""
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        text = speeches(Path(folder))
+        train_tokenizer([text], Path(folder) / "tokenizer", vocab_size=10_000)
+        for copies in CORPORA:
+            corpus = Path(folder) / "corpus.txt"
+            corpus.write_text(copies * text.read_text(encoding="utf-8"), encoding="utf-8")
+            made = benchmark.in_new_process(features_of, corpus, Path(folder) / "tokenizer", 1)
+            row = {"axis": "MB of text", "value": corpus.stat().st_size / 1e6, "peak_bytes": made["peak_bytes"]}
+            results.append(row | {"seconds_per_token": made["seconds"] / made["tokens"]})
+    for rows in ROWS_ON_DISK:
+        speed = bench_loader([0], length=128, rounds=rounds, rows_on_disk=rows)[0]
+        results.append({"axis": "rows on disk", "value": rows, "seconds_per_token": 1 / speed})
+    for row in results:
+        print(f"{row['axis']:14}{row['value']:>10,.0f}{row['seconds_per_token'] * 1e6:12.2f} µs/token", flush=True)
+    return results
+
+
 # --- report ------------------------------------------------------------------------------------------------------
 
 
@@ -151,7 +179,7 @@ def plot(results: list[dict], path: Path) -> dict[str, dict[str, float]]:
             axes.loglog(values, measured, "o-")
             axes.set(xlabel=name, title=f"exponent {slope:.2f}", ylim=(min(measured) / 3, max(measured) * 3))
             axes.set_ylabel(unit if column == 0 else "")
-            axes.set_xticks(values, [f"{value:g}" for value in values], rotation=45)
+            axes.set_xticks(values, [f"{value:.4g}" for value in values], rotation=45)
             axes.minorticks_off()
             axes.grid(True, alpha=0.3)
     figure.savefig(path, dpi=110)
@@ -170,7 +198,7 @@ def main() -> None:
     device = "cuda" if on_gpu else "cpu"
     base = Setting(arguments.size, 128, 10_000, arguments.batch, arguments.precision, 0.0, device)
     results = sweep(base, arguments.rounds) + over_processes(base, arguments.rounds)
-    results += over_workers(arguments.rounds)
+    results += over_workers(arguments.rounds) + over_corpora(arguments.rounds)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     exponents = plot(results, arguments.output_dir / "scaling.png")
     for name, slopes in exponents.items():
