@@ -110,6 +110,7 @@ def bench_loader(
 ) -> dict[int, float]:
     """Tokens per second from a dataset on disk, in random order, to batches, by so many workers; 0: in this process.
     The dataset has as many rows as the batches, or `rows_on_disk`."""
+    datasets.disable_progress_bars()
     tokenizer = made_up_tokenizer(10_000)
     ids = np.random.default_rng(0).integers(5, 10_000, (rows_on_disk or rows * batches, length), dtype=np.int32)
     seconds: dict[int, list[float]] = {count: [] for count in workers}

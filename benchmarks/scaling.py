@@ -35,7 +35,7 @@ WIDTHS = (128, 256, 512, 768)
 MASK_RATIOS = (0.075, 0.15, 0.3, 0.45)
 PROCESSES = (1, 2)
 WORKERS = (1, 2, 4, 8)
-CORPORA = (1, 2, 4, 8)  # copies of the speeches, 10 MB each
+CORPORA = (1, 2, 4, 8)  # copies of the speeches, 12 MB each
 ROWS_ON_DISK = (10_000, 40_000, 160_000, 640_000)
 
 
@@ -179,7 +179,7 @@ def plot(results: list[dict], path: Path) -> dict[str, dict[str, float]]:
             axes.loglog(values, measured, "o-")
             axes.set(xlabel=name, title=f"exponent {slope:.2f}", ylim=(min(measured) / 3, max(measured) * 3))
             axes.set_ylabel(unit if column == 0 else "")
-            axes.set_xticks(values, [f"{value:.4g}" for value in values], rotation=45)
+            axes.set_xticks(values, [f"{round(value, 2):g}" for value in values], rotation=45)
             axes.minorticks_off()
             axes.grid(True, alpha=0.3)
     figure.savefig(path, dpi=110)
