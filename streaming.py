@@ -145,7 +145,7 @@ class TextStream(IterableDataset):
                 f"{self._state_file(checkpoint).name}). If its run began without --streaming, leave that out."
             ) from error
         for name, value in self._made_from().items():
-            if state.get(name) != value:
+            if state.get(name, value) != value:  # older checkpoints say less
                 raise InputError(
                     f"--resume_from_checkpoint {checkpoint}: its stream has {name} {state.get(name)}, this run's has "
                     f"{value}; resume with what the run began with, or start anew."
@@ -158,6 +158,7 @@ class TextStream(IterableDataset):
         return {
             "processes": self.num_processes,
             "readers in each process": len(self.positions),
+            "per_device_train_batch_size": self.batch_size,
             "seed": self.seed,
             "documents": self.corpus.documents,
             "documents that share a row": self.packer.pack_documents,

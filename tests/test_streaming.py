@@ -339,6 +339,10 @@ def stopped(home, tmp_path_factory):
     ("changes", "message"),
     [
         ({"seed": 4}, r"its stream has seed 3, this run's has 4; resume with"),
+        (
+            {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
+            r"its stream has per_device_train_batch_size 8, this run's has 4",
+        ),
         ({"dataloader_num_workers": 2}, r"its stream has readers in each process 1, this run's has 2"),
         ({"train_file": "{home}/shards/0.txt"}, r"its stream has shards 6 \(\w+\), this run's has 1 \(\w+\)"),
         ({"pack_documents": True}, r"its stream has documents that share a row False, this run's has True"),
