@@ -241,12 +241,14 @@ class CheckpointingTrainer(Trainer):
         resumable_tensors: Accumulators that a resumed run goes on with, by name; each process has its own.
         stopped_by: The signal by which training was stopped, or None.
         last_checkpoint: The last one that this run wrote or went on from, or None.
+        facts: What else than `run_facts` a run that resumes must have in common with this one, by name.
     """
 
     def __init__(self, *args, **kwargs):
         self.resumable_tensors: dict[str, torch.Tensor] = {}
         self.stopped_by: int | None = None
         self.last_checkpoint: Path | None = None
+        self.facts: dict = {}
         self._writes_aside = False
         super().__init__(*args, **kwargs)
         self.stop_on_signal = StopOnSignal(self)
@@ -361,7 +363,8 @@ class CheckpointingTrainer(Trainer):
                 state.best_model_checkpoint = str(run / best_name)
             state.save_to_json(str(run / ASIDE / name / TRAINER_STATE))
             earlier = [seconds for seconds in map(time_written, checkpoints(run)) if seconds < math.inf]
-            seal(run / ASIDE / name, max(earlier, default=0.0), **run_facts(self.args, self.train_dataset))
+            facts = run_facts(self.args, self.train_dataset) | self.facts
+            seal(run / ASIDE / name, max(earlier, default=0.0), **facts)
             move_into_place(run / ASIDE / name, run / name)
             (run / ASIDE).rmdir()
         except OSError as error:

@@ -25,7 +25,11 @@ HELD_BY_ANY_RUN = {ARGUMENTS, IGNORED, ASIDE, "runs"}
 # What a checkpoint and the model to go on with must have in common.
 SHAPE = (*ENCODER_SHAPE, *(f"generator_{name}" for name in ENCODER_SHAPE), "vocab_size", "embedding_size")
 SHAPE += ("max_position_embeddings", "type_vocab_size", "max_span_length", "boundary_position_size")
-SHAPE += ("embedding_sharing", "use_sbgo", "use_sbpo", "objective")
+SHAPE += ("embedding_sharing", "share_encoder", "use_sbgo", "use_sbpo", "objective")
+SHAPE += ("hidden_act", "layer_norm_eps", "pad_token_id")
+# And two runs, beside `run_facts`: how they mask.
+MASKING = ("mask_ratio", "max_span_words", "whole_words")
+WHY_THE_SAME = {"optim": "its state would not fit"} | dict.fromkeys(MASKING, "it would mask in another way")
 # Checkpoints hold the optimizer, and to load pickled arguments is to run them.
 NOT_PUBLISHED = ("checkpoint-*/", f"{ASIDE}/", "runs/", "training_args.bin", LOCK)
 # All that a run writes, as globs; --overwrite_output_dir removes nothing else.
@@ -93,21 +97,21 @@ def names_in_run(folder: Path, marker: str) -> list[str]:
 
 
 def check_same_run(checkpoint: Path, settings: dict) -> None:
-    """Refuse to resume where the rows still to come would be others than those the run has not seen, or where the
-    optimizer is another.
+    """Refuse to resume where the rows still to come would be others than those the run has not seen, or masked in
+    another way, or where the optimizer is another.
 
     Args:
         checkpoint: The one to go on from.
-        settings: This run's `run_facts`.
+        settings: This run's `run_facts`, and its options of `MASKING`.
     """
     for name, saved in sealed_facts(checkpoint).items():
         if settings[name] != saved:
-            why = "its state would not fit" if name == "optim" else "some rows would come twice and others not at all"
+            why = WHY_THE_SAME.get(name, "some rows would come twice and others not at all")
             raise InputError(
                 f"--resume_from_checkpoint {checkpoint}: its run had {name} {saved}, this one {settings[name]}: "
                 f"{why}. Resume as it began (rows_per_update is processes x per_device_train_batch_size x "
-                "gradient_accumulation_steps, of which only the product must stay), or begin a run of its own with "
-                f"--model_name_or_path {checkpoint}."
+                "gradient_accumulation_steps; of rows on disk only the product must stay), or begin a run of its own "
+                f"with --model_name_or_path {checkpoint}."
             )
 
 

@@ -23,6 +23,7 @@ from span_electra.publishing import PublishingError, prepare_repository
 from span_electra.reporting import describe, model_card, write_report
 from span_electra.run_folder import (
     ARGUMENTS,
+    MASKING,
     check_run_folder,
     check_same_run,
     check_shape,
@@ -59,7 +60,8 @@ def run(arguments: Sequence[str]) -> None:
         described = {**asdict(model_arguments), **asdict(data_arguments), "objective": model.config.objective}
         prepare_repository(training_arguments, model_card(described, history=[]))
     train_rows, eval_rows = build_rows(data_arguments, tokenizer, training_arguments)
-    facts = run_facts(training_arguments, train_rows)
+    masking = {name: getattr(data_arguments, name) for name in MASKING}
+    facts = run_facts(training_arguments, train_rows) | masking
     if checkpoint is not None:
         check_stream(checkpoint, train_rows)
         check_same_run(checkpoint, facts)
@@ -73,7 +75,7 @@ def run(arguments: Sequence[str]) -> None:
     start = partial(start_run, output_dir, settings, resumes=checkpoint is not None)
     with started(training_arguments, ARGUMENTS, seen, start):
         trainer = build_trainer(model, tokenizer, train_rows, eval_rows, data_arguments, training_arguments)
-        trainer.settings = settings
+        trainer.settings, trainer.facts = settings, masking
         trainer.probe = probe
         describe(trainer, data_arguments.max_seq_length)
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))

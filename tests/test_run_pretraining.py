@@ -29,7 +29,7 @@ from span_electra.building import build_model, build_rows, build_tokenizer, new_
 from span_electra.checkpointing import InterruptedRun, damage
 from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.data_collator import DataCollatorForSpanMasking
-from span_electra.run_folder import LOCK, check_run_folder
+from span_electra.run_folder import LOCK, check_run_folder, check_shape
 from span_electra.run_pretraining import build_trainer, largest_masked_share, main, run
 from span_electra.tokenization.create_features import create_features
 from span_electra.tokenization.text import InputError
@@ -346,6 +346,32 @@ def test_a_checkpoint_of_another_shape_is_not_resumed(home, finished, tmp_path):
     with pytest.raises(InputError, match=r"its intermediate_size is .*, this run's is 99"):
         run(arguments(home, tmp_path / "out", config=wider, resume_from_checkpoint=finished / "checkpoint-2"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("hidden_act", "relu"), ("layer_norm_eps", 0.1), ("share_encoder", False), ("pad_token_id", 4)]
+)
+def test_a_checkpoint_of_another_model_of_its_shape_is_not_resumed(home, tmp_path, name, value):
+    one_encoder = {**SIZES, "vocab_size": 280, "pad_token_id": 2, "generator_size": 1}
+    SpanElectraForPreTraining(SpanElectraConfig(**one_encoder)).save_pretrained(tmp_path)
+    check_shape(tmp_path, SpanElectraConfig(**one_encoder))
+    with pytest.raises(InputError, match=rf"its {name} is \S+, this run's is {value}; resume with the configuration"):
+        check_shape(tmp_path, SpanElectraConfig(**one_encoder | {name: value}))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "text"),
+    [
+        ("mask_ratio", 0.4, r"had mask_ratio 0\.15, this one 0\.4: it would mask in another way"),
+        ("max_span_words", 1, r"had max_span_words 10, this one 1: it would mask"),
+        ("whole_words", False, r"had whole_words True, this one False: it would mask"),
+    ],
+)
+def test_a_run_is_not_resumed_with_other_masks(home, finished, option, value, text):
+    before = snapshot(finished)
+    with pytest.raises(InputError, match=text):
+        run(arguments(home, finished, resume_from_checkpoint="true", **{option: value}))
+    assert snapshot(finished) == before
 
 
 def test_a_run_is_not_resumed_with_other_rows(home, finished, tmp_path):
