@@ -119,6 +119,8 @@ class FinetuningArguments(RunArguments):
         for name in ("prediction_loss_only", "batch_eval_metrics"):
             if getattr(self, name):
                 raise ValueError(f"--{name}: the best checkpoint is chosen by metrics of all rows; leave it out.")
+        if not self.eval_do_concat_batches:
+            raise ValueError("--eval_do_concat_batches is False; metrics are of all rows together, so leave it out.")
         if self.greater_is_better is not None:
             raise ValueError("--greater_is_better: follows from the metric; leave it out.")
         self.save_strategy = self.eval_strategy

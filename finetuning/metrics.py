@@ -154,8 +154,6 @@ def normal_words(text: str) -> list[str]:
 
 
 def word_f1(guess: list[str], answer: list[str]) -> float:
-    """F1 over the words of two answers, taken as bags; two answers without words are equal."""
-    if not guess or not answer:
-        return float(guess == answer)
+    """F1 over the words of two answers, taken as bags; 0 where they have none in common, nor any words at all."""
     common = sum((Counter(guess) & Counter(answer)).values())
-    return 2 * common / (len(guess) + len(answer))
+    return 2 * common / (len(guess) + len(answer)) if common else 0.0

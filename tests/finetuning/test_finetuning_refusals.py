@@ -38,6 +38,10 @@ REFUSED = {
     "smoothed ends of answers": (QA | {"label_smoothing_factor": 0.1}, r"--task question-answering has no"),
     "metrics batch by batch": ({"batch_eval_metrics": True}, r"--batch_eval_metrics: .* leave it out"),
     "no metrics": ({"prediction_loss_only": True}, r"--prediction_loss_only: .* leave it out"),
+    "batches left apart": (
+        {"eval_do_concat_batches": False},
+        r"--eval_do_concat_batches is False; .* leave it out",
+    ),
     "a metric turned over": ({"greater_is_better": False}, r"--greater_is_better: follows from the metric"),
     "unknown column": ({"columns": "labl=gold"}, r"--columns labl=gold: names one of sentence1, .* write label=NAME"),
     "column without name": ({"columns": "label"}, r"--columns label: .* write label=NAME"),
