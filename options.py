@@ -3,7 +3,7 @@
 import difflib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -105,7 +105,7 @@ def read_recipe(path: str, groups: Sequence[type]) -> dict:
         raise InputError(
             f"{path}: neither an option (these begin with --) nor a recipe ({', '.join(RECIPE_SUFFIXES)})."
         )
-    recipe, types = read_settings(path), option_types(groups)
+    recipe, types = read_settings(path, load_recipe), option_types(groups)
     for name in recipe.keys() - types.keys():
         raise InputError(f"{path}: {unknown_option(name, groups)}")
     return {name: recipe_value(path, name, value, types[name]) for name, value in recipe.items()}
@@ -116,6 +116,9 @@ def recipe_value(path: str, name: str, value: object, accepted: object) -> objec
     if isinstance(value, list):
         if "list" not in str(accepted):
             raise InputError(f"{path}: {name} is a list, {value}; one value is expected.")
+        for item in value:
+            if item is None or isinstance(item, (list, dict)):
+                raise InputError(f"{path}: {name} holds {json.dumps(item)}; a list of words or numbers is expected.")
         return [str(item) for item in value]
     if value is None:
         if type(None) not in get_args(accepted):
@@ -125,11 +128,32 @@ def recipe_value(path: str, name: str, value: object, accepted: object) -> objec
     return [text] if accepted == list[str] else text
 
 
-def read_settings(path: str | Path) -> dict:
+def load_recipe(text: str) -> object:
+    """YAML of which scalars stay as they are written: `no` is Norwegian, and 0123 no 83. Within a mapping, which goes
+    on as JSON, they have their types."""
+    loader = yaml.SafeLoader(text)
+    recipe = loader.get_single_node()
+
+    def value_of(node: yaml.Node) -> object:
+        is_text = isinstance(node, yaml.ScalarNode) and node.tag != "tag:yaml.org,2002:null"
+        return node.value if is_text else loader.construct_object(node, deep=True)
+
+    if not isinstance(recipe, yaml.MappingNode):
+        return yaml.safe_load(text)
+    loader.flatten_mapping(recipe)  # of what `<<` brings in
+    return {
+        loader.construct_scalar(name): [value_of(item) for item in value.value]
+        if isinstance(value, yaml.SequenceNode)
+        else value_of(value)
+        for name, value in recipe.value
+    }
+
+
+def read_settings(path: str | Path, load_yaml: Callable[[str], object] = yaml.safe_load) -> dict:
     """The mapping that a YAML or JSON file holds."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-        settings = json.loads(text) if Path(path).suffix == ".json" else yaml.safe_load(text)
+        settings = json.loads(text) if Path(path).suffix == ".json" else load_yaml(text)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
     except (ValueError, yaml.YAMLError) as error:

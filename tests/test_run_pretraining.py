@@ -738,8 +738,37 @@ def test_options_win_over_the_recipe(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("language: no", ["no"]),
+        ("language: [no, en]", ["no", "en"]),
+        ("license: no", "no"),
+        ("eval_strategy: no", "no"),
+        ("tokenizer: 0123", "0123"),
+        ("run_name: 2026-01-01", "2026-01-01"),
+        ("whole_words: no", False),
+        ("learning_rate: 5e-4", 5e-4),
+        ("probe_file:", None),
+        ("max_seq_length: ~", None),
+        ('config_overrides: {use_sbgo: no, hidden_act: "0"}', '{"use_sbgo": false, "hidden_act": "0"}'),
+    ],
+)
+def test_a_recipe_says_what_the_command_line_would(tmp_path, line, value):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"config: tiny\ntrain_file: a.txt\noutput_dir: out\nuse_cpu: true\n{line}\n")
+    name = line.split(":")[0]
+    (actual,) = (vars(group)[name] for group in parse_arguments([str(recipe)]) if name in vars(group))
+    assert actual == value
+
+
+@pytest.mark.parametrize(
     "content, text",
-    [("learnin_rate: 1", "learnin_rate is not an option: did you mean learning_rate"), ("- a", "holds a list")],
+    [
+        ("learnin_rate: 1", "learnin_rate is not an option: did you mean learning_rate"),
+        ("- a", "holds a list"),
+        ("language: [en, null]", "language holds null; a list of words or numbers"),
+        ("[a]: 1", "not valid YAML"),
+    ],
 )
 def test_a_recipe_is_checked(tmp_path, capsys, content, text):
     (tmp_path / "recipe.yaml").write_text(content)
