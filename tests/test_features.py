@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pyarrow as pa
 import pytest
+from tokenizer_examples import unigram_tokenizer
 from tokenizers import processors
 from trainer_examples import sequences_of
 from transformers import PreTrainedTokenizerFast
@@ -20,6 +21,7 @@ from span_electra.tokenization.create_features import (
     cut_rows,
     load_features,
     main,
+    make_packer,
     share_rows,
 )
 from span_electra.tokenization.output import run_command
@@ -55,7 +57,8 @@ def corpus_file(folder):
 @pytest.fixture(scope="module")
 def tokenizers(folder, corpus_file):
     kinds = ("BPE", "BERT")
-    return {kind: train_tokenizer([corpus_file], folder / kind, tokenizer_type=kind, vocab_size=300) for kind in kinds}
+    made = {kind: train_tokenizer([corpus_file], folder / kind, tokenizer_type=kind, vocab_size=300) for kind in kinds}
+    return made | {"Unigram": unigram_tokenizer(TEXT)}
 
 
 @pytest.fixture
@@ -73,7 +76,7 @@ def test_rows_get_the_template_around_their_tokens():
     assert rows.to_pylist() == [[0, 5, 7, 8, 9, 1], [0, 5, 7, 1]]
 
 
-@pytest.mark.parametrize("kind", ["BPE", "BERT"])
+@pytest.mark.parametrize("kind", ["BPE", "BERT", "Unigram"])
 @pytest.mark.parametrize("documents", ["blank_line", "file", "line"])
 def test_no_token_is_lost(tmp_path, corpus_file, tokenizers, small_blocks, kind, documents):
     tokenizer = tokenizers[kind]
@@ -82,7 +85,7 @@ def test_no_token_is_lost(tmp_path, corpus_file, tokenizers, small_blocks, kind,
     if kind == "BERT":
         plain = [tokenizer(line, add_special_tokens=False, split_special_tokens=True) for line in TEXT.split("\n")]
         assert ids == [token for line in plain for token in line["input_ids"]]
-    else:  # which separates lines by spaces
+    else:  # BPE separates lines by spaces
         assert "".join(tokenizer.decode(ids).split()) == "".join(TEXT.split())
     assert {(row[0], row[-1]) for row in rows["input_ids"]} == {(tokenizer.cls_token_id, tokenizer.sep_token_id)}
     assert max(map(len, rows["input_ids"])) == 16 and min(map(len, rows["input_ids"])) >= 3
@@ -101,6 +104,19 @@ def test_rows_never_cross_documents_and_special_tokens_in_text_are_text(tmp_path
     assert decoded == [rows[0], rows[1].replace("\n", " ")]
     special = {0, 1, 2, 3}
     assert not any(special & set(ids[1:-1]) for ids in features["input_ids"])
+
+
+@pytest.mark.parametrize("known", ["<s>", "s"])  # the characters of "<s>", or not "<" and ">"
+def test_special_pieces_in_text_are_text_for_unigram_models_too(tmp_path, known):
+    tokenizer = unigram_tokenizer(f"the old man {known}")
+    tokenizer.add_tokens(["old man"])  # the id after the last piece's, and stays that
+    path, names = tmp_path / "a.txt", ["<s>", "</s>", "<mask>", "<pad>"]
+    path.write_text(f"the {' '.join(names)} old man\nthe</s><s>man\n")
+    (row,) = create_features(path, tokenizer, tmp_path / "out", short_seq_probability=0)["input_ids"]
+    assert not set(tokenizer.convert_tokens_to_ids(names)) & set(row[1:-1])
+    assert (row[0], row[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id) and len(tokenizer) - 1 in row
+    plain, *_ = make_packer(tokenizer, 32).pack("the man", [1], 0).to_pylist()
+    assert plain == tokenizer("the man")["input_ids"]
 
 
 def test_words_do_not_grow_together_over_the_end_of_a_line(tmp_path, tokenizers):

@@ -12,8 +12,7 @@ import random
 import tempfile
 import time
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
+from accelerate.utils import patch_environment
 from filelock import FileLock
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 METADATA = "features.json"
 FEATURE_FILES = (METADATA, "data-*-of-*.arrow", "dataset_info.json", "state.json", "cache-*.arrow")
-FORMAT = 2  # raise it when the same settings give other rows than before
+FORMAT = 3  # raise it when the same settings give other rows than before
 SHORT_SEQ_PROBABILITY = 0.05  # of rows with a random length
 FEWEST_TOKENS = 10  # the longest span
 FEWEST_TOKENS_IN_ROW = 3  # a span of one token and its two boundaries
@@ -315,7 +315,7 @@ def make_packer(
     """
     if not 0 <= short_probability <= 1:
         raise InputError(f"short_seq_probability={short_probability} is not between 0 and 1.")
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # ours to change
+    backend = _without_special_pieces(tokenizer)
     backend.no_truncation()
     backend.no_padding()
     whole = backend.encode("a")  # the tokenizer's own template around some text
@@ -347,8 +347,25 @@ def make_packer(
     return Packer(backend, prefix, suffix, max_seq_length, short_probability, seed, pack_documents, line_start)
 
 
+def _without_special_pieces(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """A copy of the tokenizer's backend in which no text is a special token.
+
+    A Unigram model holds `<s>` and `<mask>` among its pieces, with the best score of all. Under another name, which
+    no line of text contains, they keep their ids and are never found.
+    """
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    if state["model"]["type"] == "Unigram":
+        pieces = state["model"]["vocab"]
+        special = {token for token in tokenizer.all_special_ids if token < len(pieces)}
+        for token in special:
+            pieces[token][0] = f"\n{token}"
+        state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] not in special]
+    return Tokenizer.from_str(json.dumps(state))
+
+
 def _write_rows(corpus: Corpus, packer: Packer, workers: int, fingerprint: str, folder: Path) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(dir=folder) as work, _one_core_per_process():
+    # Workers are processes. The tokenizer's own threads would fight them, and do not survive a fork.
+    with tempfile.TemporaryDirectory(dir=folder) as work, patch_environment(tokenizers_parallelism="false"):
         blocks, counts = _write_blocks(corpus, Path(work, "blocks.arrow"))
         workers = min(workers, len(blocks))
         rows = blocks.with_format("arrow").map(
@@ -386,21 +403,6 @@ def _write_blocks(corpus: Corpus, path: Path) -> tuple[datasets.Dataset, dict[st
             lines += sum(block.document_lines)
             documents += block.documents
     return datasets.Dataset.from_file(str(path)), {"documents": documents, "lines": lines}
-
-
-@contextmanager
-def _one_core_per_process() -> Iterator[None]:
-    """Workers are processes. The tokenizer's own threads would fight them, and do not survive a fork."""
-    name = "TOKENIZERS_PARALLELISM"
-    before = os.environ.get(name)
-    os.environ[name] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 def _check_enough_text(counts: dict[str, Any], paths: Sequence[str | Path]) -> None:
