@@ -19,7 +19,7 @@ from span_electra.span_sampling import (
     sequence_budgets,
     span_length_tables,
 )
-from span_electra.word_boundaries import BREAKS, word_starts, word_tables
+from span_electra.word_boundaries import BREAKS, MAX_WORD_TOKENS, word_starts, word_tables
 
 IGNORED_LABEL = -100
 
@@ -29,11 +29,12 @@ class DataCollatorForSpanMasking:
     Masks spans of whole words and pads the rows to a batch for masked language modelling.
 
     Span lengths in words are geometric, cut off at `max_span_words` and renormalised (SpanBERT, section 3.1). The
-    number of masked tokens of a row is `round(mask_ratio * its ordinary tokens)`, at least one: met exactly
-    where whole words that do not touch can meet it, never exceeded: the last span of a row is cut for that, and single
-    words fill it up (in rows of 128 word pieces spans are 3.2 words long on average, not 3.8). Between two spans, and
-    between a span and the row's ends, lies at least one visible token. Special tokens are never masked. Documents that
-    share a row are masked one by one, each with its part of that number, rounded up or down by chance.
+    number of masked tokens of a row is `mask_ratio` times its ordinary tokens, rounded up or down by chance, at least
+    one: met exactly where whole words that do not touch can meet it, never exceeded. The last span of a row is cut for
+    that, and single words fill it up: in rows of 128 word pieces spans are 3.2 words long on average, not 3.8. Between
+    two spans, and between a span and the row's ends, lies at least one visible token. Special tokens are never masked.
+    Documents that share a row are masked one by one, each with its part of that number. A word of more than ten
+    tokens, or of more than there are to mask, is masked token by token.
 
     The masks are a function of the seed, the epoch and the row's own ids: neither the other rows of the batch nor
     the padding nor the number of workers plays a part. Call `set_epoch` before each epoch.
@@ -68,10 +69,10 @@ class DataCollatorForSpanMasking:
     >>> collator = DataCollatorForSpanMasking(tokenizer, mask_ratio=0.4)
     >>> batch = collator([{"input_ids": [0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 1]}, {"input_ids": [0, 12, 13, 14, 1]}])
     >>> batch["input_ids"]
-    tensor([[ 0,  3,  6,  7,  3,  9, 10, 11, 12,  3,  3,  1],
+    tensor([[ 0,  5,  6,  7,  3,  9, 10,  3, 12,  3,  3,  1],
             [ 0,  3, 13, 14,  1,  2,  2,  2,  2,  2,  2,  2]])
     >>> batch["labels"]
-    tensor([[-100,    5, -100, -100,    8, -100, -100, -100, -100,   13,   14, -100],
+    tensor([[-100, -100, -100, -100,    8, -100, -100,   11, -100,   13,   14, -100],
             [-100,   12, -100, -100, -100, -100, -100, -100, -100, -100, -100, -100]])
     >>> batch["attention_mask"]
     tensor([[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
@@ -116,7 +117,6 @@ class DataCollatorForSpanMasking:
         # The tokenizer itself is not kept: a worker that is spawned would pickle its whole vocabulary.
         self.mask_token_id, self.pad_token_id = tokenizer.mask_token_id, tokenizer.pad_token_id
         self.cls_token_id, self.sep_token_id = tokenizer.cls_token_id, tokenizer.sep_token_id
-        self.pads_left = tokenizer.padding_side == "left"
         self.opens, self.closes, self.ordinary = word_tables(tokenizer)
         if not whole_words:
             self.opens[:] = BREAKS
@@ -170,9 +170,7 @@ class DataCollatorForSpanMasking:
         if self.pad_to_multiple_of:
             width += -width % self.pad_to_multiple_of
         column = np.arange(width)
-        real = column < row_tokens[:, None]  # (B, T)
-        if self.pads_left:
-            real = real[:, ::-1]
+        real = column < row_tokens[:, None]  # (B, T): padding comes last, whatever the tokenizer's side
         batch = {"input_ids": (corrupted, self.pad_token_id), "labels": (labels, IGNORED_LABEL)}
         if is_shared:
             batch["position_ids"] = (np.arange(input_ids.size) - starts.repeat(sequence_tokens), 0)
@@ -196,7 +194,8 @@ class DataCollatorForSpanMasking:
     def _mask(self, input_ids, row_tokens, keys, budgets) -> tuple[np.ndarray, np.ndarray]:
         """Mask so many tokens of each row, or sequence: return the corrupted ids and the labels, (N,) each."""
         row_starts = np.cumsum(row_tokens) - row_tokens  # (B,)
-        starts = word_starts(input_ids, row_starts, self.opens, self.closes)  # (W,)
+        longest = np.clip(budgets, 1, MAX_WORD_TOKENS)
+        starts = word_starts(input_ids, row_starts, self.opens, self.closes, longest)  # (W,)
         word_tokens = np.diff(starts, append=input_ids.size)
         first_words = np.searchsorted(starts, row_starts)  # (B,)
         row_words = np.diff(first_words, append=starts.size)

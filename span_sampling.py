@@ -9,7 +9,7 @@ import numpy as np
 
 ATTEMPTS = 32  # of 15,000 rows of 3 to 14 words 1 stays below what it could hold; with 16 attempts 11, with 1 772
 # What a random number is for: one address space for each purpose.
-LENGTHS, ORDER, REMAINDER, REPLACEMENT, RANDOM_TOKENS, SAMPLING, PARTS = range(1, 8)
+LENGTHS, ORDER, REMAINDER, REPLACEMENT, RANDOM_TOKENS, SAMPLING, PARTS, CUT = range(1, 9)
 
 # --- random numbers --------------------------------------------------------------------------------------------
 
@@ -76,18 +76,17 @@ def sequence_budgets(
 ) -> np.ndarray:
     """How many tokens to mask in each sequence, (S,).
 
-    A row masks `round(mask_ratio * its ordinary tokens)`, at least one. Sequences that share a row share that number
-    in proportion to their `ordinary_tokens` (S,), each part rounded up or down by chance so that the sum is the row's
-    (systematic sampling). `first_sequences` and `keys` are those of each row, (B,).
+    `mask_ratio` of the `ordinary_tokens`, (S,), and in each row one token at least, rounded up or down by chance so
+    that the sum over a row is off by less than one, too (systematic sampling). `first_sequences` and `keys` are those
+    of each row, (B,).
     """
     row_totals = np.add.reduceat(ordinary_tokens, first_sequences)
-    row_budgets = np.maximum(np.rint(mask_ratio * row_totals), 1)
+    row_shares = np.maximum(mask_ratio * row_totals, 1)
     counts = np.diff(first_sequences, append=ordinary_tokens.size)
     before = np.cumsum(row_totals) - row_totals
     within_row = np.cumsum(ordinary_tokens) - before.repeat(counts)  # up to the end of each sequence
-    # 16 bits: the sum for a row's end is exact, so that its floor is the row's budget.
     chance = (random_bits(keys, PARTS, np.zeros(keys.size)) >> 48) * 2.0**-16  # in [0, 1)
-    exact_ends = within_row * row_budgets.repeat(counts) / np.maximum(row_totals, 1).repeat(counts)
+    exact_ends = within_row * row_shares.repeat(counts) / np.maximum(row_totals, 1).repeat(counts)
     ends = np.floor(exact_ends + chance.repeat(counts)).astype(np.int64)
     budgets = np.diff(ends, prepend=0)
     budgets[first_sequences] = ends[first_sequences]
@@ -148,9 +147,12 @@ def fill_budgets(word_tokens, maskable, row_words, budgets, keys, length_tables)
     room = budgets[rows] - before + np.append(before, 0)[row_begins][rows]
     accepted = room > 0
     starts, ends, rows, room = starts[accepted], ends[accepted], rows[accepted], room[accepted]
+    # Of the last span its first words or, by chance, its last: as many as fit.
     crossing = np.flatnonzero(tokens[accepted] > room)
-    last_offset = word_offsets[starts[crossing]] + room[crossing]
-    ends[crossing] = np.searchsorted(word_offsets, last_offset, side="right") - 1  # the longest prefix that fits
+    bits = random_bits(keys[rows[crossing]], CUT, np.zeros(crossing.size))
+    first, last = (crossing[kept == bits >> 63] for kept in (0, 1))
+    ends[first] = np.searchsorted(word_offsets, word_offsets[starts[first]] + room[first], side="right") - 1
+    starts[last] = np.searchsorted(word_offsets, word_offsets[ends[last]] - room[last])
 
     change = np.zeros(maskable.size, dtype=np.int8)
     change[starts] = 1

@@ -76,13 +76,18 @@ def character_class(character: str) -> int:
     return LETTER if category in "LM" or character == "\ufffd" else DIGIT if category == "N" else OTHER
 
 
-def word_starts(input_ids: np.ndarray, row_starts: np.ndarray, opens: np.ndarray, closes: np.ndarray) -> np.ndarray:
-    """Return the indices of the tokens that start a word."""
+def word_starts(
+    input_ids: np.ndarray, row_starts: np.ndarray, opens: np.ndarray, closes: np.ndarray, longest: np.ndarray
+) -> np.ndarray:
+    """Return the indices of the tokens that start a word. `longest`, (B,): how many tokens a word of each row has at
+    most; every token of a longer one is a word of its own."""
     is_start = np.empty(input_ids.size, dtype=bool)
     is_start[1:] = (opens.take(input_ids[1:]) & closes.take(input_ids[:-1])) == 0
     is_start[row_starts] = True
     starts = np.flatnonzero(is_start)
-    too_long = (word_tokens := np.diff(starts, append=input_ids.size)) > MAX_WORD_TOKENS
+    word_tokens = np.diff(starts, append=input_ids.size)
+    row_words = np.diff(np.searchsorted(starts, row_starts), append=starts.size)
+    too_long = word_tokens > longest.repeat(row_words)
     if not too_long.any():
         return starts
     return np.flatnonzero(is_start | np.repeat(too_long, word_tokens))
