@@ -10,10 +10,13 @@ from span_electra.tokenization.text import InputError
 
 MOST_WARMUP_STEPS = 10_000  # ELECTRA's
 UNDIRECTED = {"replaced_share", "span_replaced_share"}  # metrics of which neither more nor less is better
-# What a resumed run could not repeat.
+# What a resumed run could not repeat, and why.
 NOT_REPEATED = {
-    "save_only_model": "without the optimizer's state in its checkpoints a run cannot be resumed",
-    "auto_find_batch_size": "a resumed run could not repeat what it finds",
+    "save_only_model": (True, "without the optimizer's state in its checkpoints a run cannot be resumed"),
+    "auto_find_batch_size": (True, "a resumed run could not repeat what it finds"),
+    "ignore_data_skip": (True, "a resumed run would see some rows twice and others not at all"),
+    "dataloader_in_order": (False, "a resumed run could not repeat an order that is left to chance"),
+    "train_sampling_strategy": ("group_by_length", "its order follows from no seed that a resumed run could repeat"),
 }
 
 
@@ -231,9 +234,14 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
             "--probe_file: looks at the discriminator, which --objective generator does not train; leave it out."
         )
     refuse_metrics(training, set(SUMMARY) - UNDIRECTED)
-    for name, reason in NOT_REPEATED.items():
-        if getattr(training, name):
-            raise InputError(f"--{name}: {reason}; leave it out.")
+    for name, (refused, reason) in NOT_REPEATED.items():
+        if getattr(training, name) == refused:
+            raise InputError(f"--{name} is {refused}; {reason}: leave it out.")
+    if not training.accelerator_config.use_seedable_sampler:
+        raise InputError(
+            "--accelerator_config: use_seedable_sampler is false; a resumed run could not repeat the order of its "
+            "rows: leave it out."
+        )
     if not training.learning_rate > 0:
         raise InputError(f"--learning_rate is {training.learning_rate}; it must be above 0 (ELECTRA-Small's is 5e-4).")
 

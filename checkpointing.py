@@ -213,6 +213,7 @@ def run_facts(args: TrainingArguments, dataset) -> dict:
         "text": sample_digest(dataset) if has_length(dataset) else None,
         "rows_per_update": rows_per_process * args.world_size,
         "train_sampling_strategy": args.train_sampling_strategy,
+        "dataloader_drop_last": args.dataloader_drop_last,
         "seed": args.seed,
         "data_seed": args.data_seed,
         "optim": args.to_dict()["optim"],

@@ -78,6 +78,7 @@ def run(arguments: Sequence[str]) -> None:
         trainer.settings, trainer.facts = settings, masking
         trainer.probe = probe
         describe(trainer, data_arguments.max_seq_length)
+        trainer.args.eval_on_start &= checkpoint is None  # the history of a run that goes on has that evaluation
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         if eval_rows is not None and not is_evaluated(trainer.state.log_history, trainer.kept_step()):
             trainer.evaluate()

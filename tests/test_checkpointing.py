@@ -352,6 +352,7 @@ def test_a_run_of_other_rows_may_not_resume(tokenizer, tmp_path):
         (25, {}, "rows 24, this one 25"),
         (24, {"seed": 1}, "seed 0, this one 1"),
         (24, {"optim": "adafactor"}, "optim adamw_torch_fused, this one adafactor: its state would not fit"),
+        (24, {"dataloader_drop_last": True}, "dataloader_drop_last False, this one True"),
         (24, {"train_sampling_strategy": "sequential"}, "train_sampling_strategy random, this one sequential"),
     ):
         other = make_trainer(tokenizer, tmp_path / "c", **settings)

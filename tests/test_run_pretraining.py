@@ -274,8 +274,18 @@ REFUSED = {
         {"dataloader_drop_last": True, "per_device_train_batch_size": 4000},
         r"--dataloader_drop_last: drops all of the \d+ rows, which do not fill a batch of 4000",
     ),
-    "half a checkpoint": ({"save_only_model": True}, r"--save_only_model: .* cannot be resumed; leave it out"),
-    "a batch that is found": ({"auto_find_batch_size": True}, r"--auto_find_batch_size: .* could not repeat"),
+    "half a checkpoint": ({"save_only_model": True}, r"--save_only_model is True; .* cannot be resumed: leave it out"),
+    "a batch that is found": ({"auto_find_batch_size": True}, r"--auto_find_batch_size is True; .* not repeat"),
+    "rows from the beginning": ({"ignore_data_skip": True}, r"--ignore_data_skip is True; .* twice .*: leave it out"),
+    "batches as they come": ({"dataloader_in_order": False}, r"--dataloader_in_order is False; .* left to chance"),
+    "an order of no seed": (
+        {"train_sampling_strategy": "group_by_length"},
+        r"--train_sampling_strategy is group_by_length; its order follows from no seed .*: leave it out",
+    ),
+    "an order of another library": (
+        {"accelerator_config": '{"use_seedable_sampler": false}'},
+        r"--accelerator_config: use_seedable_sampler is false; .* the order of its rows: leave it out",
+    ),
     "kernels for decoders": ({"use_liger_kernel": True}, r"--use_liger_kernel: there are none for encoders"),
     "a share of one process": ({"fsdp": "full_shard"}, r"--fsdp: .* this is one; start them with accelerate launch"),
     "names of labels": ({"label_names": "tags"}, "--label_names: every task knows its own"),
@@ -669,11 +679,11 @@ def test_a_run_leaves_a_whole_model_and_its_report(finished):
 
 def test_an_interrupted_run_resumes_to_the_same_weights_and_history(home, finished, tmp_path):
     output_dir = tmp_path / "out"
-    main(arguments(home, output_dir))
+    main(arguments(home, output_dir, eval_on_start=True))
     for name in ("model.safetensors", "history.json"):
         (output_dir / name).unlink()
     (output_dir / "checkpoint-4" / "trainer_state.json").unlink()  # a checkpoint that is not whole
-    main(arguments(home, output_dir, resume_from_checkpoint="true"))
+    main(arguments(home, output_dir, eval_on_start=True, resume_from_checkpoint="true"))
     expected = SpanElectraForPreTraining.from_pretrained(finished).state_dict()
     actual = SpanElectraForPreTraining.from_pretrained(output_dir).state_dict()
     assert all(torch.equal(actual[name], value) for name, value in expected.items())
@@ -682,6 +692,8 @@ def test_an_interrupted_run_resumes_to_the_same_weights_and_history(home, finish
         for folder in (finished, output_dir)
     ]
     assert losses[0] == losses[1]
+    history = json.loads((output_dir / "history.json").read_text())["history"]
+    assert [entry["step"] for entry in history if "eval_loss" in entry] == [0, 2, 4]
 
 
 def test_overwriting_replaces_the_earlier_run_and_nothing_else(home, tmp_path):
