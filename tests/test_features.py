@@ -286,6 +286,18 @@ def test_a_length_beyond_the_tokenizer_and_short_documents_are_warned_of(tmp_pat
     assert "`--documents file` fills rows across them" in caplog.text
 
 
+@pytest.mark.parametrize(("unknown", "is_warned"), [(1, False), (3, True)])
+def test_more_than_a_hundredth_of_unknown_tokens_is_warned_of(tmp_path, caplog, unknown, is_warned):
+    caplog.set_level("INFO")
+    (tmp_path / "a.txt").write_text("the old man\n" * 50 + "日\n" * unknown, encoding="utf-8")
+    tokenizer = unigram_tokenizer("the old man")
+    create_features(tmp_path / "a.txt", tokenizer, tmp_path / "out", documents="file", short_seq_probability=0)
+    tokens = 150 + 2 * unknown  # "▁" stands before each
+    assert f"{tokens} tokens ({unknown} unknown)" in caplog.text
+    assert ("tokens are unknown to the tokenizer" in caplog.text) == is_warned
+    assert ("1.9 %" in caplog.text and "`--tokenizer_type BPE` knows any text" in caplog.text) == is_warned
+
+
 def test_the_command_makes_features_and_names_bad_input_in_one_line(tmp_path, folder, corpus_file, capsys):
     main(
         [

@@ -256,6 +256,29 @@ def test_lowercase_wordpiece_strips_accents_and_cased_does_not(tmp_path, corpus_
     assert cased.unk_token_id not in cased.encode("Café")
 
 
+def test_wordpiece_knows_the_characters_of_chinese_and_spends_no_token_on_them_inside_words(tmp_path):
+    characters = "".join(map(chr, range(0x4E00, 0x4E00 + 400)))
+    (tmp_path / "zh.txt").write_text(f"{characters}。\n" * 2, encoding="utf-8")
+    tokenizer = train_tokenizer([tmp_path / "zh.txt"], tmp_path / "out", tokenizer_type="BERT", vocab_size=1000)
+    assert tokenizer.unk_token_id not in tokenizer.encode(characters + "。")
+    assert not any(token.startswith("##") for token in tokenizer.get_vocab())
+
+
+def test_rare_characters_take_no_more_than_a_tenth_of_a_wordpiece_vocabulary(tmp_path):
+    rare = "".join(map(chr, range(0x4E00, 0x4E00 + 150)))
+    (tmp_path / "a.txt").write_text(f"{'abcdefghi ' * 50}\n" * 800 + rare, encoding="utf-8")
+    tokenizer = train_tokenizer([tmp_path / "a.txt"], tmp_path / "out", tokenizer_type="BERT", vocab_size=1200)
+    assert sum(token in rare for token in tokenizer.get_vocab()) == 120 - 2 * len("abcdefghi")
+
+
+def test_a_run_of_text_without_spaces_is_not_one_unknown_word(tmp_path):
+    line = "กขคงจฉชซญด" * 30
+    (tmp_path / "th.txt").write_text(f"{line}\n" * 3, encoding="utf-8")
+    tokenizer = train_tokenizer([tmp_path / "th.txt"], tmp_path / "out", tokenizer_type="BERT", vocab_size=60)
+    assert tokenizer.unk_token_id not in tokenizer.encode(line)
+    assert tokenizer.decode(tokenizer.encode(line), skip_special_tokens=True) == line
+
+
 def test_training_gives_the_same_files_in_every_process(tmp_path, corpus_file):
     code = """
 import sys

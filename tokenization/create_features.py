@@ -37,6 +37,7 @@ FORMAT = 3  # raise it when the same settings give other rows than before
 SHORT_SEQ_PROBABILITY = 0.05  # of rows with a random length
 FEWEST_TOKENS = 10  # the longest span
 FEWEST_TOKENS_IN_ROW = 3  # a span of one token and its two boundaries
+MOST_UNKNOWN = 0.01  # of the tokens, without a warning
 NO_LIMIT = 10**6  # a tokenizer's `model_max_length` above this means that it has none
 FEATURES = datasets.Features({"input_ids": datasets.List(datasets.Value("int32"))})
 
@@ -195,6 +196,7 @@ class Packer:
     seed: int
     pack_documents: bool = False
     line_start: str = ""  # what a line has to begin with so as not to grow together with the line before
+    unk_token_id: int | None = None
 
     def __call__(self, blocks: pa.Table, indices: list[int]) -> pa.Table:
         text, document_lines = blocks["text"][0].as_py(), blocks["document_lines"][0].values.to_numpy()
@@ -344,7 +346,8 @@ def make_packer(
         )
     # GPT-2's kind of tokenizer knows the beginning of a word by the space before it, which a line's first has not.
     line_start = "" if backend.encode("a").ids == backend.encode(" a").ids else " "
-    return Packer(backend, prefix, suffix, max_seq_length, short_probability, seed, pack_documents, line_start)
+    unk = tokenizer.unk_token_id
+    return Packer(backend, prefix, suffix, max_seq_length, short_probability, seed, pack_documents, line_start, unk)
 
 
 def _without_special_pieces(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
@@ -386,10 +389,16 @@ def _write_rows(corpus: Corpus, packer: Packer, workers: int, fingerprint: str, 
             rows.save_to_disk(folder)
         ids = [chunk.flatten().to_numpy() for chunk in rows.data.column("input_ids").chunks]
         ids_with_specials = sum(map(len, ids))
-        sequences = sum(int((part == packer.prefix[0]).sum()) for part in ids) if packer.pack_documents else len(rows)
+        unknown = _count(packer.unk_token_id, ids)
+        sequences = _count(packer.prefix[0], ids) if packer.pack_documents else len(rows)
     tokens = ids_with_specials - sequences * (len(packer.prefix) + len(packer.suffix))
     mean_row_length = round(ids_with_specials / max(len(rows), 1), 2)
-    return {**counts, "tokens": tokens, "rows": len(rows), "mean_row_length": mean_row_length}
+    counts |= {"tokens": tokens, "unknown_tokens": unknown, "rows": len(rows), "mean_row_length": mean_row_length}
+    return counts
+
+
+def _count(token: int | None, ids: list[np.ndarray]) -> int:
+    return sum(int((part == token).sum()) for part in ids)  # None is no id
 
 
 def _write_blocks(corpus: Corpus, path: Path) -> tuple[datasets.Dataset, dict[str, Any]]:
@@ -418,11 +427,18 @@ def _log_statistics(
     counts: dict[str, Any], max_seq_length: int, documents: str, packed: bool, seconds: float, output_dir: Path
 ) -> None:
     logger.info(
-        "%(documents)d documents, %(lines)d lines, %(tokens)d tokens in %(rows)d rows, "
+        "%(documents)d documents, %(lines)d lines, %(tokens)d tokens (%(unknown_tokens)d unknown) in %(rows)d rows, "
         "%(mean_row_length).1f long on average",
         counts,
     )
     logger.info("Saved to %s in %.1f s", output_dir, seconds)
+    if counts["unknown_tokens"] > MOST_UNKNOWN * counts["tokens"]:
+        logger.warning(
+            "%.1f %% of the tokens are unknown to the tokenizer, and nothing is learnt from them. Train one on this "
+            "text with train_tokenizer: `--tokenizer_type BPE` knows any text, BERT more of it with a larger "
+            "`--vocab_size`.",
+            100 * counts["unknown_tokens"] / counts["tokens"],
+        )
     if counts["mean_row_length"] < max_seq_length / 2 and documents != "file" and not packed:
         logger.warning(
             "The rows are %.1f tokens long on average, of at most %d, because the documents are short. If blank "

@@ -42,6 +42,10 @@ TOKENIZER_FILES = (
     "vocab.txt",
 )
 LONGEST_WORD = 1000  # characters that a tokenizer learns from at a time
+# A longer word is [UNK] altogether, and Thai has words up to the next space. A word of 400 characters takes 7 times as
+# long per character as one of 100.
+MAX_INPUT_CHARS_PER_WORD = 400
+COVERAGE = 0.9995  # of the text's characters; Chinese and Japanese take thousands of different ones for it
 LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD}}}")
 
 
@@ -125,18 +129,21 @@ def _train_wordpiece(corpus: Corpus, vocab_size: int, min_frequency: int, lowerc
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    beginning, inside = _alphabet(corpus, tokenizer, vocab_size)
     # The trainer numbers the characters inside words ("##a") in the order of a randomly seeded hash table,
     # and breaks ties between merges by these numbers. Given as special tokens, characters have fixed numbers.
-    alphabet = _alphabet(corpus, tokenizer.normalizer, vocab_size)
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        special_tokens=[*SPECIAL_TOKENS, *alphabet, *(f"##{character}" for character in alphabet)],
-        initial_alphabet=alphabet,
-        limit_alphabet=len(alphabet),
+        special_tokens=[*SPECIAL_TOKENS, *beginning, *(f"##{character}" for character in inside)],
+        initial_alphabet=beginning,
+        limit_alphabet=len(beginning),
     )
     tokenizer.train_from_iterator(map(broken_up, corpus.lines()), trainer)
-    trained = Tokenizer(models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]"))  # here they are special no more
+    vocabulary = tokenizer.get_vocab()  # here they are special no more
+    trained = Tokenizer(
+        models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=MAX_INPUT_CHARS_PER_WORD)
+    )
     trained.add_special_tokens(_special_tokens())
     trained.normalizer = tokenizer.normalizer
     trained.pre_tokenizer = tokenizer.pre_tokenizer
@@ -145,18 +152,33 @@ def _train_wordpiece(corpus: Corpus, vocab_size: int, min_frequency: int, lowerc
     return trained
 
 
-def _alphabet(corpus: Corpus, normalizer: normalizers.Normalizer, vocab_size: int) -> list[str]:
-    """The most frequent characters: with their two forms a tenth of the vocabulary, or 60 of them."""
+def _alphabet(corpus: Corpus, tokenizer: Tokenizer, vocab_size: int) -> tuple[list[str], list[str]]:
+    """The most frequent characters, and those of them that also stand inside a word.
+
+    Their tokens are a tenth of the vocabulary, or 120; up to half of it as long as `COVERAGE` is not reached.
+    """
     raw: Counter[str] = Counter()
     for block in corpus.blocks():
         raw.update(block.text)
     counts: Counter[str] = Counter()
     for character, count in raw.items():
-        for normalized in normalizer.normalize_str(character):
+        for normalized in tokenizer.normalizer.normalize_str(character):
             if not normalized.isspace():
                 counts[normalized] += count
-    limit = min(1000, max(60, vocab_size // 20), (vocab_size - len(SPECIAL_TOKENS)) // 2)
-    return sorted(sorted(counts, key=lambda character: (-counts[character], character))[:limit])
+    beginning, inside = [], []
+    covered, wanted = 0, COVERAGE * counts.total()
+    for character, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        share = 2 if covered < wanted else 10
+        tokens = min(max(120, vocab_size // share), vocab_size - len(SPECIAL_TOKENS))
+        # Punctuation and Chinese characters are words of their own, whatever they stand in.
+        parts = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(f"a{character}"))
+        is_inside = len(parts) == 1
+        if len(beginning) + len(inside) + 1 + is_inside > tokens:
+            break
+        beginning.append(character)
+        inside += [character] * is_inside
+        covered += count
+    return sorted(beginning), sorted(inside)
 
 
 def _special_tokens() -> list[AddedToken]:

@@ -39,24 +39,8 @@ ODD = [
     "e\u0301\u0301",
     "👩‍👩‍👧‍👦",
 ]
-ODD += [
-    "[MASK]",
-    "[CLS]",
-    "[PAD]",
-    "<mask>",
-    "<s>",
-    "</s>",
-    "##s",
-    "Ġ",
-    "▁",
-    "a" * 300,
-    "\U0010ffff",
-    "\ufffd",
-    "שלום",
-    "क्षि",
-    "  ",
-    "\t",
-]
+ODD += ["[MASK]", "[CLS]", "[PAD]", "<mask>", "<s>", "</s>", "##s", "Ġ", "▁", "a" * 300]
+ODD += ["\U0010ffff", "\ufffd", "שלום", "क्षि", "  ", "\t"]
 SPECIAL_PIECE = re.compile("<(mask|/?s|pad|unk)>")
 characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 texts = st.lists(st.one_of(st.text(characters, max_size=20), st.sampled_from(ODD)), max_size=12).map("".join)
