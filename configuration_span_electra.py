@@ -185,6 +185,11 @@ class SpanElectraConfig(ElectraConfig):
         # What a saved configuration holds beside our fields was put there by other code, and is kept.
         if self.transformers_version is None:
             refuse_unknown(kwargs)
+            if not self.tie_word_embeddings:  # in a saved model they may have come apart
+                raise ValueError(
+                    "`tie_word_embeddings` is False; ELECTRA's generator has one table for its input and output, so "
+                    "leave it out. What the two networks share is `embedding_sharing`."
+                )
 
     def _check_values(self) -> None:
         if self.embedding_sharing not in EMBEDDING_SHARING:

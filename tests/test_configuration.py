@@ -70,6 +70,13 @@ def test_a_saved_configuration_is_read_back_whole(tmp_path):
     assert SpanElectraConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
 
 
+def test_a_saved_models_tables_may_have_come_apart(tmp_path):
+    config = SpanElectraConfig()
+    config.tie_word_embeddings = False
+    config.save_pretrained(tmp_path)
+    assert not SpanElectraConfig.from_pretrained(tmp_path).tie_word_embeddings
+
+
 def test_what_other_code_adds_to_a_saved_configuration_is_kept(tmp_path):
     SpanElectraConfig().save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
@@ -103,6 +110,7 @@ def test_what_other_code_adds_to_a_saved_configuration_is_kept(tmp_path):
         ({"type_vocab_size": 0}, "`type_vocab_size` is 0; it must be at least 1"),
         ({"initializer_range": -0.1}, "`initializer_range` is -0.1; it must be above 0"),
         ({"layer_norm_eps": 0.0}, "`layer_norm_eps` is 0.0; it must be above 0"),
+        ({"tie_word_embeddings": False}, "`tie_word_embeddings` is False; .* leave it out. .* is `embedding_sharing`"),
         ({"position_embedding_type": "relative_key"}, "only 'absolute' is supported"),
     ],
 )
