@@ -80,6 +80,7 @@ class SpanElectraForPreTrainingOutput(ModelOutput):
         corrupted_ids: the discriminator's input, (batch, tokens).
         is_replaced: where it differs from the original text, bool, (batch, tokens).
         generator_correct: the masked tokens that the generator's best guess gets right, bool, (batch, tokens).
+        hidden_states, attentions: the discriminator's, of each layer.
     """
 
     loss: torch.Tensor | None = None
@@ -99,7 +100,8 @@ def span_boundaries(masked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Indices of the nearest unmasked tokens on both sides of every token.
 
     Spans are told apart by nothing but the mask, so one cumulative maximum and one minimum find every boundary of the
-    batch. A span that reaches the edge of its row has one boundary, which then stands for both.
+    batch. A span that reaches the edge of its row has one boundary, which then stands for both. Padding is told apart
+    by nothing: a span needs a token that is none on either side, as `DataCollatorForSpanMasking` leaves it.
 
     Args:
         masked: which tokens are masked, bool, (batch, tokens).
@@ -187,7 +189,7 @@ def gumbel_noise(bits: torch.Tensor) -> torch.Tensor:
 
 def replace_tokens(input_ids: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """`input_ids` (batch, tokens) with `tokens` (N,) at the flat `positions` (N,); the input is left as it is."""
-    return input_ids.flatten().scatter(0, positions, tokens).view_as(input_ids)
+    return input_ids.flatten().scatter(0, positions, tokens.to(input_ids.dtype)).view_as(input_ids)
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -234,13 +236,17 @@ class SpanElectraPreTrainedModel(ElectraPreTrainedModel):
         r"^sb[gp]o_",
         "_residual$",
     ]
+    # The losses are means over this batch. Told otherwise, the Trainer would leave out its division by the number of
+    # accumulated batches.
+    accepts_loss_kwargs = False
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
         """As [`PreTrainedModel.from_pretrained`]."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        if model.config.discriminator_is_untrained and not hasattr(model, "generator"):
+        # A stock configuration, which a caller may give, says nothing of it.
+        if getattr(model.config, "discriminator_is_untrained", False) and not hasattr(model, "generator"):
             logger.warning(
                 f"{model.config.name_or_path}: only its generator was trained (objective 'generator'); this is the "
                 "discriminator, which was not. Train it with --objective discriminator, or load the generator with "
@@ -346,6 +352,8 @@ class SpanElectraForMaskedLM(SpanElectraPreTrainedModel):
         """As [`PreTrainedModel.resize_token_embeddings`]."""
         embeddings = super().resize_token_embeddings(*args, **kwargs)
         self.generator.config.vocab_size = embeddings.num_embeddings
+        if self.config.share_encoder:  # its table is saved beside it, whichever it is
+            self.electra.resize_token_embeddings(*args, **kwargs)
         return embeddings
 
     def forward(
@@ -363,9 +371,9 @@ class SpanElectraForMaskedLM(SpanElectraPreTrainedModel):
             labels: original ids where tokens are masked, -100 elsewhere, (batch, tokens).
             Everything else is as in [`ElectraForMaskedLM`].
         """
-        kwargs.setdefault("return_dict", self.config.return_dict)
-        kwargs.setdefault("output_attentions", self.config.output_attentions)
-        kwargs.setdefault("output_hidden_states", self.config.output_hidden_states)
+        for name in ("return_dict", "output_attentions", "output_hidden_states"):
+            if kwargs.get(name) is None:
+                kwargs[name] = getattr(self.config, name)
         return self.generator(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -391,9 +399,6 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected = None
-    # The losses are means over this batch's tokens. Told otherwise, the Trainer would leave out its division by the
-    # number of accumulated batches.
-    accepts_loss_kwargs = False
 
     def __init__(self, config: SpanElectraConfig):
         super().__init__(config)
@@ -447,18 +452,26 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
             self.generator.eval()
         return self
 
+    def set_input_embeddings(self, value):
+        super().set_input_embeddings(value)
+        if self.config.embedding_sharing == "tied":
+            self.generator.set_input_embeddings(value)
+
     def get_output_embeddings(self):
-        return self.generator.get_output_embeddings()
+        """The generator's, where they belong to the input embeddings, which are the discriminator's."""
+        return self.generator.get_output_embeddings() if self.config.embedding_sharing == "tied" else None
 
     def set_output_embeddings(self, new_embeddings):
         self.generator.set_output_embeddings(new_embeddings)
 
-    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Embedding:
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
         """Resize the vocabulary of both networks; arguments as in [`PreTrainedModel`]."""
-        embeddings = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
-        if new_num_tokens is None:
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        if new_num_tokens is None and pad_to_multiple_of is None:
             return embeddings
-        self.generator.resize_token_embeddings(embeddings.num_embeddings)
+        self.generator.resize_token_embeddings(embeddings.num_embeddings, mean_resizing=mean_resizing)
         if self.config.embedding_sharing == "disentangled":
             grown = self.embedding_residual.new_zeros(embeddings.weight.shape)
             kept = min(len(grown), len(self.embedding_residual))
@@ -475,7 +488,7 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
         folded = state_dict[f"generator.{WORD_EMBEDDINGS}"] + state_dict["embedding_residual"]
         return {**state_dict, WORD_EMBEDDINGS: folded}
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args, state_dict: dict | None = None, **kwargs):
+    def save_pretrained(self, save_directory, is_main_process=True, state_dict: dict | None = None, *args, **kwargs):
         """As [`PreTrainedModel.save_pretrained`]; the folder loads with every SpanElectra and stock ELECTRA class."""
         if state_dict is None:
             state_dict = self.fold_embeddings(self.state_dict())
@@ -484,7 +497,7 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
         else:  # FSDP's, for one, holds copies of what is tied
             folded = self.fold_embeddings(state_dict).items()
             state_dict = {name: weight for name, weight in folded if name not in self.all_tied_weights_keys}
-        super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+        super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
 
     def push_to_hub(self, repo_id: str, *, private=None, token=None, **kwargs) -> str:  # type: ignore[override]
         """As [`PreTrainedModel.push_to_hub`]. A model that was loaded from the folder of a run takes along what lies
@@ -579,7 +592,8 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
             raise ValueError("`labels` came without `input_ids`: the joint step replaces tokens and needs their ids.")
         else:
             spans = MaskedTokens.of(labels, self.masked_capacity)
-            output, proposals, encoded = self.generator_step(input_ids, labels, spans, **inputs)
+            output, proposals = self.generator_step(input_ids, labels, spans, **inputs)
+            encoded = BaseModelOutput()
             if self.config.objective != "generator":
                 if sampling_keys is None:
                     sampling_keys = torch.randint(2**31, labels.shape[:1], dtype=torch.int32, device=labels.device)
@@ -621,11 +635,11 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
 
     def generator_step(
         self, input_ids: torch.Tensor, labels: torch.Tensor, spans: "MaskedTokens", **inputs
-    ) -> tuple[SpanElectraForPreTrainingOutput, torch.Tensor, BaseModelOutput]:
-        """The generator's part of the step: an output with its losses, the scores to sample replacements from, (N, V),
-        and what its encoder returned."""
-        encoded = self.generator.electra(input_ids=input_ids, **inputs)
-        mlm_logits, sbgo_logits = self.score_vocabulary(encoded.last_hidden_state, spans)
+    ) -> tuple[SpanElectraForPreTrainingOutput, torch.Tensor]:
+        """The generator's part of the step: an output with its losses, and the scores to sample replacements from,
+        (N, V)."""
+        hidden = self.generator.electra(input_ids=input_ids, **inputs).last_hidden_state
+        mlm_logits, sbgo_logits = self.score_vocabulary(hidden, spans)
         correct = mlm_logits.argmax(dim=-1) == spans.original
         output = SpanElectraForPreTrainingOutput(
             mlm_loss=spans.cross_entropy(mlm_logits),
@@ -633,8 +647,8 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
             generator_correct=spans.write(correct, torch.zeros_like(labels, dtype=torch.bool)),
         )
         if self.config.sampling_head == "mean":
-            return output, (mlm_logits.detach() + sbgo_logits.detach()) / 2, encoded
-        return output, mlm_logits, encoded
+            return output, (mlm_logits.detach() + sbgo_logits.detach()) / 2
+        return output, mlm_logits
 
     def discriminator_step(
         self,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import ElectraForMaskedLM, ElectraForPreTraining, ElectraModel
+from transformers import ElectraForMaskedLM, ElectraForPreTraining, ElectraModel, Trainer, TrainingArguments
 
 from span_electra import (
     SpanElectraConfig,
@@ -489,6 +489,41 @@ def test_resizing_the_vocabulary_keeps_both_networks_together():
         output.loss.backward()
 
 
+@pytest.mark.parametrize("sharing", ["tied", "disentangled", "separate"])
+def test_padding_the_vocabulary_alone_resizes_both_networks(sharing, tmp_path):
+    model = random_model(embedding_sharing=sharing)
+    model.resize_token_embeddings(pad_to_multiple_of=64)
+    assert model.config.vocab_size == model.generator.config.vocab_size == 128
+    assert model.generator.generator_lm_head.bias.shape == (128,)
+    inputs = batch()
+    inputs["input_ids"][0, 1] = 110  # a token that was added
+    seeded(model, inputs).loss.backward()
+    model.save_pretrained(tmp_path)
+    assert SpanElectraForPreTraining.from_pretrained(tmp_path).config.vocab_size == 128
+
+
+@pytest.mark.parametrize("sharing", ["tied", "disentangled", "separate"])
+def test_output_embeddings_are_the_input_embeddings_or_none(sharing):
+    model = random_model(embedding_sharing=sharing)
+    output = model.get_output_embeddings()
+    # Two tables that a caller takes for an input and its output are, for PEFT, a reason to set tie_word_embeddings.
+    assert output is None if sharing != "tied" else output.weight is model.get_input_embeddings().weight
+
+
+def test_tied_networks_are_given_embeddings_together():
+    model = random_model()
+    table = torch.nn.Embedding(99, 16)
+    model.set_input_embeddings(table)
+    assert model.generator.get_input_embeddings().weight is model.get_input_embeddings().weight is table.weight
+
+
+def test_both_networks_draw_added_tokens_as_asked():
+    model = random_model(embedding_sharing="separate", initializer_range=1e-4)
+    model.resize_token_embeddings(400, mean_resizing=False)
+    for table in (model.get_input_embeddings().weight, model.generator.get_input_embeddings().weight):
+        assert table[99:].std() < 1e-3 < 0.05 < table[:99].std()
+
+
 # Ways to run it
 
 
@@ -515,6 +550,56 @@ def test_bf16_autocast_trains_with_float32_losses():
     exact = seeded(random_model(), batch())
     assert output.mlm_loss.item() == pytest.approx(exact.mlm_loss.item(), rel=0.1)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_ids_may_be_narrower_than_labels():
+    model, inputs = random_model(), batch()
+    narrow = inputs | {"input_ids": inputs["input_ids"].int()}
+    assert seeded(model, narrow).loss == seeded(model, inputs).loss
+
+
+@pytest.mark.parametrize("objective", ["joint", "generator"])
+def test_hidden_states_are_the_discriminators(objective):
+    model, inputs = random_model(objective=objective), batch()
+    model.config.output_hidden_states = model.generator.config.output_hidden_states = True
+    states = seeded(model, inputs).hidden_states
+    if objective == "generator":  # the discriminator has seen nothing
+        assert states is None
+    else:
+        assert [state.shape for state in states] == [(3, 20, 32)] * 3
+
+
+def test_the_generators_output_is_what_the_configuration_says_unless_it_is_asked_otherwise():
+    model, ids = SpanElectraForMaskedLM(tiny_config()), batch()["input_ids"]
+    model.config.return_dict = False
+    assert isinstance(model(ids), tuple) and isinstance(model(ids, return_dict=None), tuple)
+    assert model(ids, return_dict=True).logits.shape == (3, 20, 99)
+
+
+@pytest.mark.parametrize("model_class", [SpanElectraForSequenceClassification, SpanElectraForMaskedLM])
+def test_gradient_accumulation_changes_no_gradient_of_the_stock_trainer(model_class, tmp_path):
+    generator, logged = torch.Generator().manual_seed(0), []
+    rows = [{"input_ids": torch.randint(5, 99, (12,), generator=generator)} for _ in range(8)]
+    for i, row in enumerate(rows):
+        row["labels"] = row["input_ids"] if model_class is SpanElectraForMaskedLM else i % 3
+    for size, steps in ((8, 1), (2, 4)):
+        torch.manual_seed(0)
+        dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=steps,
+            max_steps=1,
+            logging_steps=1,
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+            save_strategy="no",
+        )
+        trainer = Trainer(model_class(tiny_config(num_labels=3, **dropout)), arguments, train_dataset=rows)
+        trainer.train()
+        logged.append([trainer.state.log_history[0][name] for name in ("loss", "grad_norm")])
+    assert logged[0] == pytest.approx(logged[1], rel=1e-4)
 
 
 def test_labels_need_ids():
