@@ -31,6 +31,7 @@ from span_electra.conversion import (
     from_electra,
     from_encoder,
     from_generator,
+    load_whole,
 )
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.options import read_settings
@@ -62,6 +63,13 @@ def build_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
             "python -m span_electra.tokenization.train_tokenizer."
         )
     tokenizer = load_tokenizer(name)
+    if tokenizer.pad_token in (tokenizer.cls_token, tokenizer.sep_token, tokenizer.mask_token):
+        raise InputError(
+            f"--tokenizer {name}: pads with {tokenizer.pad_token}, which marks something else too, and would never be "
+            "learnt. Give it a pad token of its own, by tokenizer.add_special_tokens({'pad_token': '[PAD]'}), and "
+            "save it by tokenizer.save_pretrained."
+        )
+    tokenizer.padding_side = "right"  # positions are counted from the left
     if arguments.tokenizer is not None and arguments.model_name_or_path is not None:
         warn_of_other_tokenizer(tokenizer, arguments)
     if arguments.generator_name_or_path is not None:
@@ -263,7 +271,7 @@ def load_model(arguments: ModelArguments) -> SpanElectraForPreTraining:
         settings["objective"] = arguments.objective
     try:
         if kind == SpanElectraConfig.model_type:
-            return SpanElectraForPreTraining.from_pretrained(name, dtype=torch.float32, **settings)
+            return load_whole(SpanElectraForPreTraining, name, dtype=torch.float32, **settings)[0]
         if arguments.objective == "discriminator":
             settings.setdefault("embedding_sharing", "separate")  # tied, training the one would change the other
         if saved_as == "ElectraForPreTraining":

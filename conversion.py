@@ -59,12 +59,16 @@ def from_electra(
         settings: fields of [`SpanElectraConfig`] that the two do not determine.
 
     Raises:
-        ValueError: the two differ in vocabulary, embedding size or activation, or lack weights.
+        ValueError: the two differ in vocabulary, embedding size or activation, one lacks weights or is a decoder, or
+            the generator has an output layer of its own.
     """
     source, _ = load_whole(ElectraForPreTraining, discriminator)
-    shape = {name: getattr(source.config, name) for name in STOCK_SETTINGS}
-    half = None if generator is None else load_whole(ElectraForMaskedLM, generator)[0]
-    if half is not None:
+    check_encoder(discriminator, source.config)
+    shape = {name: getattr(source.config, name) for name in STOCK_SETTINGS} | {"tie_word_embeddings": True}
+    half = None
+    if generator is not None:
+        half, _ = load_whole(ElectraForMaskedLM, generator)
+        check_generator(generator, half)
         for name in COMMON_SETTINGS:
             ours, theirs = getattr(source.config, name), getattr(half.config, name)
             if ours != theirs:
@@ -122,13 +126,14 @@ def from_encoder(encoder: str | os.PathLike, **settings) -> SpanElectraForPreTra
     return model
 
 
-def load_whole(model_class: Any, name: str | os.PathLike) -> tuple[Any, set[str]]:
-    """A model of `model_class`, and the names of the saved weights that it has no place for.
+def load_whole(model_class: Any, name: str | os.PathLike, **kwargs) -> tuple[Any, set[str]]:
+    """A model of `model_class`, and the names of the saved weights that it has no place for; `kwargs` as in
+    [`PreTrainedModel.from_pretrained`].
 
     Raises:
         ValueError: weights are missing or of another shape, which would be random. (A pooler may be: it is not used.)
     """
-    model, loaded = model_class.from_pretrained(name, output_loading_info=True)
+    model, loaded = model_class.from_pretrained(name, output_loading_info=True, **kwargs)
     keys = [key if isinstance(key, str) else key[0] for key in (*loaded["missing_keys"], *loaded["mismatched_keys"])]
     missing = sorted(key for key in keys if "pooler." not in key)
     if missing:
@@ -147,6 +152,18 @@ def check_encoder(name: str | os.PathLike, config) -> None:
         raise ValueError(f"{name} is a decoder (is_decoder); only encoders, which see both sides, can be used.")
     if (kind := getattr(config, "position_embedding_type", None) or "absolute") != "absolute":
         raise ValueError(f"{name} has position embeddings of type {kind!r}; only 'absolute' ones can be used.")
+
+
+def check_generator(name: str | os.PathLike, generator: ElectraForMaskedLM) -> None:
+    """Raise a ValueError unless it is an encoder whose output layer is its word embeddings. Of two tables, loading
+    would write one over the other."""
+    check_encoder(name, generator.config)
+    weights = generator.state_dict()
+    if not torch.equal(weights["generator_lm_head.weight"], weights[WORD_EMBEDDINGS]):
+        raise ValueError(
+            f"{name} has an output layer of its own (tie_word_embeddings is false), where ELECTRA's generator has its "
+            "word embeddings; give a generator in which the two are one."
+        )
 
 
 def new_parts(model: SpanElectraForPreTraining) -> list[str]:
@@ -191,10 +208,12 @@ def from_generator(generator: str | os.PathLike, **settings) -> SpanElectraForPr
         settings: fields of [`SpanElectraConfig`], the discriminator's shape above all.
 
     Raises:
-        ValueError: what both have in common is not the same, or the embeddings were to be shared.
+        ValueError: what both have in common is not the same, the embeddings were to be shared, or the generator lacks
+            weights or has an output layer of its own.
     """
     config = AutoConfig.from_pretrained(generator)
     half, boundary_head = load_generator(generator, config)
+    check_generator(generator, half)
     prefix = "generator_" if isinstance(config, SpanElectraConfig) else ""
     shape = {f"generator_{name}": getattr(config, f"{prefix}{name}") for name in ENCODER_SHAPE}
     for name in (*COMMON_SETTINGS, *(() if boundary_head is None else BOUNDARY_HEAD_SHAPE)):
@@ -204,6 +223,7 @@ def from_generator(generator: str | os.PathLike, **settings) -> SpanElectraForPr
                 f"`{name}` is {settings[name]} in the configuration and {theirs} in the generator {str(generator)!r}; "
                 "leave it out, and it is the generator's."
             )
+    settings.setdefault("pad_token_id", config.pad_token_id)
     if boundary_head is None and settings.get("sampling_head") == "mean":
         raise ValueError(
             f"`sampling_head` is 'mean', and the generator {str(generator)!r} has no boundary head (SBGO) that was "
@@ -231,8 +251,8 @@ def load_generator(
 ) -> tuple[ElectraForMaskedLM, SpanBoundaryHead | None]:
     """A generator, and its boundary head where one was trained with it."""
     if SpanElectraForPreTraining.__name__ in (config.architectures or ()):
-        model = SpanElectraForPreTraining.from_pretrained(name)
+        model = load_whole(SpanElectraForPreTraining, name)[0]
         return model.generator, getattr(model, "sbgo_head", None)
     if isinstance(config, SpanElectraConfig):
-        return SpanElectraForMaskedLM.from_pretrained(name).generator, None
+        return load_whole(SpanElectraForMaskedLM, name)[0].generator, None
     return load_whole(ElectraForMaskedLM, name)[0], None

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, ElectraForPreTraining
 
 from span_electra.configuration_span_electra import SpanElectraConfig
+from span_electra.conversion import load_whole
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.tokenization.output import atomic_folder, check_output_dir, run_command
 from span_electra.tokenization.text import InputError, first_line
@@ -29,7 +30,8 @@ def export(checkpoint: str | Path, output_dir: str | Path, overwrite: bool = Fal
         overwrite: replace an earlier export there.
 
     Raises:
-        InputError: no such checkpoint, one of a generator alone, or `output_dir` holds something else.
+        InputError: no such checkpoint, one of a generator alone or without some of its weights, or `output_dir` holds
+            something else.
     """
     output_dir = Path(output_dir)
     check_output_dir(output_dir, "an export", WRITTEN, "discriminator", overwrite)
@@ -69,7 +71,7 @@ def load_checkpoint(checkpoint: str | Path) -> SpanElectraForPreTraining:
         settings, _ = SpanElectraConfig.get_config_dict(checkpoint)
         saved_as = settings.get("architectures") or [settings.get("model_type")]
         if SpanElectraForPreTraining.__name__ in saved_as:
-            return SpanElectraForPreTraining.from_pretrained(checkpoint)
+            return load_whole(SpanElectraForPreTraining, checkpoint)[0]
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{checkpoint}: cannot be loaded ({first_line(error)})") from error
     raise InputError(

@@ -26,6 +26,9 @@ from transformers import (
 
 import span_electra
 from span_electra import SpanElectraConfig, SpanElectraForMaskedLM, SpanElectraForPreTraining, SpanElectraModel
+from span_electra.arguments import ModelArguments
+from span_electra.building import build_tokenizer, load_model
+from span_electra.conversion import from_generator
 from span_electra.export import export
 from span_electra.tokenization.text import InputError
 
@@ -191,6 +194,47 @@ def test_what_an_export_lacks_is_named(checkpoint, tmp_path):
     assert not (tmp_path / "stock").exists()
 
 
+def test_a_checkpoint_that_lacks_a_layer_is_refused(checkpoint, tmp_path):
+    model, folder = checkpoint
+    lacking = rf"{tmp_path}.* lacks \d+ of its weights, or has them in another shape \(.*layer\.1\."
+    shape = {name: getattr(model.config, name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+    for source in (model, SpanElectraForMaskedLM.from_pretrained(folder)):
+        rest = {name: weight for name, weight in source.state_dict().items() if "layer.1." not in name}
+        source.save_pretrained(tmp_path, state_dict=rest)
+        with pytest.raises(ValueError, match=lacking):
+            from_generator(tmp_path, **shape)
+    model.save_pretrained(tmp_path, state_dict={k: v for k, v in model.state_dict().items() if "layer.1." not in k})
+    with pytest.raises(InputError, match=lacking):
+        load_model(ModelArguments(model_name_or_path=str(tmp_path)))
+    with pytest.raises(InputError, match=lacking):
+        export(tmp_path, tmp_path / "stock")
+
+
+@pytest.mark.parametrize("sharing", SHARING)
+def test_a_generator_with_more_tokens_survives_a_round_of_its_own(tmp_path, sharing):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = SpanElectraConfig(**sizes, generator_hidden_size=32, embedding_sharing=sharing)
+    for settings in ({}, {"share_encoder": False}):
+        model = SpanElectraForMaskedLM(SpanElectraConfig(**config.to_dict() | settings)).eval()
+        model.resize_token_embeddings(103)
+        model.save_pretrained(tmp_path)
+        assert torch.equal(SpanElectraForMaskedLM.from_pretrained(tmp_path)(IDS).logits, model(IDS).logits)
+
+
+def test_a_state_dict_may_be_given_by_its_place(checkpoint, tmp_path):
+    model, _ = checkpoint
+    model.save_pretrained(tmp_path, True, model.state_dict())
+    assert torch.equal(SpanElectraForPreTraining.from_pretrained(tmp_path)(IDS).logits, model(IDS).logits)
+
+
+def test_a_stock_configuration_loads_the_discriminator(checkpoint):
+    model, folder = checkpoint
+    loaded = SpanElectraModel.from_pretrained(folder, config=model.config.discriminator_config())
+    hidden = model.discriminate(IDS)[1].last_hidden_state
+    assert torch.allclose(loaded(IDS).last_hidden_state, hidden, atol=1e-6)
+
+
 def test_fill_mask_uses_the_generator(checkpoint, tmp_path):
     model, folder = checkpoint
     export(folder, tmp_path / "stock")
@@ -223,6 +267,19 @@ def test_an_export_replaces_nothing_else(checkpoint, tmp_path):
     with pytest.raises(InputError, match=r"already holds something else \(diary.txt\)"):
         export(checkpoint[1], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
+
+
+def test_pretraining_pads_on_the_right(tmp_path):
+    tokenizer().save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tmp_path, padding_side="left").save_pretrained(tmp_path)
+    assert build_tokenizer(ModelArguments(tokenizer=str(tmp_path))).padding_side == "right"
+
+
+def test_a_pad_token_with_another_role_is_refused(tmp_path):
+    tokenizer().save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tmp_path, pad_token="[SEP]").save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"pads with \[SEP\], .* tokenizer\.add_special_tokens\({'pad_token'"):
+        build_tokenizer(ModelArguments(tokenizer=str(tmp_path)))
 
 
 def test_there_is_one_copy_of_every_class():

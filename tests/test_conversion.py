@@ -16,7 +16,7 @@ from transformers import (
     RobertaModel,
 )
 
-from span_electra import SpanElectraForPreTraining, SpanElectraModel
+from span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining, SpanElectraModel
 from span_electra.conversion import from_electra, from_encoder, from_generator
 
 SIZES = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -91,6 +91,41 @@ def test_weights_that_lack_a_layer_are_refused(tmp_path, kind):
     model.save_pretrained(tmp_path, state_dict=rest)
     with pytest.raises(ValueError, match=r"lacks 16 of its weights, or has them in another shape \(.*layer\.1\."):
         (from_encoder if kind is BertModel else from_electra)(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [ElectraForMaskedLM, SpanElectraForMaskedLM])
+def test_a_generator_with_an_output_layer_of_its_own_is_refused(tmp_path, kind):
+    config = tiny_config()
+    ElectraForPreTraining(config.discriminator_config()).save_pretrained(tmp_path / "d")
+    config = config if kind is SpanElectraForMaskedLM else config.generator_config()
+    config.tie_word_embeddings = False
+    randomised(kind(config)).save_pretrained(tmp_path / "g")
+    message = r"g has an output layer of its own \(tie_word_embeddings is false\), .* in which the two are one"
+    with pytest.raises(ValueError, match=message):
+        from_generator(tmp_path / "g", hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
+    if kind is ElectraForMaskedLM:
+        with pytest.raises(ValueError, match=message):
+            from_electra(tmp_path / "d", tmp_path / "g")
+
+
+def test_electra_decoders_are_refused(tmp_path):
+    config = tiny_config().discriminator_config()
+    for name, kind, is_decoder in (("d", ElectraForPreTraining, False), ("g", ElectraForMaskedLM, True)):
+        kind(ElectraConfig(**config.to_diff_dict() | {"is_decoder": is_decoder})).save_pretrained(tmp_path / name)
+    with pytest.raises(ValueError, match="g is a decoder"):
+        from_electra(tmp_path / "d", tmp_path / "g")
+    config.is_decoder = True
+    ElectraForPreTraining(config).save_pretrained(tmp_path / "d")
+    with pytest.raises(ValueError, match="d is a decoder"):
+        from_electra(tmp_path / "d")
+
+
+def test_a_discriminator_that_was_saved_untied_shares_its_embeddings(tmp_path):
+    config = tiny_config().discriminator_config()
+    config.tie_word_embeddings = False  # which is about an output layer that it does not have
+    ElectraForPreTraining(config).save_pretrained(tmp_path)
+    model = from_electra(tmp_path)
+    assert model.generator.generator_lm_head.weight is model.electra.get_input_embeddings().weight
 
 
 def test_halves_of_different_models_are_refused(tmp_path):
@@ -228,6 +263,15 @@ def test_the_second_stage_has_the_first_ones_boundary_head(tmp_path):
     random_model(objective="generator", use_sbgo=False).save_pretrained(tmp_path / "without")
     with pytest.raises(ValueError, match=r"`sampling_head` is 'mean', and the generator .* has no boundary head"):
         from_generator(tmp_path / "without", **shape)
+
+
+def test_the_second_stage_has_the_first_ones_padding(tmp_path):
+    random_model(objective="generator", pad_token_id=2).save_pretrained(tmp_path)
+    model = from_generator(tmp_path, hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
+    assert model.config.pad_token_id == model.get_input_embeddings().padding_idx == 2
+    seeded(model, batch()).loss.backward()
+    learnt = model.get_input_embeddings().weight.grad.abs().sum(dim=1)
+    assert learnt[0] > 0 and learnt[2] == 0  # [CLS], which is the first, and [PAD]
 
 
 def test_a_generator_that_stays_as_it_is_has_no_dropout():
