@@ -242,8 +242,6 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
             "--accelerator_config: use_seedable_sampler is false; a resumed run could not repeat the order of its "
             "rows: leave it out."
         )
-    if not training.learning_rate > 0:
-        raise InputError(f"--learning_rate is {training.learning_rate}; it must be above 0 (ELECTRA-Small's is 5e-4).")
 
 
 def refuse_metrics(training: PretrainingArguments, accepted: set[str]) -> None:

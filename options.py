@@ -11,14 +11,17 @@ from typing import get_args, get_type_hints
 
 import torch
 import yaml
+from torch.optim import SGD
 from transformers import HfArgumentParser, Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks, is_tensorboard_available
+from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.training_args import ParallelMode
 
 from span_electra.tokenization.text import InputError, first_line
 
 MOST_SEEDS = 2**32  # NumPy's
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
+MADE_FOR_A_MODEL = ("galore", "apollo", "lomo", "adalomo")  # optimizers that ask for the model, which is not there yet
 
 
 @dataclass
@@ -54,6 +57,8 @@ class RunArguments(TrainingArguments):
         for name in ("logging_steps", "eval_steps", "save_steps", "warmup_steps"):
             if not 0 <= (getattr(self, name) or 0) < math.inf:
                 raise ValueError(f"--{name} is {getattr(self, name)}; give a number of steps, or a share below 1.")
+        if isinstance(self.accelerator_config, str):
+            self.accelerator_config = read_accelerator_config(self.accelerator_config)
         super().__post_init__()
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is nothing to copy to; the DataLoader warns
@@ -92,6 +97,8 @@ def parse_options(groups: Sequence[type], arguments: Sequence[str], script: str,
         *parsed, unknown = parser.parse_args_into_dataclasses(
             arguments, return_remaining_strings=True, look_for_args_file=False
         )
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}).") from error
     except (ImportError, ValueError) as error:  # the Trainer's own checks
         raise InputError(first_line(error)) from error
     if unknown:
@@ -163,6 +170,21 @@ def read_settings(path: str | Path, load_yaml: Callable[[str], object] = yaml.sa
     return settings
 
 
+def read_accelerator_config(given: str) -> dict:
+    """The settings in `--accelerator_config`: JSON, or a file that holds it."""
+    try:
+        settings = json.loads(given) if given.startswith("{") else read_settings(given)
+    except ValueError as error:
+        problem = first_line(error).rstrip(".")
+        raise InputError(
+            f"--accelerator_config {given}: neither JSON nor a file that holds it ({problem})."
+        ) from error
+    known = {option.name for option in fields(AcceleratorConfig)}
+    for name in settings.keys() - known:
+        raise InputError(f"--accelerator_config: {name} is not a setting; accepted are {', '.join(sorted(known))}.")
+    return settings
+
+
 def check_positive(group: object, *names: str) -> None:
     """Refuse counts below 1 in a group of options; None, which leaves the count to the script, passes."""
     for name in names:
@@ -172,20 +194,37 @@ def check_positive(group: object, *names: str) -> None:
 
 
 def check_training(training: RunArguments) -> None:
-    """Refuse batches without rows, runs without steps, and numbers below 0 that are no seeds and no counts."""
+    """Refuse batches without rows, runs without steps, and numbers that are no seeds, no counts and no settings of an
+    optimizer."""
     for name in ("seed", "data_seed"):
         value = getattr(training, name)
         if value is not None and not 0 <= value < MOST_SEEDS:
             raise InputError(f"--{name} is {value}; it must lie between 0 and {MOST_SEEDS - 1}.")
     if training.dataloader_num_workers < 0:
         raise InputError(f"--dataloader_num_workers is {training.dataloader_num_workers}; it must be at least 0.")
+    if training.dataloader_persistent_workers and training.dataloader_num_workers == 0:
+        raise InputError(
+            "--dataloader_persistent_workers: there are no workers to persist; give --dataloader_num_workers 1 or "
+            "more, or leave it out."
+        )
+    if training.learning_rate is not None and not 0 < training.learning_rate < math.inf:
+        raise InputError(
+            f"--learning_rate is {training.learning_rate}; it must be above 0 and finite (ELECTRA-Small's are 5e-4 to "
+            "pretrain, 3e-4 to fine-tune)."
+        )
+    for name in ("weight_decay", "adam_epsilon", "max_grad_norm"):
+        if not 0 <= getattr(training, name) < math.inf:
+            raise InputError(f"--{name} is {getattr(training, name)}; it must be at least 0 and finite.")
+    for name in ("adam_beta1", "adam_beta2"):
+        if not 0 <= getattr(training, name) < 1:
+            raise InputError(f"--{name} is {getattr(training, name)}; it must lie in [0, 1).")
     check_positive(
         training, "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"
     )
     if training.max_steps < 1 and training.max_steps != -1:
         raise InputError(f"--max_steps is {training.max_steps}; it must be at least 1 (leave it out to count epochs).")
-    if training.max_steps == -1 and not training.num_train_epochs > 0:
-        raise InputError(f"--num_train_epochs is {training.num_train_epochs}; it must be above 0.")
+    if training.max_steps == -1 and not 0 < training.num_train_epochs < math.inf:
+        raise InputError(f"--num_train_epochs is {training.num_train_epochs}; it must be above 0 and finite.")
     if training.use_liger_kernel:
         raise InputError("--use_liger_kernel: there are none for encoders of ELECTRA's kind; leave it out.")
     if training.fsdp and training.parallel_mode is not ParallelMode.DISTRIBUTED:
@@ -198,20 +237,24 @@ def check_training(training: RunArguments) -> None:
 
 def check_with_library(training: RunArguments) -> None:
     """Refuse the trackers, optimizers and schedules that the Trainer would refuse once it has begun."""
-    optimizer = torch.optim.SGD([torch.zeros(1)])
-    kind, settings = training.lr_scheduler_type, training.lr_scheduler_kwargs
+    parameters = [torch.zeros(1, device=training.device, requires_grad=True)]
+    rate = {"lr": training.learning_rate or 1e-3}  # fine-tuning's may depend on the model
+    schedule, settings = training.lr_scheduler_type, training.lr_scheduler_kwargs
 
-    def find_optimizer():
-        with suppress(ValueError):  # some ask for the model, which is not there yet
+    def make_optimizer():
+        if not training.optim.startswith(MADE_FOR_A_MODEL):
+            kind, options = Trainer.get_optimizer_cls_and_kwargs(training)
+            return kind(parameters, **options | rate)
+        with suppress(ValueError):
             Trainer.get_optimizer_cls_and_kwargs(training)
 
     attempts = {
-        "optim": find_optimizer,
+        "optim": make_optimizer,
         "report_to": lambda: [tracker() for tracker in get_reporting_integration_callbacks(training.report_to)],
-        "lr_scheduler_type": lambda: get_scheduler(kind, optimizer, 1, 2, settings),  # type: ignore[arg-type]
+        "lr_scheduler_type": lambda: get_scheduler(schedule, SGD(parameters, **rate), 1, 2, settings),  # type: ignore[arg-type]
     }
     fixes = {
-        "optim": "adamw_torch_fused needs no package",
+        "optim": "adamw_torch_fused needs no package, and --optim_args are name=value,name=value",
         "report_to": "none reports to none",
         "lr_scheduler_type": "what it needs goes into --lr_scheduler_kwargs, as JSON",
     }

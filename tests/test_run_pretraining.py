@@ -21,6 +21,7 @@ from transformers import (
     ElectraConfig,
     ElectraForMaskedLM,
     ElectraForPreTraining,
+    Trainer,
 )
 
 from span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining
@@ -186,6 +187,37 @@ REFUSED = {
     "no epochs": ({"max_steps": None, "num_train_epochs": -1}, r"--num_train_epochs is -1\.0; it must be above 0"),
     "no rows": ({"max_train_samples": 0}, r"--max_train_samples is 0; it must be at least 1"),
     "no learning": ({"learning_rate": 0}, r"--learning_rate is 0\.0; it must be above 0"),
+    "learning without end": ({"learning_rate": "inf"}, r"--learning_rate is inf; it must be above 0 and finite"),
+    "epochs without end": (
+        {"max_steps": None, "num_train_epochs": "inf"},
+        r"--num_train_epochs is inf; it must be above 0 and finite",
+    ),
+    "growing weights": ({"weight_decay": -1}, r"--weight_decay is -1\.0; it must be at least 0 and finite"),
+    "no weight decay": ({"weight_decay": "nan"}, r"--weight_decay is nan; it must be at least 0 and finite"),
+    "no gradient norm": ({"max_grad_norm": "nan"}, r"--max_grad_norm is nan; it must be at least 0 and finite"),
+    "negative epsilon": ({"adam_epsilon": -1}, r"--adam_epsilon is -1\.0; it must be at least 0 and finite"),
+    "a mean without end": ({"adam_beta2": 2}, r"--adam_beta2 is 2\.0; it must lie in \[0, 1\)"),
+    "an optimizer's settings": (
+        {"optim": "adamw_torch", "optim_args": "foo"},
+        r"--optim is adamw_torch; not enough values .*--optim_args are name=value,name=value\)",
+    ),
+    "a rate below the schedule's last": (
+        {"lr_scheduler_type": "polynomial", "learning_rate": 1e-8},
+        r"--lr_scheduler_type is polynomial; lr_end .* must be smaller than initial lr .*--lr_scheduler_kwargs",
+    ),
+    "no workers to persist": (
+        {"dataloader_persistent_workers": True},
+        r"--dataloader_persistent_workers: there are no workers to persist; give --dataloader_num_workers 1",
+    ),
+    "no such accelerator_config": (
+        {"accelerator_config": "missing.json"},
+        r"--accelerator_config missing\.json: neither JSON nor a file .*missing\.json: cannot be read \(No such",
+    ),
+    "an unknown accelerator_config": (
+        {"accelerator_config": '{"x": 1}'},
+        r"--accelerator_config: x is not a setting; accepted are dispatch_batches, .*use_seedable_sampler",
+    ),
+    "no such fsdp_config": ({"fsdp": True, "fsdp_config": "missing.json"}, r"missing\.json: cannot be read \(No such"),
     "rows not shared": (
         {"train_file": "{home}/features", "pack_documents": True},
         r"features: in its rows documents stand alone; make the features again with --pack_documents",
@@ -339,6 +371,13 @@ def test_a_recipe_is_held_to_the_types_of_the_command_line(home, tmp_path, capsy
 def without(options, name):
     place = options.index(name)
     return options[:place] + options[place + 2 :]
+
+
+def test_an_optimizer_is_made_before_the_run_begins(home, tmp_path, monkeypatch):
+    settings = {"lr": 5e-4, "momentum_of_inertia": 1}
+    monkeypatch.setattr(Trainer, "get_optimizer_cls_and_kwargs", lambda args: (torch.optim.AdamW, settings))
+    with pytest.raises(InputError, match=r"--optim is adamw_torch_fused; .* argument 'momentum_of_inertia'"):
+        parsed(home, tmp_path)
 
 
 def test_a_run_is_not_resumed_into_another_ones_folder(home, finished, tmp_path):

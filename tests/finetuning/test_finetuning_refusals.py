@@ -153,6 +153,13 @@ REFUSED = {
     "large stride": ({"max_seq_length": 32, "stride": 20}, r"--stride is 20; it must be at most half"),
     "no seeds": ({"seeds": 0}, r"--seeds is 0; it must be at least 1"),
     "no learning": ({"learning_rate": 0}, r"--learning_rate is 0\.0; it must be above 0"),
+    "learning without end": ({"learning_rate": "inf"}, r"--learning_rate is inf; it must be above 0 and finite"),
+    "growing weights": ({"weight_decay": -1}, r"--weight_decay is -1\.0; it must be at least 0 and finite"),
+    "a mean without end": ({"adam_beta1": 1}, r"--adam_beta1 is 1\.0; it must lie in \[0, 1\)"),
+    "an optimizer's settings": (
+        {"optim": "adamw_torch", "optim_args": "foo"},
+        r"--optim is adamw_torch; not enough values .*--optim_args are name=value",
+    ),
     "growing rates": ({"layerwise_lr_decay": 1.5}, r"--layerwise_lr_decay is 1\.5; it must lie in \(0, 1\]"),
     "all dropped": ({"dropout": 1}, r"--dropout is 1\.0; it must lie in \[0, 1\)"),
     "no epochs": ({"num_train_epochs": 0}, r"--num_train_epochs is 0\.0; it must be above 0"),
