@@ -10,13 +10,23 @@ from span_electra.tokenization.text import InputError
 
 MOST_WARMUP_STEPS = 10_000  # ELECTRA's
 UNDIRECTED = {"replaced_share", "span_replaced_share"}  # metrics of which neither more nor less is better
-# What a resumed run could not repeat, and why.
+# Options of the Trainer that a run could not be gone on with: the value that is refused, and why.
 NOT_REPEATED = {
     "save_only_model": (True, "without the optimizer's state in its checkpoints a run cannot be resumed"),
     "auto_find_batch_size": (True, "a resumed run could not repeat what it finds"),
     "ignore_data_skip": (True, "a resumed run would see some rows twice and others not at all"),
     "dataloader_in_order": (False, "a resumed run could not repeat an order that is left to chance"),
     "train_sampling_strategy": ("group_by_length", "its order follows from no seed that a resumed run could repeat"),
+    "enable_jit_checkpoint": (
+        True,
+        "SIGTERM makes this script write a checkpoint, and the two would disturb each other",
+    ),
+}
+# What other scripts do by switches.
+SWITCHES = {
+    "do_train": "to train is what this script does",
+    "do_eval": "a model is evaluated as --eval_strategy says, and not without training",
+    "do_predict": "nothing is predicted here",
 }
 
 
@@ -159,6 +169,9 @@ class PretrainingArguments(RunArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator picks its columns itself."})
 
     def __post_init__(self):
+        for name, reason in SWITCHES.items():
+            if getattr(self, name):
+                raise ValueError(f"--{name}: {reason}; leave it out.")
         metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
         is_larger_better = not metric.endswith(("loss", "perplexity"))
         if self.greater_is_better not in (None, is_larger_better):
@@ -221,6 +234,11 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
         raise InputError(
             f"--label_smoothing_factor is {training.label_smoothing_factor}; the objectives have no smoothed form: "
             "leave it out."
+        )
+    if training.neftune_noise_alpha is not None:
+        raise InputError(
+            f"--neftune_noise_alpha is {training.neftune_noise_alpha}; such noise is for instruction tuning: leave it "
+            "out."
         )
     check_source("--model_name_or_path", model.model_name_or_path, training)
     check_source("--generator_name_or_path", model.generator_name_or_path, training)

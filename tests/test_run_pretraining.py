@@ -264,6 +264,17 @@ REFUSED = {
     "no such activation": ({"config": "{home}/bad_act.json"}, r"`hidden_act` is 'gelux'; accepted are"),
     "no such attention": ({"attn_implementation": "foo"}, r"--attn_implementation foo: cannot be used here"),
     "smoothed labels": ({"label_smoothing_factor": 0.1}, r"--label_smoothing_factor is 0\.1"),
+    "noise in the embeddings": (
+        {"neftune_noise_alpha": 5},
+        r"--neftune_noise_alpha is 5\.0; such noise is for instruction",
+    ),
+    "checkpoints at a signal": (
+        {"enable_jit_checkpoint": True},
+        r"--enable_jit_checkpoint is True; SIGTERM .* leave it out",
+    ),
+    "to train by a switch": ({"do_train": True}, r"--do_train: to train is what this script does; leave it out"),
+    "to evaluate alone": ({"do_eval": True}, r"--do_eval: .* as --eval_strategy says, .*; leave it out"),
+    "to predict": ({"do_predict": True}, r"--do_predict: nothing is predicted here; leave it out"),
     "no seed": ({"seed": -1}, r"--seed is -1; it must lie between 0 and 4294967295"),
     "no order": ({"data_seed": 2**32}, r"--data_seed is 4294967296; it must lie between"),
     "no workers": ({"dataloader_num_workers": -1}, r"--dataloader_num_workers is -1; it must be at least 0"),
