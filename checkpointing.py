@@ -68,7 +68,7 @@ def seal(folder: Path, after: float = 0.0, **facts) -> None:
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.name != MANIFEST):
         if path.is_file() and path.name != TRAINING_ARGS_NAME:  # never read, and not in what the Hub gets
-            files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": digest(path)}
+            files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
         sync(path)
     manifest = {"files": files, "written": max(time.time(), math.nextafter(after, math.inf)), **facts}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
@@ -94,7 +94,7 @@ def damage(folder: Path, digests: bool = True) -> str | None:
                 return f"{name} is missing"
             if path.stat().st_size != written["bytes"]:
                 return f"{name} has {path.stat().st_size:,} bytes of {written['bytes']:,}"
-            if digests and digest(path) != written["sha256"]:
+            if digests and file_digest(path) != written["sha256"]:
                 return f"{name} is not what was written (another SHA-256)"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
@@ -178,7 +178,7 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     sha256 = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

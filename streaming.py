@@ -164,8 +164,8 @@ class TextStream(IterableDataset):
             "documents that share a row": self.packer.pack_documents,
             "text column": self.corpus.text_column,
             "row length": self.packer.max_seq_length,
-            "tokenizer": digest(self.packer.backend.to_str()),
-            "shards": f"{len(self.shards)} ({digest(names)})",
+            "tokenizer": text_digest(self.packer.backend.to_str()),
+            "shards": f"{len(self.shards)} ({text_digest(names)})",
         }
 
     def _state_file(self, checkpoint: str | Path) -> Path:
@@ -203,7 +203,7 @@ def source_name(source: Source) -> str:
     return f"{source.info.dataset_name} {source.split}"
 
 
-def digest(text: str) -> str:
+def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -24,7 +24,7 @@ from span_electra.checkpointing import (
     InterruptedRun,
     SaveError,
     damage,
-    digest,
+    file_digest,
     find_checkpoint,
     run_facts,
     seal,
@@ -135,9 +135,9 @@ def test_a_checkpoint_that_the_disk_cannot_read_is_passed_over(finished, monkeyp
     def failing(path):
         if path.parent.name == "checkpoint-6":
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return digest(path)
+        return file_digest(path)
 
-    monkeypatch.setattr(checkpointing, "digest", failing)
+    monkeypatch.setattr(checkpointing, "file_digest", failing)
     assert re.search(r"cannot be read \(Input/output error\)", damage(finished / "checkpoint-6"))
     assert find_checkpoint(finished, "true").name == "checkpoint-4"
 
