@@ -1,20 +1,45 @@
-"""The Trainer of fine-tuning: the deeper a layer lies below the head, the less it learns."""
+"""The Trainer of fine-tuning: the deeper a layer lies below the head, the less it learns, and every row is scored."""
 
 import re
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import nn
 from transformers import Trainer
 
+from span_electra.checkpointing import replaced_attribute
 from span_electra.finetuning.arguments import FinetuningArguments
 
-LAYER = re.compile(r"\.(?:layers?|h)\.(\d+)\.")  # a layer's number in a parameter's name
+LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")  # a layer's number in a parameter's name: the first there
 
 
 class FinetuningTrainer(Trainer):
     """Trains with layer-wise learning rates (Clark et al., 2020, appendix B)."""
 
     args: FinetuningArguments  # type: ignore[assignment]
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # Heads take the count of an update's labels and ignore it, so the Trainer has to average over batches and
+        # processes itself. Each batch counts alike: exact for means over rows; a mean over labelled tokens weighs
+        # those of a batch with few of them more.
+        self.model_accepts_loss_kwargs = False
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        with self.all_rows_in_order():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset):
+        with self.all_rows_in_order():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def all_rows_in_order(self) -> Iterator[None]:
+        """Without what is said of training's batches: tasks know a validation row by its place."""
+        in_order = replaced_attribute(self.args, "train_sampling_strategy", "random")
+        with in_order, replaced_attribute(self.args, "dataloader_drop_last", False):
+            yield
 
     def create_optimizer(self, model=None):
         model = self.model if model is None else model
@@ -46,18 +71,19 @@ class FinetuningTrainer(Trainer):
 def parameter_depths(model: nn.Module, base_model_prefix: str) -> dict[str, int]:
     """How far each parameter is from the input, as ELECTRA's released code counts.
 
-    Embeddings are at 0, the encoder's layers at 1 to n. What the encoder has above them (BERT's pooler, a last norm)
-    is at n + 1, and the new head, which is what lies outside of the encoder, at n + 2.
+    Embeddings and what is named after them are at 0, the encoder's layers at 1 to n. What the encoder has above them
+    (BERT's pooler, a last norm) is at n + 1, and the new head, which is what lies outside of the encoder, at n + 2.
     """
     names = [name for name, _ in model.named_parameters()]
     numbers = {name: int(match[1]) for name in names if (match := LAYER.search(f".{name}"))}
     layers = max(numbers.values(), default=-1) + 1
+    embeddings = {weight for part in model.modules() if isinstance(part, nn.Embedding) for weight in part.parameters()}
     depths = {}
-    for name in names:
+    for name, parameter in model.named_parameters():
         if f".{base_model_prefix}." not in f".{name}":
             depths[name] = layers + 2
         elif name in numbers:
             depths[name] = numbers[name] + 1
         else:
-            depths[name] = 0 if "embedding" in name else layers + 1
+            depths[name] = 0 if parameter in embeddings or "embed" in name else layers + 1
     return depths

@@ -85,28 +85,6 @@ def test_rates_fall_from_the_head_to_the_embeddings(home, tmp_path, name):
     assert ("pooler" in str(list(depths))) == (name == "bert")
 
 
-def test_rates_fall_towards_the_input_in_encoders_with_other_names():
-    layer = torch.nn.Linear(2, 2)
-    model = torch.nn.ModuleDict(
-        {
-            "model": torch.nn.ModuleDict(
-                {"embeddings": layer, "layers": torch.nn.ModuleList([layer, layer]), "final_norm": layer}
-            ),
-            "head": torch.nn.Linear(2, 2),
-        }
-    )
-    model["model"]["layers"] = torch.nn.ModuleList([torch.nn.ModuleList([torch.nn.Linear(2, 2)]) for _ in range(2)])
-    model["model"]["final_norm"] = torch.nn.LayerNorm(2)
-    depths = parameter_depths(model, "model")
-    assert {name.removesuffix(".weight"): depth for name, depth in depths.items() if name.endswith("weight")} == {
-        "model.embeddings": 0,
-        "model.layers.0.0": 1,
-        "model.layers.1.0": 2,
-        "model.final_norm": 3,
-        "head": 4,
-    }
-
-
 def test_random_weights_are_random_and_the_loaded_ones_are_not(home, tmp_path):
     saved = ElectraForPreTraining.from_pretrained(home / "electra").electra.state_dict()
     for from_scratch in (False, True):
