@@ -3,6 +3,7 @@ counted on the device, an alarm for each way of learning nothing, and a report w
 
 import copy
 import math
+from collections import defaultdict
 from contextlib import ExitStack
 
 import torch
@@ -65,6 +66,7 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
         self.resumable_tensors = vars(self.train_metrics)
         self.found_nonfinite = torch.zeros((), device=device)  # 1 from the first non-finite loss or gradient on
         self.add_callback(EpochMasks(data_collator))
+        self.add_callback(LastLog())
         self.add_callback(LearningMonitor(self.model.config.objective))  # type: ignore[arg-type, union-attr]
         self.add_callback(WholeUploads(self))
 
@@ -130,7 +132,8 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
         if "loss" in logs:  # a training log: the metrics since the last one
             self.check_finite()
             logs |= self.train_metrics.compute(self.sum_over_processes)
-            logs["loss"] = self.weighted_sum(logs)  # the library's forgets, at a resumption, the steps since the last
+            # The library's forgets, at a resumption, the steps since the last.
+            logs["loss"] = self.weighted_sum(defaultdict(float, logs))  # a mean over no tokens is not among them
             self.train_metrics.reset()
         logs.pop("train_loss", None)  # which the library divides by all steps, those before a resumption included
         super().log(logs, start_time)
@@ -159,10 +162,10 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
         with torch.random.fork_rng(devices=[]):  # an iterator over batches draws a number of training's
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)  # type: ignore[misc]
         metrics = self.eval_metrics.compute(self.sum_over_processes)
-        metrics["loss"] = self.weighted_sum(metrics)
+        metrics["loss"] = self.weighted_sum(defaultdict(float, metrics))
         if not math.isfinite(metrics["loss"]):
             self.found_nonfinite.fill_(1)  # weights that training's loss has not seen yet
-        if self.probe is not None:
+        elif self.probe is not None:
             metrics["probe_accuracy"] = self.probe.accuracy(self.accelerator.unwrap_model(self.model))
             metrics["probe_accuracy_baseline"] = self.probe.baseline
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
@@ -254,6 +257,14 @@ class EpochMasks(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.collator.set_epoch(int(state.epoch or 0))  # the whole epochs behind us, after a resume as well
+
+
+class LastLog(TrainerCallback):
+    """Logs the last steps too, of which there may be fewer than between two logs."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps:
+            control.should_log = True
 
 
 class WholeUploads(TrainerCallback):

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from trainer_examples import make_trainer, rows, tiny_model
@@ -195,10 +196,35 @@ def test_weights_that_only_an_evaluation_finds_broken_are_not_kept(tokenizer, tm
             output.rtd_loss = output.rtd_loss * float("inf")
         return output
 
+    class Probe:  # a classifier cannot be fitted to numbers that are none
+        baseline = 0.5
+
+        def accuracy(self, model):
+            assert trainer.state.global_step < 4
+            return 0.75
+
     trainer.model.forward = broken_when_judged
+    trainer.probe = Probe()
     with pytest.raises(NonFiniteLossError):
         trainer.train()
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize("objective", ["joint", "generator"])
+def test_rows_without_a_word_to_mask_are_trained_on_and_judged(tokenizer, tmp_path, objective):
+    trainer = make_trainer(tokenizer, tmp_path, tiny_model(objective=objective), eval_strategy="steps", eval_steps=2)
+    nothing = datasets.Dataset.from_dict({"input_ids": [[0, 4, 4, 1]] * 24})  # [UNK] is no word
+    trainer.train_dataset = trainer.eval_dataset = nothing
+    trainer.train()
+    losses = [entry.get("loss", entry.get("eval_loss")) for entry in trainer.state.log_history[:-1]]
+    assert len(losses) == 6 and np.isfinite(losses).all()
+    assert not any("mlm_loss" in entry for entry in trainer.state.log_history)
+
+
+def test_the_last_steps_are_logged_however_few(tokenizer, tmp_path):
+    trainer = make_trainer(tokenizer, tmp_path, max_steps=5, logging_steps=3)
+    trainer.train()
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [3, 5]
 
 
 def test_decay_spares_biases_and_norms_but_not_embeddings(tokenizer, tmp_path):
@@ -251,7 +277,7 @@ def test_a_generator_alone_is_judged_without_a_discriminator():
     assert learning_problems(alone | {"generator_accuracy": 0.0}).keys() == {"generator"}
 
 
-def counting_rows(count, length=20):
+def counting_rows(count, length=22):
     """Rows that count up from anywhere: to learn from them is easy."""
     starts = torch.arange(count) * 7
     content = 5 + (starts[:, None] + torch.arange(length)) % 94

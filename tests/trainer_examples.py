@@ -26,7 +26,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
 
 
-def rows(count, length=20):
+def rows(count, length=22):  # 20 ordinary tokens, of which always 3 are masked
     generator = torch.Generator().manual_seed(0)
     content = torch.randint(5, 99, (count, length), generator=generator)
     content[:, 0], content[:, -1] = 0, 1
