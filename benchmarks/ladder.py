@@ -70,6 +70,9 @@ CURVE = "eval_fixed_discriminator_auc"
 SWEPT_CONFIG = "small"  # which the values in sweeps.yaml are for
 BASE = "4_sbpo"  # what sweeps change one setting of
 NORMAL_95 = 1.96
+# Settings of a run that say nothing of its outcome, but where it is made.
+FILES = {"tokenizer", "train_file", "validation_file", "probe_file", "model_name_or_path", "output_dir"}
+OF_THE_MACHINE = FILES | {"use_cpu", "torch_compile"}
 
 
 class OutOfTimeError(Exception):
@@ -171,14 +174,14 @@ class Ladder:
         if self.options.steps:
             recipe |= {"max_steps": self.options.steps, "eval_steps": self.options.steps, "warmup_steps": 1}
             recipe |= {"logging_steps": 1, "max_eval_samples": 64}
-        path = beside(run, ".yaml")
-        check_recipe(recipe, path)
-        if (run / "history.json").exists() and (run / "model.safetensors").exists():
-            return
         recipe |= {"tokenizer": self.tokenizer, "train_file": [self.features], "seed": seed, "output_dir": run}
         recipe |= {"save_total_limit": 1, "report_to": "none", "disable_tqdm": True, **on_cpu()}
         if "probe" in self.size:
             recipe["probe_file"] = self.options.tasks / self.size["probe"] / "train.jsonl"
+        path = beside(run, ".yaml")
+        check_recipe(recipe, path)
+        if (run / "history.json").exists() and (run / "model.safetensors").exists():
+            return
         write_recipe(recipe, path)
         resume = any(run.glob("checkpoint-*"))
         began = time.monotonic()
@@ -198,10 +201,6 @@ class Ladder:
         recipe = {**self.size["finetuning"], **self.size["tasks"][task], "seeds": self.options.finetuning_seeds}
         if self.options.steps:
             recipe |= {"max_train_samples": 64, "max_eval_samples": 64, "num_train_epochs": 1}
-        path = beside(output, ".yaml")
-        check_recipe(recipe, path)
-        if (output / "results.json").exists():
-            return
         kind, metric = TASKS[task]
         data = self.options.tasks / task
         source = run if name != SCRATCH else self.run_folder(next(iter(self.rungs)), seed)
@@ -209,6 +208,10 @@ class Ladder:
         recipe |= {"train_file": data / "train.jsonl", "validation_file": data / "dev.jsonl"}
         recipe |= {"output_dir": output, "overwrite_output_dir": True}
         recipe |= {"report_to": "none", "disable_tqdm": True, "from_scratch": name == SCRATCH, **on_cpu()}
+        path = beside(output, ".yaml")
+        check_recipe(recipe, path)
+        if (output / "results.json").exists():
+            return
         write_recipe(recipe, path)
         self.call(["span_electra.run_finetuning", path], beside(output, ".log"))
         for weights in [*output.glob("seed-*"), *output.glob("*.safetensors")]:  # the figures are what is wanted
@@ -306,12 +309,14 @@ def check_recipe(recipe: dict, path: Path) -> None:
     """Refuse to go on from, or to report, a run that an earlier command made with other settings."""
     earlier = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else recipe
     differing = [
-        f"{name} {earlier.get(name)} then, {value} now" for name, value in recipe.items() if earlier.get(name) != value
+        f"{name} {earlier.get(name)} then, {recipe.get(name)} now"
+        for name in {**earlier, **recipe}
+        if name not in OF_THE_MACHINE and earlier.get(name) != recipe.get(name)
     ]
     if differing:
         sys.exit(
-            f"{path}: that run was made with other settings ({'; '.join(differing)}). Take another --output_dir, "
-            f"or move away what begins with {path.stem}."
+            f"{path}: that run was made with other settings ({'; '.join(differing)}). Take another --output_dir, or "
+            f"move away what begins with {path.stem}."
         )
 
 

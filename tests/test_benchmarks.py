@@ -157,6 +157,10 @@ def test_a_run_made_with_other_settings_is_neither_gone_on_from_nor_reported(tmp
     climb(0.5)
     with pytest.raises(SystemExit, match=f"{setting} 0.5 then, 0.25 now.*1_electra-seed0"):
         climb(0.25)
+    recipes = tmp_path / "cpu" / f"1_electra-seed0{'-sst2' if part == 'finetuning' else ''}.yaml"
+    recipes.write_text(recipes.read_text() + "weight_decay: 0.5\n")
+    with pytest.raises(SystemExit, match=r"\(weight_decay 0.5 then, None now\)"):
+        climb(0.5)
 
 
 def test_a_run_that_fails_keeps_others_from_beginning(tmp_path, monkeypatch):
