@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import random
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -131,12 +132,34 @@ def test_words_do_not_grow_together_over_the_end_of_a_line(tmp_path, tokenizers)
 
 
 def test_features_without_their_rows_are_damaged(tmp_path, tokenizers):
-    path = tmp_path / "a.txt"
+    path, out, tokenizer = tmp_path / "a.txt", tmp_path / "out", tokenizers["BPE"]
     path.write_text("the old man and the sea\n" * 20)
-    create_features(path, tokenizers["BPE"], tmp_path / "out")
-    next((tmp_path / "out").glob("data-*.arrow")).unlink()
-    with pytest.raises(InputError, match=r"out: damaged \(.*\)\. Make these features again"):
-        load_features(tmp_path / "out", tokenizers["BPE"])
+    rows = create_features(path, tokenizer, out)["input_ids"][:]
+    next(out.glob("data-*.arrow")).unlink()
+    for use in (load_features, partial(create_features, path)):
+        folder_and_tokenizer = (out, tokenizer) if use is load_features else (tokenizer, out)
+        with pytest.raises(InputError, match=r"out: damaged \(.*\)\. Make these features again: .* --overwrite"):
+            use(*folder_and_tokenizer)
+    assert create_features(path, tokenizer, out, overwrite=True)["input_ids"][:] == rows
+
+
+def test_features_with_fewer_rows_than_were_written_are_damaged(tmp_path, corpus_file, tokenizers):
+    rows = create_features([corpus_file], tokenizers["BPE"], tmp_path / "out")
+    rows.select(range(3)).save_to_disk(tmp_path / "fewer")
+    (tmp_path / "fewer" / "features.json").write_text((tmp_path / "out" / "features.json").read_text())
+    with pytest.raises(InputError, match=rf"fewer: damaged \(3 of {len(rows)} rows\)"):
+        load_features(tmp_path / "fewer", tokenizers["BPE"])
+
+
+def test_the_cache_makes_damaged_features_anew_and_removes_what_was_not_finished(tmp_path, corpus_file, tokenizers):
+    rows = cached_features([corpus_file], tokenizers["BPE"], cache_dir=tmp_path)["input_ids"][:]
+    (entry,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    next(entry.glob("data-*.arrow")).unlink()
+    for name in (f".{entry.name}.0123abcd.tmp", ".another.0123abcd.tmp"):
+        (tmp_path / name).mkdir()
+    again = cached_features([corpus_file], tokenizers["BPE"], cache_dir=tmp_path)
+    assert again["input_ids"][:] == rows
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {entry.name, ".another.0123abcd.tmp"}
 
 
 def test_sequences_share_the_row_that_they_fill_best():

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import signal
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ import zstandard
 from transformers import AutoTokenizer
 
 from span_electra.tokenization import text as text_module
-from span_electra.tokenization.output import run_command
+from span_electra.tokenization.output import atomic_folder, run_command
 from span_electra.tokenization.text import Corpus, InputError, InputNotFoundError
 from span_electra.tokenization.train_tokenizer import broken_up, main, train_tokenizer
 
@@ -321,6 +322,43 @@ def test_a_mount_point_is_refused_before_the_work(tmp_path, corpus_file, monkeyp
     monkeypatch.setattr("os.path.ismount", lambda path: path == tmp_path / "volume")
     with pytest.raises(InputError, match=r"volume: is a mount point, whose place no folder can take. Give one inside"):
         train_tokenizer([corpus_file], tmp_path / "volume", vocab_size=300)
+
+
+def test_the_current_folder_is_refused_before_the_work(tmp_path, corpus_file, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(
+        InputError, match=r"\.: is the current folder, whose place no folder can take. Give one inside"
+    ):
+        train_tokenizer([corpus_file], ".", vocab_size=300)
+
+
+def test_a_place_where_no_folder_can_be_made_is_refused_before_the_work(tmp_path, corpus_file):
+    message = (
+        r"corpus\.txt/out: no folder can be made in .*corpus\.txt \(Not a directory\)\. Give another --output_dir"
+    )
+    with pytest.raises(InputError, match=message):
+        train_tokenizer([tmp_path / "never_read.txt"], corpus_file / "out")
+    with pytest.raises(InputError, match=r"no folder can be made in .* \(File name too long\)"):
+        train_tokenizer([corpus_file], tmp_path / "new" / ("a" * 250))
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.txt"]
+
+
+@pytest.mark.parametrize("hides_it", [False, True])
+def test_sigterm_leaves_nothing_behind(tmp_path, hides_it):
+    def command():
+        with atomic_folder(tmp_path / "new" / "out") as folder:
+            (folder / "half").write_text("")
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                if hides_it:
+                    raise TimeoutError
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match="143"):
+        run_command(command)
+    assert not any(tmp_path.iterdir()) and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_folder_with_something_else_is_never_replaced(tmp_path, corpus_file):

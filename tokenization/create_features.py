@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import tempfile
 import time
 from bisect import bisect_left, insort
@@ -90,9 +91,15 @@ def create_features(
         "settings": settings,
         "sources": corpus.identity(),
     }
-    if _is_made_from(output_dir, made_from):
-        logger.info("Reusing the features in %s: same text, tokenizer and settings.", output_dir)
-        return datasets.load_from_disk(output_dir)
+    metadata = _read_metadata(output_dir)
+    if metadata is not None and all(metadata.get(key) == value for key, value in made_from.items()):
+        try:
+            rows = _load_rows(output_dir, metadata)
+            logger.info("Reusing the features in %s: same text, tokenizer and settings.", output_dir)
+            return rows
+        except InputError:
+            if not overwrite:
+                raise
     check_output_dir(output_dir, "features of other text or settings", FEATURE_FILES, METADATA, overwrite)
 
     start = time.perf_counter()
@@ -126,7 +133,9 @@ def cached_features(
     cache_dir = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "span_electra")
     cache_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(cache_dir / f"{key}.lock"):  # the processes of one run wait for the first instead of racing it
-        return create_features(paths, tokenizer, cache_dir / key, **settings)
+        for leftover in cache_dir.glob(f".{key}.*"):  # of a process that was killed
+            shutil.rmtree(leftover)
+        return create_features(paths, tokenizer, cache_dir / key, **settings | {"overwrite": True})
 
 
 def load_features(folder: str | Path, tokenizer: PreTrainedTokenizerBase | str | Path) -> datasets.Dataset:
@@ -148,10 +157,7 @@ def load_features(folder: str | Path, tokenizer: PreTrainedTokenizerBase | str |
             f"{folder}: these features were made with another tokenizer ({metadata['tokenizer']}) than "
             f"{tokenizer.name_or_path}. Give that tokenizer, or make the features again with this one."
         )
-    try:
-        return datasets.load_from_disk(folder)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: damaged ({error}). Make these features again.") from error
+    return _load_rows(folder, metadata)
 
 
 def load_tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTrainedTokenizerBase:
@@ -449,16 +455,23 @@ def _log_statistics(
         )
 
 
+def _load_rows(folder: Path, metadata: dict[str, Any]) -> datasets.Dataset:
+    try:
+        rows, expected = datasets.load_from_disk(folder), metadata["counts"]["rows"]
+        if len(rows) != expected:  # of a file that ends early, Arrow may read what is left
+            raise ValueError(f"{len(rows)} of {expected} rows")
+        return rows
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{folder}: damaged ({first_line(error)}). Make these features again: create_features with --overwrite."
+        ) from error
+
+
 def _read_metadata(folder: Path) -> dict[str, Any] | None:
     try:
         return json.loads((folder / METADATA).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return None
-
-
-def _is_made_from(folder: Path, made_from: dict[str, Any]) -> bool:
-    metadata = _read_metadata(folder)
-    return metadata is not None and all(metadata.get(key) == value for key, value in made_from.items())
 
 
 def _hash(value: Any) -> str:

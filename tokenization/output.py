@@ -3,11 +3,14 @@
 import fnmatch
 import os
 import shutil
+import signal
 import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from .text import InputError
 
@@ -20,12 +23,13 @@ def check_output_dir(folder: Path, content: str, patterns: tuple[str, ...], mark
         patterns: the names of the files that we write, as globs.
         marker: a file without which a folder is not ours.
     """
-    if not folder.exists():
+    if not os.path.exists(folder):
         return
     if not folder.is_dir():
         raise InputError(f"{folder}: is a file. Give a new or empty folder as --output_dir.")
-    if os.path.ismount(folder):
-        raise InputError(f"{folder}: is a mount point, whose place no folder can take. Give one inside it.")
+    if os.path.ismount(folder) or folder.samefile("."):
+        kind = "a mount point" if os.path.ismount(folder) else "the current folder"
+        raise InputError(f"{folder}: is {kind}, whose place no folder can take. Give one inside it.")
     names = sorted(path.name for path in folder.iterdir())
     if not names:
         return
@@ -41,21 +45,35 @@ def check_output_dir(folder: Path, content: str, patterns: tuple[str, ...], mark
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A temporary sibling of `folder` that takes its place if the block ends well, and is removed if not."""
+    """A temporary sibling of `folder` that takes its place if the block ends well, and is removed if not.
+
+    Raises:
+        InputError: (before the block) if no folder can be made there.
+    """
     folder = folder.resolve()
-    new_parents = [parent for parent in folder.parents if not parent.exists()]
+    new_parents = [parent for parent in folder.parents if not os.path.exists(parent)]
     # Not the process's number: a container gives the same one again, to the run after one that was killed.
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.mkdir(parents=True)
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        _remove_empty(new_parents)
+        raise InputError(
+            f"{folder}: no folder can be made in {folder.parent} ({error.strerror}). Give another --output_dir."
+        ) from error
     try:
         yield temporary
         _take_place(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        for parent in new_parents:
-            if not any(parent.iterdir()):
-                parent.rmdir()
+        _remove_empty(new_parents)
         raise
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _take_place(temporary: Path, folder: Path) -> None:
@@ -73,11 +91,23 @@ def _take_place(temporary: Path, folder: Path) -> None:
 
 
 def run_command(command: Callable[[], None]) -> None:
+    """Run it; SIGTERM ends it as Ctrl-C does, so that it removes what it has not finished."""
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         command()
     except InputError as error:
         print_error(error)
         sys.exit(2)
+    except Exception as error:
+        if isinstance(error.__context__, SystemExit):  # `datasets` makes a TimeoutError of it when it has workers
+            raise error.__context__ from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)  # as a process that the signal ended
 
 
 def print_error(error: Exception) -> None:

@@ -87,18 +87,18 @@ def train_tokenizer(
     check_output_dir(output_dir, "a tokenizer", TOKENIZER_FILES, "tokenizer.json", overwrite)
 
     train = _train_bpe if tokenizer_type == "BPE" else _train_wordpiece
-    backend = train(Corpus(paths, text_column=text_column, split=split), vocab_size, min_frequency, lowercase)
-    if backend.get_vocab_size() < vocab_size:
+    with atomic_folder(output_dir) as folder:
+        backend = train(Corpus(paths, text_column=text_column, split=split), vocab_size, min_frequency, lowercase)
+        tokenizer = _as_pretrained(backend, model_max_length)
+        tokenizer.save_pretrained(folder)
+        _save_classic_vocabulary(backend, folder)
+    if len(tokenizer) < vocab_size:
         logger.warning(
             "The text yields only %d tokens, not vocab_size=%d: give more text or a lower --min_frequency, or give "
             "the model this vocabulary size.",
-            backend.get_vocab_size(),
+            len(tokenizer),
             vocab_size,
         )
-    tokenizer = _as_pretrained(backend, model_max_length)
-    with atomic_folder(output_dir) as folder:
-        tokenizer.save_pretrained(folder)
-        _save_classic_vocabulary(backend, folder)
     logger.info("Saved a %s tokenizer of %d tokens to %s", tokenizer_type, len(tokenizer), output_dir)
     return PreTrainedTokenizerFast.from_pretrained(output_dir)
 
@@ -165,7 +165,8 @@ def _alphabet(corpus: Corpus, tokenizer: Tokenizer, vocab_size: int) -> tuple[li
         for normalized in tokenizer.normalizer.normalize_str(character):
             if not normalized.isspace():
                 counts[normalized] += count
-    beginning, inside = [], []
+    beginning: list[str] = []
+    inside: list[str] = []
     covered, wanted = 0, COVERAGE * counts.total()
     for character, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         share = 2 if covered < wanted else 10
