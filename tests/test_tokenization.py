@@ -201,6 +201,17 @@ def test_paths_that_are_not_there_are_refused(tmp_path, monkeypatch):
         Corpus(["folder"], "page").identity()
 
 
+def test_a_dataset_saved_to_disk_is_told_from_a_folder_of_text(tmp_path):
+    dataset = datasets.Dataset.from_dict({"text": ["the old man"]})
+    datasets.DatasetDict(train=dataset).save_to_disk(tmp_path / "it")
+    for folder in (tmp_path / "it", tmp_path / "it" / "train"):
+        message = (
+            r"it/train: what `save_to_disk` .* datasets\.load_from_disk\('.*it/train'\)\.to_parquet\('text\.parquet'\)"
+        )
+        with pytest.raises(InputError, match=message):
+            Corpus([folder]).identity()
+
+
 def test_a_dataset_that_cannot_be_reached_asks_for_local_files():
     with pytest.raises(InputError, match=r"no_such_corpus: neither a file.*nor a dataset.*Give local files"):
         Corpus(["no_such_corpus"]).identity()

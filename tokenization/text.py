@@ -223,6 +223,11 @@ def _file_format(path: Path) -> str:
 def _files_in(folder: Path) -> list[Path]:
     files, others = [], 0
     for path in sorted(_visible_files(folder)):
+        if path.name == "state.json" and path.with_name("dataset_info.json").is_file():
+            raise InputError(
+                f"{path.parent}: what `save_to_disk` of `datasets` wrote. Give its text as a file: "
+                f"datasets.load_from_disk({str(path.parent)!r}).to_parquet('text.parquet')."
+            )
         try:
             _file_format(path)
             files.append(path)
