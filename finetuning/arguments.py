@@ -165,8 +165,6 @@ def check_values(encoder: EncoderArguments, task: TaskArguments, training: Finet
     if training.do_predict:
         raise InputError("--do_predict: nothing is predicted here; leave it out, and use the model in a pipeline.")
     check_source("--model_name_or_path", encoder.model_name_or_path, training)
-    if training.learning_rate is not None and not training.learning_rate > 0:
-        raise InputError(f"--learning_rate is {training.learning_rate}; it must be above 0 (ELECTRA-Small's is 3e-4).")
     decay = training.layerwise_lr_decay
     if decay is not None and not 0 < decay <= 1:
         raise InputError(f"--layerwise_lr_decay is {decay}; it must lie in (0, 1], and 1 means none.")
