@@ -12,7 +12,7 @@ import sys
 from trainer_examples import make_trainer, rows, word_tokenizer
 from transformers import TrainerCallback
 
-from span_electra.checkpointing import InterruptedRun
+from span_electra.checkpointing import InterruptedRun, processes_end_together
 
 
 class SignalToOne(TrainerCallback):
@@ -48,4 +48,5 @@ def main(output_dir: str, what: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    with processes_end_together():
+        main(*sys.argv[1:])
