@@ -41,7 +41,10 @@ def edge_classes(backend, vocabulary):
     parts = [json.loads(part.__getstate__()) for part in (backend.pre_tokenizer, backend.decoder) if part]
     if '"ByteLevel"' in json.dumps(parts):
         byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
-        return lambda token: byte_level_classes(bytes(byte_of[character] for character in token))
+        # A character that is no byte's comes from elsewhere, and is the character that it looks like.
+        return lambda token: byte_level_classes(
+            b"".join(bytes([byte_of[c]]) if c in byte_of else c.encode("utf-8", "replace") for c in token)
+        )
     if prefix:
         return lambda token: (JOINS if token.startswith(prefix) else BREAKS, JOINS)
     if any(token.startswith("▁") for token in vocabulary):
@@ -59,6 +62,8 @@ def edge_classes(backend, vocabulary):
 def byte_level_classes(token: bytes) -> tuple[int, int]:
     """The classes of a token's edges under which words are the pieces that GPT-2's pre-tokenizer cuts."""
     text = token.decode("utf-8", errors="replace")
+    if not text:
+        return BREAKS, BREAKS
     opens, closes = character_class(text[0]), character_class(text[-1])
     if text[-1] == " ":
         closes = JOINS  # a lone space belongs to the word after it

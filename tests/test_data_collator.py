@@ -432,6 +432,15 @@ def test_byte_level_words_keep_characters_of_many_bytes_and_vowel_signs_together
     assert words_of(byte_level, "мир क्या") == ["мир", " क्या"]
 
 
+def test_tokens_that_are_no_bytes_have_words_too():
+    pieces = ["a", "\u0120a", "\u2581a", " ", ""]  # the third and the fourth are of another kind of tokenizer
+    backend = Tokenizer(models.BPE({piece: i for i, piece in enumerate([*SPECIAL, *pieces])}, []))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    opens, closes, _ = word_tables(fast(backend))
+    starts = word_starts(np.array([6, 5, 8, 5, 7, 9, 5]), np.array([0]), opens, closes, np.array([10]))
+    assert starts.tolist() == [0, 2, 4, 5, 6]
+
+
 def test_wordpiece_words_follow_the_continuing_prefix():
     pieces = [*SPECIAL, "un", "@@able", "able", ",", "."]
     model = models.WordPiece(
