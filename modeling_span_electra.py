@@ -392,6 +392,9 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
     Without `labels` the model is the discriminator: it scores how likely each token of the input was replaced.
     `config.objective` leaves one of the two as it is, for training in two stages.
 
+    With disentangled embeddings the discriminator's table is a sum, which is written where `save_pretrained` saves it:
+    until then `electra` by itself, or weights that are saved in another way, has the one that was saved last.
+
     ```python
     >>> output = model(**collator([{"input_ids": ids} for ids in rows]))
     >>> output.loss.backward()
