@@ -100,8 +100,8 @@ def span_boundaries(masked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Indices of the nearest unmasked tokens on both sides of every token.
 
     Spans are told apart by nothing but the mask, so one cumulative maximum and one minimum find every boundary of the
-    batch. A span that reaches the edge of its row has one boundary, which then stands for both. Padding is told apart
-    by nothing: a span needs a token that is none on either side, as `DataCollatorForSpanMasking` leaves it.
+    batch. A span that reaches the edge of its row has one boundary, which then stands for both. Padding counts as a
+    token here, so a padded row must not end in a span; `DataCollatorForSpanMasking` leaves none there.
 
     Args:
         masked: which tokens are masked, bool, (batch, tokens).
