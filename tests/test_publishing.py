@@ -22,6 +22,7 @@ from span_electra.tokenization.text import InputError
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 TOKEN = "hf_adasOwnSecretToken"
+CODE = ("modeling_span_electra.py", "masked_tokens.py", "configuration_span_electra.py")
 SIZES = {"embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 SIZES |= {"intermediate_size": 64, "max_position_embeddings": 64}
 EVALUATION = {"generator_accuracy": 0.25, "discriminator_auc": 0.75, "discriminator_f1": float("nan"), "mlm_loss": 4.5}
@@ -100,7 +101,7 @@ def published(home, tmp_path_factory):
 def test_a_stranger_gets_everything_and_nothing_else(published):
     hub, folder, _ = published
     sent = set(hub.repositories["ada/spans"].files)
-    model = {"config.json", "model.safetensors", "modeling_span_electra.py", "configuration_span_electra.py"}
+    model = {"config.json", "model.safetensors", *CODE}
     tokenizer = {"tokenizer.json", "tokenizer_config.json"}
     report = {"README.md", "curves.png", "history.json", "arguments.json", ".gitignore"}
     assert sent == model | tokenizer | report
@@ -223,9 +224,7 @@ def test_a_new_model_takes_nothing_along_from_where_it_is_published(hub, tmp_pat
     assert result.returncode == 0, result.stderr
     files = hub.repositories["ada/new"].files
     assert "diary" not in files["README.md"].decode()
-    assert {"model.safetensors", "config.json", "modeling_span_electra.py", "configuration_span_electra.py"} < set(
-        files
-    )
+    assert {"model.safetensors", "config.json", *CODE} < set(files)
 
 
 # --- interruptions -----------------------------------------------------------------------------------------------
