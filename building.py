@@ -44,7 +44,7 @@ from span_electra.tokenization.create_features import (
     load_tokenizer,
     make_packer,
 )
-from span_electra.tokenization.text import Corpus, InputError, first_line
+from span_electra.tokenization.text import Corpus, InputError, first_line, one_line
 
 logger = logging.getLogger("span_electra")
 
@@ -166,7 +166,7 @@ def new_model(
     except (OSError, SafetensorError) as error:
         raise InputError(f"--generator {generator}: cannot be loaded ({first_line(error)})") from error
     except (TypeError, ValueError, StrictDataclassError) as error:
-        raise InputError(f"{name}: {' '.join(str(error).split())}") from error
+        raise InputError(f"{name}: {one_line(error)}") from error
     except RuntimeError as error:  # torch's, of many lines: sizes that no memory can hold
         raise InputError(f"{name}: {first_line(error)}") from error
 
@@ -283,7 +283,7 @@ def load_model(arguments: ModelArguments) -> SpanElectraForPreTraining:
             "give safetensors."
         ) from error
     except (OSError, TypeError, ValueError, SafetensorError, StrictDataclassError) as error:
-        raise InputError(f"--model_name_or_path {name}: cannot be used ({' '.join(str(error).split())})") from error
+        raise InputError(f"--model_name_or_path {name}: cannot be used ({one_line(error)})") from error
     except RuntimeError as error:  # torch's, of many lines: sizes that no memory can hold
         raise InputError(f"--model_name_or_path {name}: cannot be used ({first_line(error)})") from error
 

@@ -27,7 +27,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from transformers.utils import logging
 
-from span_electra.tokenization.text import InputError
+from span_electra.tokenization.text import InputError, one_line
 
 logger = logging.get_logger(__name__)
 
@@ -374,7 +374,7 @@ class CheckpointingTrainer(Trainer):
 
     def _save_failed(self, checkpoint: Path, problem: Exception | None) -> None:
         shutil.rmtree(checkpoint.parent / ASIDE, ignore_errors=True)
-        reason = "another process failed" if problem is None else " ".join(str(problem).split())
+        reason = "another process failed" if problem is None else one_line(problem)
         message = (
             f"{checkpoint} could not be written ({reason}). What was written of it is removed; the checkpoints before "
             "it are as they were. Free some space, or write to another disk."

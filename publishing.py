@@ -8,7 +8,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 from huggingface_hub.utils import hf_raise_for_status
 from transformers import TrainingArguments
 
-from span_electra.tokenization.text import InputError, looks_like_path
+from span_electra.tokenization.text import InputError, looks_like_path, one_line
 
 LOGIN = "log in with `hf auth login`, set HF_TOKEN, or give --hub_token (huggingface.co/settings/tokens makes one)"
 TAGS = ("span-electra", "electra")
@@ -95,10 +95,6 @@ def refusal(error: Exception, name: str, folder: str) -> str:
         f"{constants.ENDPOINT} cannot be reached ({one_line(error)}); check the network and HF_ENDPOINT, or leave "
         f"--push_to_hub out and publish afterwards with `hf upload {name} {folder}`."
     )
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def is_from_the_hub(error: BaseException) -> bool:

@@ -18,9 +18,10 @@ from span_electra.checkpointing import CheckpointingTrainer, replaced_attribute
 from span_electra.metrics import FIXED, LOSSES, PretrainingMetrics, token_counts
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.probes import LinearProbe, trade_places
-from span_electra.publishing import PublishingError, is_from_the_hub, one_line
+from span_electra.publishing import PublishingError, is_from_the_hub
 from span_electra.reporting import write_report
 from span_electra.streaming import StreamingTrainer, TextStream
+from span_electra.tokenization.text import one_line
 
 logger = logging.get_logger(__name__)
 

@@ -49,6 +49,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def one_line(error: BaseException) -> str:
+    """All of its lines, as one."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class InputNotFoundError(InputError, FileNotFoundError):
     """A path that does not exist."""
 
