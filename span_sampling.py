@@ -147,12 +147,14 @@ def fill_budgets(word_tokens, maskable, row_words, budgets, keys, length_tables)
     room = budgets[rows] - before + np.append(before, 0)[row_begins][rows]
     accepted = room > 0
     starts, ends, rows, room = starts[accepted], ends[accepted], rows[accepted], room[accepted]
-    # Of the last span its first words or, by chance, its last: as many as fit.
+    # Of the last span as many words as fit, from a random place in it on.
     crossing = np.flatnonzero(tokens[accepted] > room)
+    surplus = (tokens[accepted] - room)[crossing]
     bits = random_bits(keys[rows[crossing]], CUT, np.zeros(crossing.size))
-    first, last = (crossing[kept == bits >> 63] for kept in (0, 1))
-    ends[first] = np.searchsorted(word_offsets, word_offsets[starts[first]] + room[first], side="right") - 1
-    starts[last] = np.searchsorted(word_offsets, word_offsets[ends[last]] - room[last])
+    skipped = ((bits >> 32) * (surplus + 1).astype(np.uint64) >> 32).view(np.int64)
+    starts[crossing] = np.searchsorted(word_offsets, word_offsets[starts[crossing]] + skipped)
+    fitting = np.searchsorted(word_offsets, word_offsets[starts[crossing]] + room[crossing], side="right") - 1
+    ends[crossing] = np.minimum(fitting, ends[crossing])
 
     change = np.zeros(maskable.size, dtype=np.int8)
     change[starts] = 1

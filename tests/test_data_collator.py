@@ -145,12 +145,15 @@ def naive_attempt(words, maskable, budget, key, tables):
             break
         room = left
         left -= sum(len(words[word]) for word in span)
-        keeps_its_end = left < 0 and naive_bits(key, 8, 0) >> 63
-        for word in reversed(span) if keeps_its_end else span:
-            room -= len(words[word])
-            if room < 0:
-                break
-            masked.add(word)
+        skipped = (naive_bits(key, 8, 0) >> 32) * (1 - left) >> 32 if left < 0 else 0
+        before = 0
+        for word in span:
+            if before >= skipped:
+                room -= len(words[word])
+                if room < 0:
+                    break
+                masked.add(word)
+            before += len(words[word])
     left = budget - sum(len(words[word]) for word in masked)
 
     while left:
@@ -362,6 +365,18 @@ def test_all_words_are_masked_with_nearly_equal_probability(words):
     middle = words // 2
     for part in (share[:10], share[:2], share[middle - 5 : middle + 5], share[-10:], share[-2:]):
         assert abs(part.mean() - 0.15) < error * np.sqrt(10 / part.size)
+
+
+@pytest.mark.parametrize("documents", [1, 6])
+def test_neither_end_of_a_short_row_or_document_is_masked_much_more_than_its_middle(documents):
+    collator = DataCollatorForSpanMasking(wordpiece_tokenizer(continuing=0))
+    row = 10 * documents
+    rows = make_rows(6000, shortest=row, longest=row, special_share=0)
+    for ids in rows:
+        ids[::10], ids[9::10] = 0, 1  # ten tokens each, with [CLS] and [SEP]
+    share = np.mean(masked_rows(collator, rows), axis=0).reshape(documents, 10)[:, 1:-1].mean(axis=0)
+    assert share.mean() == pytest.approx(0.15, rel=0.01)
+    assert share.max() < 1.25 * 0.15 and share.min() > 0.75 * 0.15
 
 
 def test_candidates_cover_every_word_with_equal_probability():
