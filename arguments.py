@@ -170,7 +170,8 @@ class PretrainingArguments(RunArguments):
 
     def __post_init__(self):
         for name, reason in SWITCHES.items():
-            if getattr(self, name):
+            is_asked = getattr(self, name)
+            if is_asked and not (name == "do_eval" and self.eval_strategy != "no"):  # where the library sets it
                 raise ValueError(f"--{name}: {reason}; leave it out.")
         metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
         is_larger_better = not metric.endswith(("loss", "perplexity"))

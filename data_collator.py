@@ -34,8 +34,8 @@ class DataCollatorForSpanMasking:
     that, and single words fill it up: in rows of 128 word pieces spans are 3.2 words long on average, not 3.8. Between
     two spans, and between a span and the row's ends, lies at least one visible token. Special tokens are never masked.
     Documents that share a row are masked one by one, each with its part of that number. A word of more than ten
-    tokens, or of more than there are to mask, is masked token by token; one of nearly as many is masked less often than
-    others (half as often, if it has 4 tokens of which a row of 32 masks 4 or 5).
+    tokens, or of more than there are to mask, is masked token by token; one of nearly as many is masked less often
+    than others (half as often, if it has 4 tokens of which a row of 32 masks 4 or 5).
 
     The masks are a function of the seed, the epoch and the row's own ids: neither the other rows of the batch nor
     the padding nor the number of workers plays a part. Call `set_epoch` before each epoch.

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 from span_electra.checkpointing import ASIDE, find_checkpoint, remove, sealed_facts
 from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraConfig
+from span_electra.span_sampling import VERSION
 from span_electra.tokenization.text import InputError
 
 logger = logging.getLogger("span_electra")
@@ -104,7 +105,14 @@ def check_same_run(checkpoint: Path, settings: dict) -> None:
         checkpoint: The one to go on from.
         settings: This run's `run_facts`, and its options of `MASKING`.
     """
-    for name, saved in sealed_facts(checkpoint).items():
+    saved_facts = sealed_facts(checkpoint)
+    if saved_facts.setdefault("masking_version", 1) != VERSION:
+        raise InputError(
+            f"--resume_from_checkpoint {checkpoint}: was written by a version of this package that masks in another "
+            "way. Resume with that version, or begin a run of its own with --model_name_or_path "
+            f"{checkpoint}."
+        )
+    for name, saved in saved_facts.items():
         if settings[name] != saved:
             why = WHY_THE_SAME.get(name, "some rows would come twice and others not at all")
             raise InputError(

@@ -115,7 +115,7 @@ def build_trainer(model, tokenizer, train_rows, eval_rows, data: DataArguments, 
 
 def largest_masked_share(data: DataArguments) -> float:
     """Of a full row's tokens, how many are masked at most."""
-    return data.mask_ratio + 1 / data.max_seq_length  # rounded, and at least one
+    return data.mask_ratio + 1 / data.max_seq_length  # rounded up, and at least one
 
 
 def is_evaluated(history: list[dict], step: int) -> bool:

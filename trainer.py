@@ -166,7 +166,8 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
         metrics["loss"] = self.weighted_sum(defaultdict(float, metrics))
         if not math.isfinite(metrics["loss"]):
             self.found_nonfinite.fill_(1)  # weights that training's loss has not seen yet
-        elif self.probe is not None:
+            self.check_finite()
+        if self.probe is not None:
             metrics["probe_accuracy"] = self.probe.accuracy(self.accelerator.unwrap_model(self.model))
             metrics["probe_accuracy_baseline"] = self.probe.baseline
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
@@ -264,7 +265,7 @@ class LastLog(TrainerCallback):
     """Logs the last steps too, of which there may be fewer than between two logs."""
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step >= state.max_steps:
+        if state.global_step >= state.max_steps and args.logging_strategy != "no":
             control.should_log = True
 
 

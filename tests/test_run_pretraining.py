@@ -273,7 +273,10 @@ REFUSED = {
         r"--enable_jit_checkpoint is True; SIGTERM .* leave it out",
     ),
     "to train by a switch": ({"do_train": True}, r"--do_train: to train is what this script does; leave it out"),
-    "to evaluate alone": ({"do_eval": True}, r"--do_eval: .* as --eval_strategy says, .*; leave it out"),
+    "to evaluate alone": (
+        {"do_eval": True, "eval_strategy": "no"},
+        r"--do_eval: .* as --eval_strategy says, .*; leave it out",
+    ),
     "to predict": ({"do_predict": True}, r"--do_predict: nothing is predicted here; leave it out"),
     "no seed": ({"seed": -1}, r"--seed is -1; it must lie between 0 and 4294967295"),
     "no order": ({"data_seed": 2**32}, r"--data_seed is 4294967296; it must lie between"),
@@ -431,6 +434,15 @@ def test_a_run_is_not_resumed_with_other_masks(home, finished, option, value, te
     before = snapshot(finished)
     with pytest.raises(InputError, match=text):
         run(arguments(home, finished, resume_from_checkpoint="true", **{option: value}))
+    assert snapshot(finished) == before
+
+
+def test_a_run_of_a_version_that_masked_otherwise_is_not_resumed(home, finished, monkeypatch):
+    before = snapshot(finished)
+    monkeypatch.setattr("span_electra.checkpointing.VERSION", 99)
+    monkeypatch.setattr("span_electra.run_folder.VERSION", 99)
+    with pytest.raises(InputError, match=r"a version of this package that masks in another way. Resume with that"):
+        run(arguments(home, finished, resume_from_checkpoint="true"))
     assert snapshot(finished) == before
 
 
@@ -807,6 +819,7 @@ def test_options_win_over_the_recipe(tmp_path):
         ("tokenizer: 0123", "0123"),
         ("run_name: 2026-01-01", "2026-01-01"),
         ("whole_words: no", False),
+        ("whole_words: off", False),
         ("learning_rate: 5e-4", 5e-4),
         ("probe_file:", None),
         ("max_seq_length: ~", None),

@@ -212,6 +212,13 @@ def test_a_dataset_saved_to_disk_is_told_from_a_folder_of_text(tmp_path):
             Corpus([folder]).identity()
 
 
+def test_features_are_told_from_a_folder_of_text(tmp_path):
+    datasets.Dataset.from_dict({"input_ids": [[0, 5, 1]]}).save_to_disk(tmp_path / "text" / "features")
+    (tmp_path / "text" / "features" / "features.json").write_text("{}")
+    with pytest.raises(InputError, match=r"text/features: features, not text. Give a folder without them; run_pre"):
+        Corpus([tmp_path / "text"]).identity()
+
+
 def test_a_dataset_that_cannot_be_reached_asks_for_local_files():
     with pytest.raises(InputError, match=r"no_such_corpus: neither a file.*nor a dataset.*Give local files"):
         Corpus(["no_such_corpus"]).identity()
@@ -269,7 +276,7 @@ def test_lowercase_wordpiece_strips_accents_and_cased_does_not(tmp_path, corpus_
 
 
 def test_wordpiece_knows_the_characters_of_chinese_and_spends_no_token_on_them_inside_words(tmp_path):
-    characters = "".join(map(chr, range(0x4E00, 0x4E00 + 400)))
+    characters = "".join(map(chr, range(0x4E00, 0x4E00 + 800)))  # of a vocabulary of 1,000
     (tmp_path / "zh.txt").write_text(f"{characters}。\n" * 2, encoding="utf-8")
     tokenizer = train_tokenizer([tmp_path / "zh.txt"], tmp_path / "out", tokenizer_type="BERT", vocab_size=1000)
     assert tokenizer.unk_token_id not in tokenizer.encode(characters + "。")

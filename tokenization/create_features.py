@@ -134,7 +134,9 @@ def cached_features(
     cache_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(cache_dir / f"{key}.lock"):  # the processes of one run wait for the first instead of racing it
         for leftover in cache_dir.glob(f".{key}.*"):  # of a process that was killed
-            shutil.rmtree(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
+        if _read_metadata(cache_dir / key) is None:  # damaged: what is here is our own
+            shutil.rmtree(cache_dir / key, ignore_errors=True)
         return create_features(paths, tokenizer, cache_dir / key, **settings | {"overwrite": True})
 
 
@@ -468,9 +470,11 @@ def _load_rows(folder: Path, metadata: dict[str, Any]) -> datasets.Dataset:
 
 
 def _read_metadata(folder: Path) -> dict[str, Any] | None:
+    """What stands beside the rows; None where there is nothing that could be it."""
     try:
-        return json.loads((folder / METADATA).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        return metadata if isinstance(metadata["counts"]["rows"], int) else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -228,6 +228,11 @@ def _file_format(path: Path) -> str:
 def _files_in(folder: Path) -> list[Path]:
     files, others = [], 0
     for path in sorted(_visible_files(folder)):
+        if path.name == "features.json" and path.with_name("dataset_info.json").is_file():
+            raise InputError(
+                f"{path.parent}: features, not text. Give a folder without them; run_pretraining takes them by "
+                "themselves, as --train_file."
+            )
         if path.name == "state.json" and path.with_name("dataset_info.json").is_file():
             raise InputError(
                 f"{path.parent}: what `save_to_disk` of `datasets` wrote. Give its text as a file: "

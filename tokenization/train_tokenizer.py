@@ -94,8 +94,8 @@ def train_tokenizer(
         _save_classic_vocabulary(backend, folder)
     if len(tokenizer) < vocab_size:
         logger.warning(
-            "The text yields only %d tokens, not vocab_size=%d: give more text or a lower --min_frequency, or give "
-            "the model this vocabulary size.",
+            "The text yields only %d tokens, not vocab_size=%d; more text or a lower --min_frequency yields more. A "
+            "model takes its size from the tokenizer.",
             len(tokenizer),
             vocab_size,
         )
@@ -155,7 +155,8 @@ def _train_wordpiece(corpus: Corpus, vocab_size: int, min_frequency: int, lowerc
 def _alphabet(corpus: Corpus, tokenizer: Tokenizer, vocab_size: int) -> tuple[list[str], list[str]]:
     """The most frequent characters, and those of them that also stand inside a word.
 
-    Their tokens are a tenth of the vocabulary, or 120; up to half of it as long as `COVERAGE` is not reached.
+    Their tokens are a tenth of the vocabulary, or 120; as long as `COVERAGE` is not reached up to half of it, and of
+    characters that are words of their own more: an unknown one is lost, while a longer token only makes rows shorter.
     """
     raw: Counter[str] = Counter()
     for block in corpus.blocks():
@@ -169,13 +170,13 @@ def _alphabet(corpus: Corpus, tokenizer: Tokenizer, vocab_size: int) -> tuple[li
     inside: list[str] = []
     covered, wanted = 0, COVERAGE * counts.total()
     for character, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        share = 2 if covered < wanted else 10
-        tokens = min(max(120, vocab_size // share), vocab_size - len(SPECIAL_TOKENS))
         # Punctuation and Chinese characters are words of their own, whatever they stand in.
         parts = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(f"a{character}"))
         is_inside = len(parts) == 1
+        share = 10 if covered >= wanted else 2 if is_inside else 1
+        tokens = min(max(120, vocab_size // share), vocab_size - len(SPECIAL_TOKENS))
         if len(beginning) + len(inside) + 1 + is_inside > tokens:
-            break
+            continue
         beginning.append(character)
         inside += [character] * is_inside
         covered += count
