@@ -120,9 +120,9 @@ class SpanElectraConfig(ElectraConfig):
             a fixed AUC of 0.815 and 0.806 (two seeds) without the boundary losses, 0.868 and 0.860 with SBGO's, 0.846
             and 0.804 with both; and with both and a tenth for the discriminator's (5 and 0.5, as `tiny` has it) to
             0.850 and 0.864, and to 74 and 77 instead of 69 and 58 on SST-2. Of SBPO, a fiftieth of RTD's weight did as
-            well as that tenth (0.857 and 0.855), half of it worse (0.831), all of it hardly began (0.641). With later
-            masks and those weights: 0.603 and 0.573 without the boundary losses, 0.838 and 0.852 with SBGO's, 0.831 and
-            0.577 with both: SBGO earns its place, of SBPO no gain is shown. (benchmarks/results)
+            well as that tenth (0.857 and 0.855), half of it worse (0.831), all of it hardly began (0.641). With
+            later masks and those weights: 0.603 and 0.573 without the boundary losses, 0.838 and 0.852 with SBGO's,
+            0.831 and 0.577 with both: SBGO earns its place, of SBPO no gain is shown. (benchmarks/results)
         sampling_head (`str`, defaults to `"mlm"`): whose scores the replacements are sampled from: `"mlm"`, or
             `"mean"`: of MLM's and SBGO's, which needs `use_sbgo`.
         sampling_temperature (`float`, defaults to 1.0): divides the generator's logits before sampling.
