@@ -98,8 +98,9 @@ def parse_options(groups: Sequence[type], arguments: Sequence[str], script: str,
             arguments, return_remaining_strings=True, look_for_args_file=False
         )
     except OSError as error:
-        name = "" if error.filename is None else f"{error.filename}: cannot be read: "
-        raise InputError(f"{name}{error.strerror or first_line(error)}.") from error
+        if error.filename is None:
+            raise InputError(first_line(error)) from error
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}).") from error
     except (ImportError, ValueError) as error:  # the Trainer's own checks
         raise InputError(first_line(error)) from error
     if unknown:
