@@ -151,16 +151,20 @@ def test_features_with_fewer_rows_than_were_written_are_damaged(tmp_path, corpus
         load_features(tmp_path / "fewer", tokenizers["BPE"])
 
 
-@pytest.mark.parametrize("damage", ["no rows", "no metadata", "[]", '{"format": 3}'])
+@pytest.mark.parametrize("damage", ["no rows", "no metadata", "no counts", "[]"])
 def test_the_cache_makes_damaged_features_anew_and_removes_what_was_not_finished(
     tmp_path, corpus_file, tokenizers, damage
 ):
     rows = cached_features([corpus_file], tokenizers["BPE"], cache_dir=tmp_path)["input_ids"][:]
     (entry,) = (path for path in tmp_path.iterdir() if path.is_dir())
-    if damage.startswith("no"):
-        next(entry.glob("data-*.arrow" if damage == "no rows" else "features.json")).unlink()
+    metadata = json.loads((entry / "features.json").read_text())
+    if damage == "no rows":
+        next(entry.glob("data-*.arrow")).unlink()
+    elif damage == "no metadata":
+        (entry / "features.json").unlink()
     else:
-        (entry / "features.json").write_text(damage)
+        left = [] if damage == "[]" else {key: value for key, value in metadata.items() if key != "counts"}
+        (entry / "features.json").write_text(json.dumps(left))
     for name in (f".{entry.name}.0123abcd.tmp", ".another.0123abcd.tmp"):
         (tmp_path / name).mkdir()
     again = cached_features([corpus_file], tokenizers["BPE"], cache_dir=tmp_path)
