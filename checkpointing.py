@@ -27,7 +27,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from transformers.utils import logging
 
-from span_electra.span_sampling import VERSION
+from span_electra.span_sampling import MASKING_VERSION
 from span_electra.tokenization.text import InputError, one_line
 
 logger = logging.get_logger(__name__)
@@ -218,7 +218,7 @@ def run_facts(args: TrainingArguments, dataset) -> dict:
         "seed": args.seed,
         "data_seed": args.data_seed,
         "optim": args.to_dict()["optim"],
-        "masking_version": VERSION,
+        "masking_version": MASKING_VERSION,
     }
 
 

@@ -134,7 +134,7 @@ def recipe_value(path: str, name: str, value: object, accepted: object) -> objec
             raise InputError(f"{path}: {name} has no value; give one, or leave it out.")
         return None
     if bool in (accepted, *get_args(accepted)):
-        value = yaml.safe_load(str(value))  # which knows `on` and `off` as well
+        value = yaml.SafeLoader.bool_values.get(str(value).lower(), value)  # which knows `on` and `off` as well
     text = json.dumps(value) if isinstance(value, dict) else str(value)
     return [text] if accepted == list[str] else text
 

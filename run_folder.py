@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from span_electra.checkpointing import ASIDE, find_checkpoint, remove, sealed_facts
 from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraConfig
-from span_electra.span_sampling import VERSION
+from span_electra.span_sampling import MASKING_VERSION
 from span_electra.tokenization.text import InputError
 
 logger = logging.getLogger("span_electra")
@@ -106,7 +106,7 @@ def check_same_run(checkpoint: Path, settings: dict) -> None:
         settings: This run's `run_facts`, and its options of `MASKING`.
     """
     saved_facts = sealed_facts(checkpoint)
-    if saved_facts.setdefault("masking_version", 1) != VERSION:
+    if saved_facts.setdefault("masking_version", 1) != MASKING_VERSION:
         raise InputError(
             f"--resume_from_checkpoint {checkpoint}: was written by a version of this package that masks in another "
             "way. Resume with that version, or begin a run of its own with --model_name_or_path "

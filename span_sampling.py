@@ -7,7 +7,7 @@ and of a counter.
 
 import numpy as np
 
-VERSION = 3  # goes up when rows are masked otherwise with the same seed
+MASKING_VERSION = 3  # goes up when rows are masked otherwise with the same seed
 ATTEMPTS = 32  # of 15,000 rows of 3 to 14 words 1 stays below what it could hold; with 16 attempts 11, with 1 772
 # What a random number is for: one address space for each purpose.
 LENGTHS, ORDER, REMAINDER, REPLACEMENT, RANDOM_TOKENS, SAMPLING, PARTS, CUT = range(1, 9)

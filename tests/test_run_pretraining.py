@@ -439,8 +439,8 @@ def test_a_run_is_not_resumed_with_other_masks(home, finished, option, value, te
 
 def test_a_run_of_a_version_that_masked_otherwise_is_not_resumed(home, finished, monkeypatch):
     before = snapshot(finished)
-    monkeypatch.setattr("span_electra.checkpointing.VERSION", 99)
-    monkeypatch.setattr("span_electra.run_folder.VERSION", 99)
+    monkeypatch.setattr("span_electra.checkpointing.MASKING_VERSION", 99)
+    monkeypatch.setattr("span_electra.run_folder.MASKING_VERSION", 99)
     with pytest.raises(InputError, match=r"a version of this package that masks in another way. Resume with that"):
         run(arguments(home, finished, resume_from_checkpoint="true"))
     assert snapshot(finished) == before
@@ -840,6 +840,7 @@ def test_a_recipe_says_what_the_command_line_would(tmp_path, line, value):
         ("learnin_rate: 1", "learnin_rate is not an option: did you mean learning_rate"),
         ("- a", "holds a list"),
         ("language: [en, null]", "language holds null; a list of words or numbers"),
+        ('bf16: "["', "Truthy value expected: got ["),
         ("[a]: 1", "not valid YAML"),
     ],
 )
