@@ -4,21 +4,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from span_electra.configuration_span_electra import OBJECTIVES, SpanElectraConfig
-from span_electra.options import RunArguments, check_positive, check_source, check_training, parse_options
+from span_electra.errors import InputError
+from span_electra.options import (
+    SCHEDULES_BY_METRIC,
+    RunArguments,
+    check_positive,
+    check_source,
+    check_training,
+    follow_metric,
+    lies_in,
+    parse_options,
+)
 from span_electra.reporting import SUMMARY
-from span_electra.tokenization.text import InputError
 
 MOST_WARMUP_STEPS = 10_000  # ELECTRA's
 UNDIRECTED = {"replaced_share", "span_replaced_share"}  # metrics of which neither more nor less is better
-# Options of the Trainer that a run could not be gone on with: the value that is refused, and why.
-NOT_REPEATED = {
-    "save_only_model": (True, "without the optimizer's state in its checkpoints a run cannot be resumed"),
-    "auto_find_batch_size": (True, "a resumed run could not repeat what it finds"),
-    "ignore_data_skip": (True, "a resumed run would see some rows twice and others not at all"),
-    "dataloader_in_order": (False, "a resumed run could not repeat an order that is left to chance"),
-    "train_sampling_strategy": ("group_by_length", "its order follows from no seed that a resumed run could repeat"),
+# Options of the Trainer that a run could not be gone on with: the values that are refused, and why.
+NOT_REPEATED: dict[str, tuple[list, str]] = {
+    "save_only_model": ([True], "without the optimizer's state in its checkpoints a run cannot be resumed"),
+    "auto_find_batch_size": ([True], "a resumed run could not repeat what it finds"),
+    "ignore_data_skip": ([True], "a resumed run would see some rows twice and others not at all"),
+    "dataloader_in_order": ([False], "a resumed run could not repeat an order that is left to chance"),
+    "train_sampling_strategy": (
+        ["group_by_length", "batch_rebalance"],
+        "its order follows from no seed that a resumed run could repeat",
+    ),
     "enable_jit_checkpoint": (
-        True,
+        [True],
         "SIGTERM makes this script write a checkpoint, and the two would disturb each other",
     ),
 }
@@ -179,9 +191,12 @@ class PretrainingArguments(RunArguments):
             raise ValueError(
                 f"--greater_is_better is {self.greater_is_better}: follows from the metric; leave it out."
             )
+        if self.save_strategy == "best":  # of which the library asks for a name
+            self.metric_for_best_model = self.metric_for_best_model or "loss"
         super().__post_init__()
         if self.greater_is_better is not None:  # the Trainer knows of losses alone
             self.greater_is_better = is_larger_better
+        follow_metric(self)
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
         steps = super().get_warmup_steps(num_training_steps)
@@ -241,6 +256,11 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
             f"--neftune_noise_alpha is {training.neftune_noise_alpha}; such noise is for instruction tuning: leave it "
             "out."
         )
+    if data.features_cache_dir is not None and lies_in(data.features_cache_dir, training.output_dir):
+        raise InputError(
+            f"--features_cache_dir {data.features_cache_dir}: lies in --output_dir, which is the run's alone; give "
+            "another folder."
+        )
     check_source("--model_name_or_path", model.model_name_or_path, training)
     check_source("--generator_name_or_path", model.generator_name_or_path, training)
     if training.n_gpu > 1:
@@ -254,8 +274,8 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
         )
     refuse_metrics(training, set(SUMMARY) - UNDIRECTED)
     for name, (refused, reason) in NOT_REPEATED.items():
-        if getattr(training, name) == refused:
-            raise InputError(f"--{name} is {refused}; {reason}: leave it out.")
+        if (value := getattr(training, name)) in refused:
+            raise InputError(f"--{name} is {value}; {reason}: leave it out.")
     if not training.accelerator_config.use_seedable_sampler:
         raise InputError(
             "--accelerator_config: use_seedable_sampler is false; a resumed run could not repeat the order of its "
@@ -285,8 +305,7 @@ def check_rows(training: PretrainingArguments, rows: int | None, is_evaluated: b
     by_evaluation = {
         "load_best_model_at_end": training.load_best_model_at_end,
         "save_strategy best": training.save_strategy == "best",
-        "lr_scheduler_type reduce_lr_on_plateau": training.lr_scheduler_type == "reduce_lr_on_plateau",
-    }
+    } | {f"lr_scheduler_type {name}": training.lr_scheduler_type == name for name in SCHEDULES_BY_METRIC}
     for option, is_given in by_evaluation.items():
         if is_given and (not is_evaluated or training.eval_strategy == "no"):
             raise InputError(

@@ -18,6 +18,7 @@ from span_electra.arguments import DataArguments, ModelArguments, PretrainingArg
 from span_electra.configuration_span_electra import (
     DATA_ALIASES,
     ENCODER_SHAPE,
+    TOKENIZER_ALIASES,
     SpanElectraConfig,
     current_name,
     refuse_unknown,
@@ -33,6 +34,7 @@ from span_electra.conversion import (
     from_generator,
     load_whole,
 )
+from span_electra.errors import InputError, first_line, one_line
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.options import read_settings
 from span_electra.probes import LinearProbe
@@ -44,7 +46,7 @@ from span_electra.tokenization.create_features import (
     load_tokenizer,
     make_packer,
 )
-from span_electra.tokenization.text import Corpus, InputError, first_line, one_line
+from span_electra.tokenization.text import Corpus
 
 logger = logging.getLogger("span_electra")
 
@@ -52,7 +54,7 @@ MASK_RATIO, MAX_SEQ_LENGTH = 0.15, 128  # ELECTRA-Small's
 DOCUMENTS = "blank_line"
 SPLIT_SEED = 0  # not the run's: runs with different seeds are evaluated on the same rows
 # Ids that a configuration file may repeat -> the token's role in the tokenizer.
-TOKEN_IDS = {f"{role}_id": role for role in ("cls", "sep", "pad", "mask", "unk")} | {"pad_token_id": "pad"}
+TOKEN_IDS = {alias: alias.removesuffix("_id") for alias in TOKENIZER_ALIASES} | {"pad_token_id": "pad"}
 
 
 def build_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:

@@ -27,8 +27,8 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 from transformers.utils import logging
 
+from span_electra.errors import InputError, one_line
 from span_electra.span_sampling import MASKING_VERSION
-from span_electra.tokenization.text import InputError, one_line
 
 logger = logging.get_logger(__name__)
 
@@ -325,6 +325,10 @@ class CheckpointingTrainer(Trainer):
                 group["initial_lr"], group["lr"] = rate, rate * factor
             schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]  # what is logged
 
+    def _determine_best_metric(self, *args, **kwargs):
+        # With `save_strategy` "best" the answer also decides whether a checkpoint is written: a signal's always is.
+        return super()._determine_best_metric(*args, **kwargs) or self.stop_on_signal.is_agreed
+
     def _get_output_dir(self, trial):
         folder = super()._get_output_dir(trial)
         return os.path.join(folder, ASIDE) if self._writes_aside else folder
@@ -338,7 +342,12 @@ class CheckpointingTrainer(Trainer):
             return
         self.last_checkpoint = run / name
         if self.args.push_to_hub:
-            self._push_from_checkpoint(str(run / name))
+            try:
+                self._push_from_checkpoint(str(run / name))
+            except Exception as error:  # it copies the weights
+                if not is_write_error(error):
+                    raise
+                logger.error(f"{run / name} could not be made ready to be sent ({one_line(error)}). Training goes on.")
         if self.args.should_save:
             best = self.state.best_model_checkpoint
             rotate(run, self.args.save_total_limit, {name, *([Path(best).name] if best else [])})
@@ -493,6 +502,7 @@ class StopOnSignal(TrainerCallback):
     def listening(self):
         """Inside, the signals are noted; outside, whoever handled them before does."""
         self.trainer.stopped_by, self.owner, self.stopped_at = None, os.getpid(), 0.0
+        self.is_agreed = False  # among the processes, of which one may have had the signal before the others
         handlers = {}
         if threading.current_thread() is threading.main_thread():  # Python leaves signals to it alone
             handlers = {number: signal.signal(number, self.note) for number in STOPS}
@@ -528,7 +538,7 @@ class StopOnSignal(TrainerCallback):
             dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=self.group)
             number = int(numbers)
         if number:
-            self.trainer.stopped_by = number
+            self.trainer.stopped_by, self.is_agreed = number, True
             control.should_training_stop = control.should_save = True
 
 

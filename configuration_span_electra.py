@@ -16,12 +16,12 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 # What each objective trains.
-LOSSES = {
+LOSSES_OF_OBJECTIVE = {
     "joint": ("mlm", "rtd", "sbgo", "sbpo"),
     "generator": ("mlm", "sbgo"),
     "discriminator": ("rtd", "sbpo"),
 }
-OBJECTIVES = tuple(LOSSES)
+OBJECTIVES = tuple(LOSSES_OF_OBJECTIVE)
 SAMPLING_HEADS = ("mlm", "mean")
 EMBEDDING_SHARING = ("tied", "disentangled", "separate")
 
@@ -288,7 +288,8 @@ class SpanElectraConfig(ElectraConfig):
     def loss_weights(self) -> dict[str, float]:
         """The weights of the losses that the objective trains, by name: mlm, rtd, sbgo, sbpo."""
         left_out = {name for name in ("sbgo", "sbpo") if not getattr(self, f"use_{name}")}
-        return {name: getattr(self, f"{name}_weight") for name in LOSSES[self.objective] if name not in left_out}
+        trained = [name for name in LOSSES_OF_OBJECTIVE[self.objective] if name not in left_out]
+        return {name: getattr(self, f"{name}_weight") for name in trained}
 
     @property
     def discriminator_is_untrained(self) -> bool:

@@ -14,9 +14,9 @@ from transformers import (
 )
 
 from span_electra.configuration_span_electra import ENCODER_SHAPE, STOCK_SETTINGS, SpanElectraConfig
+from span_electra.masked_tokens import SpanBoundaryHead
 from span_electra.modeling_span_electra import (
     WORD_EMBEDDINGS,
-    SpanBoundaryHead,
     SpanElectraForMaskedLM,
     SpanElectraForPreTraining,
 )

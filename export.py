@@ -14,9 +14,9 @@ from transformers import AutoTokenizer, ElectraForPreTraining
 
 from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.conversion import load_whole
+from span_electra.errors import InputError, first_line
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.tokenization.output import atomic_folder, check_output_dir, run_command
-from span_electra.tokenization.text import InputError, first_line
 
 WRITTEN = ("discriminator", "generator")
 

@@ -1,4 +1,5 @@
-"""The masked tokens of a batch: where they are, what bounds their spans, and what a generator puts in their place.
+"""The masked tokens of a batch: where they are, what bounds their spans and how that represents them, and what a
+generator puts in their place.
 
 Letters for axes: B batch, T tokens, H hidden, V vocabulary, N masked tokens in the batch.
 
@@ -9,7 +10,10 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.nn import functional as F
+
+from .configuration_span_electra import SpanElectraConfig
 
 GOLDEN_RATIO = 0x9E3779B9 - 2**32  # of 2**32, as int32: its multiples lie far apart
 
@@ -57,6 +61,33 @@ class MaskedTokens:
         return masked_mean(losses, self.is_masked)
 
 
+class SpanBoundaryHead(nn.Module):
+    """Represents a token by the two tokens at the edges of its span and its place in it (SpanBERT, section 3.2).
+
+    Two layers of (linear, GELU, layer norm) on [left boundary; right boundary; position embedding].
+    """
+
+    def __init__(self, config: SpanElectraConfig, hidden_size: int, output_size: int):
+        super().__init__()
+        self.position_embeddings = nn.Embedding(config.max_span_length, config.boundary_position_size)
+        input_size = 2 * hidden_size + config.boundary_position_size
+        self.dense_in = nn.Linear(input_size, hidden_size)
+        self.norm_in = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.dense_out = nn.Linear(hidden_size, output_size)
+        self.norm_out = nn.LayerNorm(output_size, eps=config.layer_norm_eps)
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            left, right: hidden states of the boundaries, (N, hidden).
+            offset: distance from the left boundary, from 1 up, (N,). Past the last position embedding it is the last.
+        """
+        place = (offset - 1).clamp(0, self.position_embeddings.num_embeddings - 1)
+        hidden = torch.cat([left, right, self.position_embeddings(place)], dim=-1)  # (N, 2H + P)
+        hidden = self.norm_in(F.gelu(self.dense_in(hidden)))
+        return self.norm_out(F.gelu(self.dense_out(hidden)))
+
+
 def span_boundaries(masked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Indices of the nearest unmasked tokens on both sides of every token.
 
@@ -100,6 +131,12 @@ def masked_positions(masked: torch.Tensor, capacity: int | None = None) -> tuple
     # A stable descending sort of booleans: masked tokens first, in their order.
     positions = flat.to(torch.uint8).argsort(descending=True, stable=True)[:capacity]
     return positions, flat[positions]
+
+
+def sequence_numbers(position_ids: torch.Tensor) -> torch.Tensor:
+    """Which of the sequences that share its row each token is in, from 0 up: one ends where `position_ids` (batch,
+    tokens) does not go up by one."""
+    return (torch.diff(position_ids, prepend=position_ids[:, :1] - 1) != 1).cumsum(dim=1)
 
 
 def mix32(bits: torch.Tensor) -> torch.Tensor:

@@ -15,10 +15,9 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import ModelCard
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -46,7 +45,7 @@ from transformers.models.electra.modeling_electra import ElectraDiscriminatorPre
 from transformers.utils import ModelOutput, logging
 
 from .configuration_span_electra import SpanElectraConfig
-from .masked_tokens import MaskedTokens, masked_mean, sample_tokens, token_keys
+from .masked_tokens import MaskedTokens, SpanBoundaryHead, masked_mean, sample_tokens, sequence_numbers, token_keys
 
 logger = logging.get_logger(__name__)
 
@@ -93,39 +92,6 @@ class SpanElectraForPreTrainingOutput(ModelOutput):
     generator_correct: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
-
-
-def sequence_numbers(position_ids: torch.Tensor) -> torch.Tensor:
-    """Which of the sequences that share its row each token is in, from 0 up: one ends where `position_ids` (batch,
-    tokens) does not go up by one."""
-    return (torch.diff(position_ids, prepend=position_ids[:, :1] - 1) != 1).cumsum(dim=1)
-
-
-class SpanBoundaryHead(nn.Module):
-    """Represents a token by the two tokens at the edges of its span and its place in it (SpanBERT, section 3.2).
-
-    Two layers of (linear, GELU, layer norm) on [left boundary; right boundary; position embedding].
-    """
-
-    def __init__(self, config: SpanElectraConfig, hidden_size: int, output_size: int):
-        super().__init__()
-        self.position_embeddings = nn.Embedding(config.max_span_length, config.boundary_position_size)
-        input_size = 2 * hidden_size + config.boundary_position_size
-        self.dense_in = nn.Linear(input_size, hidden_size)
-        self.norm_in = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.dense_out = nn.Linear(hidden_size, output_size)
-        self.norm_out = nn.LayerNorm(output_size, eps=config.layer_norm_eps)
-
-    def forward(self, left: torch.Tensor, right: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
-            left, right: hidden states of the boundaries, (N, hidden).
-            offset: distance from the left boundary, from 1 up, (N,). Past the last position embedding it is the last.
-        """
-        place = (offset - 1).clamp(0, self.position_embeddings.num_embeddings - 1)
-        hidden = torch.cat([left, right, self.position_embeddings(place)], dim=-1)  # (N, 2H + P)
-        hidden = self.norm_in(F.gelu(self.dense_in(hidden)))
-        return self.norm_out(F.gelu(self.dense_out(hidden)))
 
 
 class SpanElectraPreTrainedModel(ElectraPreTrainedModel):
@@ -406,24 +372,18 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
             state_dict = {name: weight for name, weight in folded if name not in self.all_tied_weights_keys}
         super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
 
-    def push_to_hub(self, repo_id: str, *, private=None, token=None, **kwargs) -> str:  # type: ignore[override]
-        """As [`PreTrainedModel.push_to_hub`]. A model that was loaded from the folder of a run takes along what lies
-        there beside the weights, in the same commit: tokenizer, model card, history and curves."""
+    def _upload_modified_files(self, working_dir, *args, **kwargs):
+        """As of [`PreTrainedModel.push_to_hub`]. A model that was loaded from the folder of a run takes along what
+        lies there beside the weights, in the same commit: tokenizer, model card, history and curves."""
         run = Path(self.name_or_path)
-        if not self.name_or_path or not (run / RUN_CARD).is_file():
-            return super().push_to_hub(repo_id, private=private, token=token, **kwargs)
-        shard_size, tags = kwargs.pop("max_shard_size", "50GB"), kwargs.pop("tags", None)
-        api = HfApi(token=token)
-        with TemporaryDirectory() as folder:
+        if self.name_or_path and (run / RUN_CARD).is_file():
+            tags = ModelCard.load(Path(working_dir) / RUN_CARD).data.tags  # the caller's
             for path in (path for pattern in RUN_COMPANIONS for path in run.glob(pattern)):
-                shutil.copy(path, folder)
-            self.save_pretrained(folder, max_shard_size=shard_size)
+                shutil.copy(path, working_dir)
             card = ModelCard.load(run / RUN_CARD)
             card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *(tags or [])]))
-            card.save(Path(folder) / RUN_CARD)
-            repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            kwargs["commit_message"] = kwargs.get("commit_message") or "Upload model"
-            return api.upload_folder(repo_id=repository, folder_path=folder, **kwargs)
+            card.save(Path(working_dir) / RUN_CARD)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     def discriminator_embeddings(self, input_ids: torch.Tensor) -> torch.Tensor | None:
         """The discriminator's word embeddings of `input_ids`, (B, T, E), or None where it has a table of its own."""

@@ -17,10 +17,11 @@ from transformers.integrations import get_reporting_integration_callbacks, is_te
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.training_args import ParallelMode
 
-from span_electra.tokenization.text import InputError, first_line
+from span_electra.errors import InputError, first_line
 
 MOST_SEEDS = 2**32  # NumPy's
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
+SCHEDULES_BY_METRIC = ("reduce_lr_on_plateau", "greedy")  # that go by what evaluations give
 MADE_FOR_A_MODEL = ("galore", "apollo", "lomo", "adalomo")  # optimizers that ask for the model, which is not there yet
 
 
@@ -270,16 +271,27 @@ def check_with_library(training: RunArguments) -> None:
             raise InputError(f"--{name} is {value}; {first_line(error).rstrip('.')} ({fixes[name]}).") from error
 
 
+def follow_metric(training: RunArguments) -> None:
+    """Tell a schedule that goes by evaluations whether more is better; the Trainer leaves it at less."""
+    if training.lr_scheduler_type in SCHEDULES_BY_METRIC:
+        mode = "max" if training.greater_is_better else "min"
+        training.lr_scheduler_kwargs = {"mode": mode} | (training.lr_scheduler_kwargs or {})  # type: ignore[operator]
+
+
 def check_source(option: str, source: str | None, training: RunArguments) -> None:
     """Refuse to overwrite the model that the run starts from, or the generator that it trains against."""
     if source is None or not training.overwrite_output_dir:
         return
-    target = Path(training.output_dir).resolve()
-    if target in (Path(source).resolve(), *Path(source).resolve().parents):
+    if lies_in(source, training.output_dir):
         raise InputError(
             f"{option} {source}: lies in --output_dir, which --overwrite_output_dir would empty; give "
             "another --output_dir."
         )
+
+
+def lies_in(path: str, folder: str) -> bool:
+    """Whether it is the folder, or is somewhere below it."""
+    return Path(path).resolve().is_relative_to(Path(folder).resolve())
 
 
 def option_types(groups: Sequence[type]) -> dict[str, object]:

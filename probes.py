@@ -13,10 +13,10 @@ from sklearn.preprocessing import StandardScaler
 from transformers import PreTrainedTokenizerBase
 
 from span_electra.data_collator import DataCollatorForSpanMasking
-from span_electra.finetuning.data import read_examples, sample
-from span_electra.finetuning.sentences import Classification
-from span_electra.modeling_span_electra import SpanElectraForPreTraining, sequence_numbers
-from span_electra.tokenization.text import InputError
+from span_electra.errors import InputError
+from span_electra.finetuning.data import SENTENCE_COLUMNS, check_texts, read_examples, sample
+from span_electra.masked_tokens import sequence_numbers
+from span_electra.modeling_span_electra import SpanElectraForPreTraining
 
 FOLDS = 5
 MOST_TEXTS = 2000
@@ -91,7 +91,13 @@ class LinearProbe:
     """
 
     def __init__(self, name: str, split: str, tokenizer: PreTrainedTokenizerBase, max_seq_length: int):
-        examples = sample(read_examples(name, split, Classification.columns, renamed={}), MOST_TEXTS)
+        examples = read_examples(name, split, SENTENCE_COLUMNS)
+        columns = [column for column in ("sentence1", "sentence2") if column in examples.column_names]
+        check_texts(examples, f"--probe_file {name}", columns)
+        if None in examples["label"]:
+            row = list(examples["label"]).index(None) + 1
+            raise InputError(f"--probe_file {name}, row {row}: has no label; give one in every row.")
+        examples = sample(examples, MOST_TEXTS)
         self.labels = np.unique([str(label) for label in examples["label"]], return_inverse=True)[1]
         counts = np.bincount(self.labels)
         if len(counts) < 2 or counts.min() < FOLDS:
@@ -100,7 +106,7 @@ class LinearProbe:
                 f"needs at least 2 classes of {FOLDS} texts."
             )
         self.baseline = counts.max() / counts.sum()  # always the most frequent class
-        texts = [list(examples[column]) for column in ("sentence1", "sentence2") if column in examples.column_names]
+        texts = [list(examples[column]) for column in columns]
         self.rows = tokenizer(*texts, truncation=True, max_length=max_seq_length)
         tokenizer.backend_tokenizer.no_truncation()  # it is saved with the model, where it would cut texts unasked
         self.tokenizer = tokenizer

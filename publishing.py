@@ -8,7 +8,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 from huggingface_hub.utils import hf_raise_for_status
 from transformers import TrainingArguments
 
-from span_electra.tokenization.text import InputError, looks_like_path, one_line
+from span_electra.errors import InputError, one_line
+from span_electra.tokenization.text import looks_like_path
 
 LOGIN = "log in with `hf auth login`, set HF_TOKEN, or give --hub_token (huggingface.co/settings/tokens makes one)"
 TAGS = ("span-electra", "electra")
@@ -129,7 +130,8 @@ def card_metadata(settings: dict, evaluation: dict[str, float], **metadata) -> M
         "eval_results": results or None,
     }
     entries |= {name: value for name, value in metadata.items() if value is not None}
-    return ModelCardData(**entries | {"tags": [*TAGS, *entries.get("tags", [])]})
+    tags = entries.get("tags", [])
+    return ModelCardData(**entries | {"tags": [*TAGS, *([tags] if isinstance(tags, str) else tags)]})
 
 
 def model_name(settings: dict) -> str:

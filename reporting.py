@@ -3,12 +3,12 @@
 import json
 import logging
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib
 from huggingface_hub import ModelCard
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from transformers.trainer_utils import has_length
 
@@ -53,7 +53,7 @@ def describe(trainer, max_seq_length: int) -> None:
         logger.info(f"{name}: {sum(parameter.numel() for parameter in half.parameters()):,} parameters")
     sharing = "one encoder" if model.config.share_encoder else "an encoder each"
     logger.info(f"together {total:,} parameters: {sharing}, {model.config.embedding_sharing} embeddings")
-    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size * max(1, args.n_gpu)
+    rows = trainer.get_total_train_batch_size(args)
     logger.info(f"up to {rows * max_seq_length:,} tokens in a step ({rows} rows of {max_seq_length})")
     evaluated = "none" if trainer.eval_dataset is None else f"{len(trainer.eval_dataset):,}"
     trained = f"{len(trainer.train_dataset):,} rows" if has_length(trainer.train_dataset) else "a stream"
@@ -124,7 +124,6 @@ def plot_curves(history: list[dict], path: Path) -> None:
     """Draw losses and scores of generator and discriminator over the steps."""
     with matplotlib.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
         figure = Figure(figsize=(10, 6), layout="constrained")
-        FigureCanvasAgg(figure)  # no window system, and nothing global: works in any process and any thread
         figure.suptitle("lines: training, dots: evaluation")
         (generator_losses, discriminator_losses), (generator, discriminator) = figure.subplots(2, 2)
         draw(generator_losses, history, "mlm_loss", "sbgo_loss")
@@ -159,26 +158,30 @@ def draw(axes: Axes, history: list[dict], *names: str) -> None:
 
 def model_card(settings: dict, history: list[dict], **metadata) -> ModelCard:
     """The README.md that goes with the weights to the Hub; arguments as for `write_report`."""
-    options = {name: settings[name] for name in CARD_OPTIONS if settings.get(name) not in (None, "", -1)}
-    for name in SOURCES & options.keys():
-        options[name] = without_folder(options[name])
-    if "max_steps" in options:
-        options.pop("num_train_epochs", None)  # which it overrides
     data = short_list(settings.get("train_file", []))
     steps = max((entry["step"] for entry in history), default=0)
     rows = metric_rows(last_metrics(history))
     metric_table = "\n".join(f"| {name} | {value} | {note} |" for name, value, note in rows)
-    option_table = "\n".join(f"| `{name}` | {value} |" for name, value in options.items())
     template = GENERATOR_CARD_TEMPLATE if settings.get("objective") == "generator" else CARD_TEMPLATE
     text = template.format(
         training=f"{steps:,} steps" + (f" on {data}" if data else ""),
         path=settings.get("hub_model_id") or ".",
         metrics=metric_table,
-        options=option_table,
+        options=option_table(settings, CARD_OPTIONS),
         curves=CURVES,
         history=HISTORY,
     )
     return ModelCard(f"---\n{card_metadata(settings, last_evaluation(history), **metadata)}\n---\n{text}")
+
+
+def option_table(settings: dict, names: Iterable[str]) -> str:
+    """The rows of a Markdown table of those options in `names` that a run was given."""
+    options = {name: settings[name] for name in names if settings.get(name) not in (None, "", -1)}
+    for name in SOURCES & options.keys():
+        options[name] = without_folder(options[name])
+    if "max_steps" in options:
+        options.pop("num_train_epochs", None)  # which it overrides
+    return "\n".join(f"| `{name}` | {value} |" for name, value in options.items())
 
 
 INTRODUCTION = """

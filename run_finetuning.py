@@ -20,6 +20,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, set_seed
 
 from span_electra.checkpointing import processes_end_together
+from span_electra.errors import InputError, print_error
 from span_electra.finetuning.arguments import TASKS, FinetuningArguments, parse_arguments, settle_by_size
 from span_electra.finetuning.card import write_card
 from span_electra.finetuning.encoders import (
@@ -44,10 +45,9 @@ from span_electra.finetuning.sentences import Classification, Regression
 from span_electra.finetuning.task import Task
 from span_electra.finetuning.tokens import TokenClassification
 from span_electra.finetuning.trainer import FinetuningTrainer
+from span_electra.options import follow_metric
 from span_electra.reporting import CARD
 from span_electra.run_folder import LOCK, check_folder, names_in_run, start_folder, started
-from span_electra.tokenization.output import print_error
-from span_electra.tokenization.text import InputError
 
 logger = logging.getLogger("span_electra")
 
@@ -113,6 +113,7 @@ def seed_arguments(arguments: FinetuningArguments, seed: int) -> FinetuningArgum
         # An epoch's order follows from this seed plus the epoch, so neighbouring seeds would share their orders.
         changed.data_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
     changed.greater_is_better = not arguments.metric_for_best_model.endswith("loss")
+    follow_metric(changed)
     return changed
 
 

@@ -12,8 +12,9 @@ from transformers import TrainingArguments
 
 from span_electra.checkpointing import ASIDE, find_checkpoint, remove, sealed_facts
 from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraConfig
+from span_electra.errors import InputError
+from span_electra.reporting import CARD, CURVES, HISTORY
 from span_electra.span_sampling import MASKING_VERSION
-from span_electra.tokenization.text import InputError
 
 logger = logging.getLogger("span_electra")
 
@@ -34,7 +35,7 @@ WHY_THE_SAME = {"optim": "its state would not fit"} | dict.fromkeys(MASKING, "it
 # Checkpoints hold the optimizer, and to load pickled arguments is to run them.
 NOT_PUBLISHED = ("checkpoint-*/", f"{ASIDE}/", "runs/", "training_args.bin", LOCK)
 # All that a run writes, as globs; --overwrite_output_dir removes nothing else.
-WRITTEN = ("checkpoint-*", ASIDE, "runs", "*.safetensors", "config.json", "history.json", "curves.png", "README.md")
+WRITTEN = ("checkpoint-*", ASIDE, "runs", "*.safetensors", "config.json", HISTORY, CURVES, CARD)
 
 
 def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Path | None:

@@ -18,6 +18,7 @@ from span_electra.arguments import DataArguments, PretrainingArguments, check_me
 from span_electra.building import build_model, build_probe, build_rows, build_tokenizer, resolve_rows
 from span_electra.checkpointing import InterruptedRun, SaveError, processes_end_together, run_facts
 from span_electra.data_collator import DataCollatorForSpanMasking
+from span_electra.errors import InputError, print_error
 from span_electra.probes import EvaluationCollator
 from span_electra.publishing import PublishingError, prepare_repository
 from span_electra.reporting import describe, model_card, write_report
@@ -32,8 +33,6 @@ from span_electra.run_folder import (
     started,
 )
 from span_electra.streaming import check_stream
-from span_electra.tokenization.output import print_error
-from span_electra.tokenization.text import InputError
 from span_electra.trainer import NonFiniteLossError, SpanElectraTrainer
 
 logger = logging.getLogger("span_electra")

@@ -23,8 +23,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import Trainer
 
 from span_electra.checkpointing import ignore_stops
+from span_electra.errors import InputError
 from span_electra.tokenization.create_features import Packer
-from span_electra.tokenization.text import Corpus, InputError, Source
+from span_electra.tokenization.text import Corpus, Source
 
 # Rows are shuffled among those of so many blocks: 8 million characters, about 16,000 rows of 128 tokens. A resumed
 # reader cuts them anew, which takes seconds.

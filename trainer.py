@@ -5,6 +5,7 @@ import copy
 import math
 from collections import defaultdict
 from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 import transformers
@@ -14,14 +15,14 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
-from span_electra.checkpointing import CheckpointingTrainer, replaced_attribute
+from span_electra.checkpointing import CheckpointingTrainer, replaced_attribute, step_of
+from span_electra.errors import one_line
 from span_electra.metrics import FIXED, LOSSES, PretrainingMetrics, token_counts
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.probes import LinearProbe, trade_places
 from span_electra.publishing import PublishingError, is_from_the_hub
 from span_electra.reporting import write_report
 from span_electra.streaming import StreamingTrainer, TextStream
-from span_electra.tokenization.text import one_line
 
 logger = logging.get_logger(__name__)
 
@@ -199,8 +200,9 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
 
     def kept_step(self) -> int:
         """After which step the weights were as they are now."""
-        best = self.state.best_global_step if self.args.load_best_model_at_end and not self.is_in_train else None
-        return best or self.state.global_step
+        best = self.state.best_model_checkpoint  # not `best_global_step`, which may have left no checkpoint
+        is_loaded = best and self.args.load_best_model_at_end and not self.is_in_train
+        return step_of(Path(best)) if is_loaded else self.state.global_step
 
     def push_to_hub(self, *args, **kwargs):
         """As [`~transformers.Trainer.push_to_hub`].

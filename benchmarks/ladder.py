@@ -30,7 +30,6 @@ from statistics import mean, median
 
 import torch
 import yaml
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 from torch.utils.flop_counter import FlopCounterMode
@@ -372,13 +371,14 @@ def shown_spread(values: dict[str, float], digits: int) -> str:
 
 
 def interval(metric: str, value: float, count: int) -> tuple[float, float] | None:
-    """The 95 % interval of a score on `count` examples, in points: Wilson's for accuracies, Fisher's for correlations.
-    It says how sure one model's score is, not how much another seed would change it."""
+    """The 95 % interval of a score on `count` examples, in points: Wilson's for accuracies, Fisher's with the standard
+    error of Bonett and Wright (2000) for rank correlations. It says how sure one model's score is, not how much
+    another seed would change it."""
     if metric == "accuracy":
         bounds = binomtest(round(value * count), count).proportion_ci(method="wilson")
         return 100 * bounds.low, 100 * bounds.high
     if metric == "spearmanr" and abs(value) < 1:
-        centre, half = math.atanh(value), NORMAL_95 / math.sqrt(count - 3)
+        centre, half = math.atanh(value), NORMAL_95 * math.sqrt((1 + value**2 / 2) / (count - 3))
         return 100 * math.tanh(centre - half), 100 * math.tanh(centre + half)
     return None
 
@@ -433,7 +433,6 @@ def picture(results: list[dict], path: Path) -> None:
     """The discriminator on the fixed corruption while it was trained, and every task's scores."""
     tasks = list(dict.fromkeys(task for entry in results for task in entry["tasks"]))
     figure = Figure(figsize=(3.2 * (len(tasks) + 1), 4), layout="constrained")
-    FigureCanvasAgg(figure)
     curves, *panels = figure.subplots(1, len(tasks) + 1, squeeze=False)[0]
     for index, entry in enumerate(results):
         if entry.get("curve"):

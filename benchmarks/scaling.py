@@ -22,7 +22,6 @@ import step as benchmark
 import torch
 import torch.distributed
 from data import bench_loader, features_of, speeches
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from step import OURS, Setting
 
@@ -161,7 +160,6 @@ def plot(results: list[dict], path: Path) -> dict[str, dict[str, float]]:
     """Draw every axis; return the exponents of time per token and of memory along each."""
     axes_names = list(dict.fromkeys(row["axis"] for row in results))
     figure = Figure(figsize=(3.2 * len(axes_names), 6), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(2, len(axes_names), squeeze=False)
     exponents: dict[str, dict[str, float]] = {}
     for column, name in enumerate(axes_names):

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from span_electra.errors import InputError
 from span_electra.options import MOST_SEEDS, RunArguments, check_positive, check_source, check_training, parse_options
-from span_electra.tokenization.text import InputError, looks_like_path
+from span_electra.tokenization.text import looks_like_path
 
 TASKS = ("classification", "regression", "token-classification", "question-answering")
 UNSMOOTHED = ("regression", "question-answering")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from span_electra.publishing import dataset_names, model_name
-from span_electra.reporting import CARD  # README.md
+from span_electra.publishing import dataset_names, is_on_the_hub, model_name, without_folder
+from span_electra.reporting import CARD, option_table
 
 # A task of the script -> the Hub's name for it, which is the pipeline's, and the Auto class that loads the model.
 HUB_TASKS = {
@@ -45,9 +45,6 @@ def finetuned_card(summary: dict, settings: dict) -> ModelCard:
         middle, low, high = (summary[kind][name] for kind in ("median", "min", "max"))
         baseline = f"{summary['baseline'][name]:.4f}" if name in summary["baseline"] else ""
         rows.append(f"| {name} | {kept['metrics'][name]:.4f} | {middle:.4f} | {low:.4f} to {high:.4f} | {baseline} |")
-    options = {name: settings[name] for name in CARD_OPTIONS if settings.get(name) not in (None, "", -1)}
-    if "max_steps" in options:
-        options.pop("num_train_epochs", None)  # which it overrides
     text = CARD_TEMPLATE.format(
         name=model_name(settings),
         base=base_name(settings),
@@ -58,7 +55,7 @@ def finetuned_card(summary: dict, settings: dict) -> ModelCard:
         usage=TAGGER_USAGE if task == "token-classification" else "",
         seeds=what_was_trained(summary),
         metrics="\n".join(rows),
-        options="\n".join(f"| `{name}` | {value} |" for name, value in options.items()),
+        options=option_table(settings, CARD_OPTIONS),
     )
     return ModelCard(f"---\n{finetuned_metadata(kept['metrics'], settings)}\n---\n{text}")
 
@@ -98,7 +95,7 @@ def finetuned_metadata(metrics: dict[str, float], settings: dict) -> ModelCardDa
         library_name="transformers",
         pipeline_tag=task,
         # A folder of this machine is nothing that the Hub could link to.
-        base_model=None if settings.get("from_scratch") or Path(base).exists() else base,
+        base_model=base if is_on_the_hub(base) and not settings.get("from_scratch") else None,
         datasets=dataset_names([settings["train_file"]]) or None,
         metrics=sorted({result.metric_type for result in results}) or None,
         model_name=model_name(settings),
@@ -108,8 +105,7 @@ def finetuned_metadata(metrics: dict[str, float], settings: dict) -> ModelCardDa
 
 def base_name(settings: dict) -> str:
     """What the model began from, in words without a path of this machine."""
-    name = settings["model_name_or_path"]
-    name = Path(name).absolute().name if Path(name).exists() else name
+    name = without_folder(settings["model_name_or_path"])
     return f"random weights in the architecture of {name}" if settings.get("from_scratch") else name
 
 

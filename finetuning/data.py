@@ -13,18 +13,11 @@ import numpy as np
 import pyarrow as pa
 from datasets import Value
 
-from span_electra.tokenization.text import (
-    InputError,
-    InputNotFoundError,
-    first_line,
-    load_named_dataset,
-    looks_like_path,
-    open_csv,
-)
+from span_electra.errors import InputError, InputNotFoundError, first_line
+from span_electra.tokenization.text import TABLE_SUFFIXES, load_named_dataset, looks_like_path, open_csv
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 SAMPLE_SEED = 0  # not the run's: runs with different seeds see the same rows
 TEXTS = (Value("string"), Value("large_string"))
 NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d+)?")  # not 01, which is a name, nor one that a float64 could not hold
@@ -38,8 +31,15 @@ class Column(NamedTuple):
     is_label: bool = False  # if all its values are numbers written as texts, they are read as numbers
 
 
+SENTENCE_COLUMNS = {
+    "sentence1": Column(("sentence1", "text", "sentence")),
+    "sentence2": Column(("sentence2",), is_required=False),
+    "label": Column(("label",), is_label=True),
+}
+
+
 def read_examples(
-    name: str, split: str, columns: Mapping[str, Column], renamed: Mapping[str, str]
+    name: str, split: str, columns: Mapping[str, Column], renamed: Mapping[str, str] | None = None
 ) -> datasets.Dataset:
     """The rows that `name` holds.
 
@@ -47,7 +47,7 @@ def read_examples(
         name: A file, or a `datasets` name (`name:configuration`).
         split: The split of a `datasets` name.
         columns: The task's columns by its own name for them.
-        renamed: That name -> the name in the data, where the user says so.
+        renamed: That name -> the name in the data, where the user says so by --columns; None: there is no such option.
 
     Returns:
         Rows with the task's names for its columns, and no other columns.
@@ -60,7 +60,7 @@ def read_examples(
         raise InputError(f"{name}: no rows. Give data that holds examples.")
     found: dict[str, str] = {}
     for role, column in columns.items():
-        accepted = (renamed[role],) if role in renamed else column.names
+        accepted = (renamed[role],) if renamed and role in renamed else column.names
         present = [candidate for candidate in accepted if candidate in rows.column_names]
         if present and present[0] in found:
             raise InputError(
@@ -69,14 +69,15 @@ def read_examples(
             )
         if present:
             found[present[0]] = role
-        elif column.is_required or role in renamed:
+        elif column.is_required or (renamed and role in renamed):
+            fix = "Rename the one that holds it" if renamed is None else f"Name it: --columns {role}=NAME"
             raise InputError(
                 f"{name}: no column {' or '.join(map(repr, accepted))}. The columns are: "
-                f"{', '.join(rows.column_names)}. Name the one that holds it: --columns {role}=NAME."
+                f"{', '.join(rows.column_names)}. {fix}."
             )
     texts = [name for name, kind in rows.features.items() if kind in TEXTS]
     unread = [column for column in texts if column not in found]
-    for role in columns.keys() - found.values() if unread else ():
+    for role in columns.keys() - found.values() if unread and renamed is not None else ():
         logger.warning(f"{name}: there is no {role}. If that is {unread[0]}: --columns {role}={unread[0]}.")
     rows = rows.select_columns(list(found)).rename_columns({old: new for old, new in found.items() if old != new})
     for role, column in columns.items():
@@ -84,6 +85,17 @@ def read_examples(
             rows = rows.add_column("numbers", [*map(float, rows[role])]).remove_columns(role)
             rows = rows.rename_column("numbers", role)
     return rows
+
+
+def check_texts(examples: datasets.Dataset, name: str, columns: Iterable[str]) -> None:
+    """Refuse values that are not text."""
+    for column in columns:
+        for number, value in enumerate(examples[column], start=1):
+            if not isinstance(value, str):
+                raise InputError(
+                    f"{name}, row {number}: {column} is {value!r}, which is not text. Give one in every row, or "
+                    "another column."
+                )
 
 
 def is_number(text: str | None) -> bool:
@@ -110,7 +122,7 @@ def read_table(name: str, split: str) -> datasets.Dataset:
     if looks_like_path(name) or path.exists():
         came = "a folder" if path.is_dir() else "no such file"
         raise InputNotFoundError(
-            f"{name}: {came}. Give a {', '.join(SUFFIXES)} file, or a `datasets` name (name:configuration)."
+            f"{name}: {came}. Give a {', '.join(TABLE_SUFFIXES)} file, or a `datasets` name (name:configuration)."
         )
     return load_named_dataset(name, split)
 
@@ -119,8 +131,8 @@ def read_file(path: Path) -> datasets.Dataset:
     """A table as it is in the file. What a library would make of texts that look like numbers, dates or nothing is
     left to the task, which knows what its columns are."""
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise InputError(f"{path}: unknown suffix {path.suffix!r}; accepted are {', '.join(SUFFIXES)}.")
+    if suffix not in TABLE_SUFFIXES:
+        raise InputError(f"{path}: unknown suffix {path.suffix!r}; accepted are {', '.join(TABLE_SUFFIXES)}.")
     try:
         if suffix == ".parquet":
             return datasets.load_dataset("parquet", data_files=str(path), split="train")

@@ -17,9 +17,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from span_electra.errors import InputError, first_line
 from span_electra.finetuning.arguments import EncoderArguments
 from span_electra.finetuning.task import Task
-from span_electra.tokenization.text import InputError, first_line
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ import datasets
 import numpy as np
 from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerBase
 
-from span_electra.finetuning.data import Column
+from span_electra.errors import InputError
+from span_electra.finetuning.data import Column, check_texts
 from span_electra.finetuning.metrics import Squad
-from span_electra.finetuning.task import Task, check_texts, model_inputs
-from span_electra.tokenization.text import InputError
+from span_electra.finetuning.task import Task, model_inputs
 
 logger = logging.getLogger(__name__)
 

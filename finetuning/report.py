@@ -8,7 +8,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
@@ -94,7 +93,6 @@ def plot_confusion(answers: np.ndarray, references: list[int], labels: list[str]
     size = 3 + 0.5 * min(len(labels), MOST_COUNTED_CLASSES)
     with matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(size + 1, size), layout="constrained")
-        FigureCanvasAgg(figure)  # no window system, and nothing global
         axes = figure.subplots()
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         figure.colorbar(image, label="share of the true label")

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from span_electra.finetuning.data import Column
+from span_electra.errors import InputError
+from span_electra.finetuning.data import SENTENCE_COLUMNS, check_texts
 from span_electra.finetuning.metrics import F1, Accuracy, Mae, MatthewsCorrelation, Pearsonr, Spearmanr
 from span_electra.finetuning.report import plot_confusion
-from span_electra.finetuning.task import Task, check_texts, model_inputs, name_of, only_logits
-from span_electra.tokenization.text import InputError
+from span_electra.finetuning.task import Task, model_inputs, name_of, only_logits
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +31,7 @@ class SentenceTask(Task):
     """A label for a sentence, or for two."""
 
     auto_class = AutoModelForSequenceClassification
-    columns = {
-        "sentence1": Column(("sentence1", "text", "sentence")),
-        "sentence2": Column(("sentence2",), is_required=False),
-        "label": Column(("label",), is_label=True),
-    }
+    columns = SENTENCE_COLUMNS
 
     def check(self, train, validation):
         texts = [column for column in train.column_names if column != "label"]

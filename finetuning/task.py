@@ -10,9 +10,10 @@ import datasets
 import numpy as np
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
+from span_electra.errors import InputError
 from span_electra.finetuning.arguments import TaskArguments
 from span_electra.finetuning.data import Column, parse_columns, read_examples, sample
-from span_electra.tokenization.text import InputError, looks_like_path
+from span_electra.tokenization.text import looks_like_path
 
 logger = logging.getLogger(__name__)
 
@@ -140,17 +141,6 @@ def validation_name(arguments: TaskArguments) -> str:
     if looks_like_path(arguments.train_file):
         raise InputError("--validation_file is missing: the best checkpoint is chosen on it.")
     return arguments.train_file
-
-
-def check_texts(examples: datasets.Dataset, name: str, columns: list[str]) -> None:
-    """Refuse values that are not text."""
-    for column in columns:
-        for number, value in enumerate(examples[column], start=1):
-            if not isinstance(value, str):
-                raise InputError(
-                    f"{name}, row {number}: {column} is {value!r}, which is not text. Give a text, or name another "
-                    f"column: --columns {column}=NAME."
-                )
 
 
 def name_of(label: int, names: list[str], where: str) -> str:

@@ -7,10 +7,10 @@ import datasets
 import numpy as np
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, PreTrainedTokenizerBase
 
+from span_electra.errors import InputError
 from span_electra.finetuning.data import Column
 from span_electra.finetuning.metrics import Seqeval
 from span_electra.finetuning.task import Task, model_inputs, name_of, only_logits
-from span_electra.tokenization.text import InputError
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,11 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from scipy import stats
 from trainer_examples import word_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
@@ -21,8 +23,8 @@ import step
 from span_electra.arguments import parse_arguments
 from span_electra.building import read_config, read_overrides
 from span_electra.configuration_span_electra import SpanElectraConfig
+from span_electra.errors import InputError
 from span_electra.tokenization.create_features import create_features, load_features
-from span_electra.tokenization.text import InputError
 
 SETTING = step.Setting("tiny", length=24, vocab_size=300, batch=2, precision="fp32", dropout=0.1, device="cpu")
 
@@ -203,3 +205,16 @@ def test_means_are_of_the_tasks_that_every_rung_has(tmp_path):
     assert "| 30 | 0.500 (0.250 to 0.750) |" in shown and "of 3 seeds of pretraining" in shown
     ladder.picture([first, second], tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000
+
+
+def test_intervals_hold_the_true_score_as_often_as_they_say():
+    chance, count, runs = np.random.default_rng(1), 200, 2000
+    normal = 2 * np.sin(0.85 * np.pi / 6)  # the correlation of normal variates whose ranks have one of 0.85
+    held = {"spearmanr": 0, "accuracy": 0}
+    for _ in range(runs):
+        first, noise = chance.standard_normal((2, count))
+        ranks = stats.spearmanr(first, normal * first + np.sqrt(1 - normal**2) * noise).statistic
+        for metric, true, score in (("spearmanr", 85, ranks), ("accuracy", 80, chance.binomial(count, 0.8) / count)):
+            low, high = ladder.interval(metric, score, count)
+            held[metric] += low <= true <= high
+    assert all(0.94 < times / runs < 0.97 for times in held.values()), held

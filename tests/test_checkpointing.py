@@ -30,8 +30,8 @@ from span_electra.checkpointing import (
     seal,
 )
 from span_electra.data_collator import DataCollatorForSpanMasking
+from span_electra.errors import InputError
 from span_electra.run_folder import check_same_run
-from span_electra.tokenization.text import InputError
 from span_electra.trainer import SpanElectraTrainer
 
 # The forked workers of a DataLoader are warned of by Python 3.12 and later, as this process has threads.
@@ -266,6 +266,30 @@ def test_the_best_checkpoint_is_known_by_its_final_name(tokenizer, tmp_path):
     assert trainer.state.best_model_checkpoint == str(tmp_path / name)
     state = json.loads((tmp_path / name / "trainer_state.json").read_text())
     assert state["best_model_checkpoint"] == str(tmp_path / name) and damage(tmp_path / name) is None
+
+
+def test_the_best_evaluation_that_left_no_checkpoint_is_not_taken_for_the_weights(tokenizer, tmp_path):
+    settings = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1}
+    settings |= SAVING | {"max_steps": 4, "learning_rate": 1.0, "warmup_steps": 1}
+    trainer = make_trainer(tokenizer, tmp_path, **settings)
+    trainer.train()
+    assert trainer.state.best_global_step == 1  # between two checkpoints
+    assert trainer.state.best_model_checkpoint is None and trainer.kept_step() == 4
+
+
+class FullDiskAtUpload(TrainerCallback):
+    def on_push_begin(self, args, state, control, **kwargs):
+        full_disk()
+
+
+def test_a_disk_that_is_full_for_the_upload_costs_no_step(tokenizer, tmp_path, caplog):
+    trainer = make_trainer(tokenizer, tmp_path, **SAVING)
+    trainer.add_callback(FullDiskAtUpload())
+    trainer.args.push_to_hub, trainer.push_in_progress = True, None
+    with caplog.at_level("ERROR"):
+        trainer.train()
+    assert re.search(r"checkpoint-2 could not be made ready to be sent .*No space left", caplog.text)
+    assert trainer.state.global_step == 6 and find_checkpoint(tmp_path, "true").name == "checkpoint-6"
 
 
 def test_the_model_of_an_earlier_stop_stays_whole_until_the_next_is(tokenizer, tmp_path, monkeypatch):
@@ -514,6 +538,16 @@ def test_a_signal_during_an_evaluation_costs_no_further_step(tokenizer, tmp_path
     trainer.add_callback(SendInEvaluation())
     with pytest.raises(InterruptedRun, match=r"after step 2 of 6\. Nothing is lost"):
         trainer.train()
+    assert (tmp_path / "checkpoint-2" / MANIFEST).is_file()
+
+
+def test_a_signal_during_an_evaluation_is_saved_where_only_the_best_is(tokenizer, tmp_path):
+    settings = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "best", "learning_rate": 1.0}
+    trainer = make_trainer(tokenizer, tmp_path, **settings, warmup_steps=1)  # at step 2 it is worse
+    trainer.add_callback(SendInEvaluation())
+    with pytest.raises(InterruptedRun, match=r"after step 2 of 6\. Nothing is lost"):
+        trainer.train()
+    assert trainer.state.best_global_step == 1
     assert (tmp_path / "checkpoint-2" / MANIFEST).is_file()
 
 

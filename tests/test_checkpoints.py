@@ -29,8 +29,8 @@ from span_electra import SpanElectraConfig, SpanElectraForMaskedLM, SpanElectraF
 from span_electra.arguments import ModelArguments
 from span_electra.building import build_tokenizer, load_model
 from span_electra.conversion import from_generator
+from span_electra.errors import InputError
 from span_electra.export import export
-from span_electra.tokenization.text import InputError
 
 WORDS = ["[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]", *"abcdefghijklmnopqrstuvwxyz"]
 SHARING = ("tied", "disentangled", "separate")

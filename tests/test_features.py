@@ -14,6 +14,7 @@ from tokenizers import processors
 from trainer_examples import sequences_of
 from transformers import PreTrainedTokenizerFast
 
+from span_electra.errors import InputError
 from span_electra.tokenization import text as text_module
 from span_electra.tokenization.create_features import (
     add_special_tokens,
@@ -26,7 +27,6 @@ from span_electra.tokenization.create_features import (
     share_rows,
 )
 from span_electra.tokenization.output import run_command
-from span_electra.tokenization.text import InputError
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 

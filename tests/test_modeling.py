@@ -15,10 +15,9 @@ from span_electra import (
     SpanElectraForPreTraining,
     SpanElectraForSequenceClassification,
 )
-from span_electra.masked_tokens import sample_tokens, token_keys
+from span_electra.masked_tokens import SpanBoundaryHead, sample_tokens, token_keys
 from span_electra.modeling_span_electra import (
     WORD_EMBEDDINGS,
-    SpanBoundaryHead,
 )
 
 MASK = 3

@@ -17,7 +17,7 @@ from trainer_examples import make_trainer, rows
 
 from span_electra import run_finetuning, run_pretraining
 from span_electra.checkpointing import damage
-from span_electra.tokenization.text import InputError
+from span_electra.errors import InputError
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 SHARDED = "2 x 4, sharded"

@@ -15,10 +15,10 @@ from huggingface_hub import ModelCard, constants
 
 from span_electra import SpanElectraConfig, SpanElectraForPreTraining
 from span_electra.arguments import PretrainingArguments
+from span_electra.errors import InputError
 from span_electra.publishing import card_metadata, prepare_repository
 from span_electra.reporting import model_card
 from span_electra.run_folder import LOCK, start_run
-from span_electra.tokenization.text import InputError
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 TOKEN = "hf_adasOwnSecretToken"
@@ -455,6 +455,7 @@ def test_of_many_files_a_few_are_named(home):
 
 
 def test_what_is_given_goes_before_what_is_known():
-    card = model_card(SETTINGS, [], license="mit", model_name=None, tags=["mine"])
-    assert card.data.license == "mit" and card.data.tags == ["span-electra", "electra", "mine"]
+    for tags in (["mine"], "mine"):  # as the library takes them
+        card = model_card(SETTINGS, [], license="mit", model_name=None, tags=tags)
+        assert card.data.license == "mit" and card.data.tags == ["span-electra", "electra", "mine"]
     assert 'path = "ada/spans"' in card.text

@@ -30,10 +30,10 @@ from span_electra.building import build_model, build_rows, build_tokenizer, new_
 from span_electra.checkpointing import InterruptedRun, damage
 from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.data_collator import DataCollatorForSpanMasking
+from span_electra.errors import InputError
 from span_electra.run_folder import LOCK, check_run_folder, check_shape
 from span_electra.run_pretraining import build_trainer, largest_masked_share, main, run
 from span_electra.tokenization.create_features import create_features
-from span_electra.tokenization.text import InputError
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 torch.set_num_threads(1)  # more cost time on models as small as these
@@ -68,6 +68,9 @@ def home(tmp_path_factory):
     (home / "one_class.jsonl").write_text('{"text": "a word", "label": 1}\n' * 9)
     examples = [{"text": " ".join(WORDS[i % 7 :]), "label": i % 2} for i in range(20)]
     (home / "two_classes.jsonl").write_text("".join(json.dumps(example) + "\n" for example in examples))
+    (home / "reviews.jsonl").write_text('{"review": "a word", "label": 1}\n' * 9)
+    (home / "null_text.jsonl").write_text('{"text": "a word", "label": 1}\n{"text": null, "label": 0}\n')
+    (home / "null_label.jsonl").write_text('{"text": "a", "label": 1}\n' * 2 + '{"text": "b", "label": null}\n')
     (home / "used").mkdir()
     (home / "used" / "thesis.txt").write_text("my only copy")
     (home / "run").mkdir()
@@ -161,6 +164,22 @@ REFUSED = {
     "no span": ({"max_span_words": 0}, r"--max_span_words is 0; it must be at least 1"),
     "no such probe": ({"probe_file": "{home}/missing.jsonl"}, r"missing\.jsonl: no such file"),
     "a probe of one class": ({"probe_file": "{home}/one_class.jsonl"}, r"its 1 classes have 9 texts .* at least 2"),
+    "a probe of other columns": (
+        {"probe_file": "{home}/reviews.jsonl"},
+        r"reviews\.jsonl: no column 'sentence1' or 'text' or 'sentence'\. .*Rename the one that holds it\.$",
+    ),
+    "a probe without text": (
+        {"probe_file": "{home}/null_text.jsonl"},
+        r"--probe_file .*null_text\.jsonl, row 2: sentence1 is None, which is not text",
+    ),
+    "a probe without label": (
+        {"probe_file": "{home}/null_label.jsonl"},
+        r"--probe_file .*null_label\.jsonl, row 3: has no label; give one in every row",
+    ),
+    "a cache that the run would take for its own": (
+        {"output_dir": "{home}/new", "features_cache_dir": "{home}/new/../new/cache"},
+        r"--features_cache_dir .*cache: lies in --output_dir, .*; give another folder",
+    ),
     "a probe without evaluation": (
         {"probe_file": "{home}/one_class.jsonl", "validation_split_percentage": 0},
         r"--probe_file: is looked at when the model is evaluated",
@@ -300,6 +319,10 @@ REFUSED = {
         {"lr_scheduler_type": "reduce_lr_on_plateau", "validation_split_percentage": 0},
         r"--lr_scheduler_type reduce_lr_on_plateau: goes by evaluations",
     ),
+    "a rate by no evaluation, either": (
+        {"lr_scheduler_type": "greedy", "validation_split_percentage": 0},
+        r"--lr_scheduler_type greedy: goes by evaluations",
+    ),
     "a metric of no direction": (
         {"load_best_model_at_end": True, "metric_for_best_model": "replaced_share"},
         r"--metric_for_best_model is replaced_share; accepted are loss, ",
@@ -327,6 +350,10 @@ REFUSED = {
     "an order of no seed": (
         {"train_sampling_strategy": "group_by_length"},
         r"--train_sampling_strategy is group_by_length; its order follows from no seed .*: leave it out",
+    ),
+    "an order of the devices": (
+        {"train_sampling_strategy": "batch_rebalance"},
+        r"--train_sampling_strategy is batch_rebalance; its order follows from no seed .*: leave it out",
     ),
     "an order of another library": (
         {"accelerator_config": '{"use_seedable_sampler": false}'},
@@ -791,6 +818,21 @@ def test_the_defaults_are_electras(tmp_path):
     actual = (args.adam_beta1, args.adam_beta2, args.adam_epsilon, args.weight_decay, args.max_grad_norm)
     assert actual == (0.9, 0.999, 1e-6, 0.01, 1.0)
     assert args.lr_scheduler_type == "linear" and args.learning_rate == 5e-4
+
+
+@pytest.mark.parametrize(
+    "metric, mode", [(None, "min"), ("generator_perplexity", "min"), ("eval_fixed_discriminator_auc", "max")]
+)
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+def test_a_schedule_by_evaluations_knows_what_is_better(tmp_path, metric, mode, schedule):
+    given = {"lr_scheduler_type": schedule, "lr_scheduler_kwargs": '{"patience": 3}', "metric_for_best_model": metric}
+    args = PretrainingArguments(output_dir=str(tmp_path), use_cpu=True, **given)
+    assert args.lr_scheduler_kwargs == {"mode": mode, "patience": 3}
+
+
+def test_to_keep_the_best_needs_no_metric(tmp_path):
+    args = PretrainingArguments(output_dir=str(tmp_path), use_cpu=True, save_strategy="best")
+    assert (args.metric_for_best_model, args.greater_is_better) == ("loss", False)
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,12 @@ from torch.utils.data import DataLoader
 from trainer_examples import sequences_of
 
 from span_electra.data_collator import DataCollatorForSpanMasking
+from span_electra.errors import InputError
 from span_electra.run_pretraining import main, run
 from span_electra.streaming import TextStream
 from span_electra.tokenization import text
 from span_electra.tokenization.create_features import create_features, load_tokenizer, make_packer
-from span_electra.tokenization.text import Corpus, InputError
+from span_electra.tokenization.text import Corpus
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 torch.set_num_threads(1)  # more cost time on models as small as these

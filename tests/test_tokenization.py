@@ -14,9 +14,10 @@ import pytest
 import zstandard
 from transformers import AutoTokenizer
 
+from span_electra.errors import InputError, InputNotFoundError
 from span_electra.tokenization import text as text_module
 from span_electra.tokenization.output import atomic_folder, run_command
-from span_electra.tokenization.text import Corpus, InputError, InputNotFoundError
+from span_electra.tokenization.text import Corpus
 from span_electra.tokenization.train_tokenizer import broken_up, main, train_tokenizer
 
 TEXT = "The old man went to the sea.\nHe saw the old boat.\n\nThe boat was old; the man was not: Café.\n" * 20

@@ -27,8 +27,10 @@ from filelock import FileLock
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from span_electra.errors import InputError, first_line
+
 from .output import atomic_folder, check_output_dir, run_command
-from .text import DOCUMENT_RULES, Corpus, InputError, first_line
+from .text import DOCUMENT_RULES, Corpus
 
 logger = logging.getLogger(__name__)
 

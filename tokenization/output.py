@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from .text import InputError
+from span_electra.errors import InputError, print_error
 
 
 def check_output_dir(folder: Path, content: str, patterns: tuple[str, ...], marker: str, overwrite: bool) -> None:
@@ -108,9 +108,3 @@ def run_command(command: Callable[[], None]) -> None:
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)  # as a process that the signal ended
-
-
-def print_error(error: Exception) -> None:
-    """Say why a command ends; where a launcher started several processes, each says which one it is."""
-    rank = os.environ.get("RANK", "0")
-    print(f"error: {error}" if rank == "0" else f"error on process {rank}: {error}", file=sys.stderr)

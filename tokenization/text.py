@@ -24,6 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from span_electra.errors import InputError, InputNotFoundError, first_line
+
 logger = logging.getLogger(__name__)
 
 DOCUMENT_RULES = ("blank_line", "file", "line")
@@ -39,23 +41,6 @@ LONGEST_LINE = 10 << 20  # bytes
 Source: TypeAlias = Path | datasets.Dataset | datasets.IterableDataset
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 DATASET_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
-
-
-class InputError(ValueError):
-    """Something the user gave cannot be used. The message says what came, what is accepted and what to do."""
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def one_line(error: BaseException) -> str:
-    """All of its lines, as one."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-class InputNotFoundError(InputError, FileNotFoundError):
-    """A path that does not exist."""
 
 
 class Block(NamedTuple):

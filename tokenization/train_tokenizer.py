@@ -22,8 +22,10 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
+from span_electra.errors import InputError
+
 from .output import atomic_folder, check_output_dir, run_command
-from .text import Corpus, InputError
+from .text import Corpus
 
 logger = logging.getLogger(__name__)
 

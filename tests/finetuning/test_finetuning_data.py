@@ -10,6 +10,7 @@ from finetuning_examples import documents, squad, task_of, write_lines
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from span_electra.errors import InputError
 from span_electra.finetuning.data import Column, read_examples, sample
 from span_electra.finetuning.questions import (
     LONGEST_ANSWER,
@@ -20,7 +21,6 @@ from span_electra.finetuning.questions import (
 )
 from span_electra.finetuning.sentences import Classification, Regression
 from span_electra.finetuning.tokens import NO_LABEL, TokenClassification, first_tokens
-from span_electra.tokenization.text import InputError
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 TEXT = {"text": Column(("sentence", "text")), "label": Column(("label",), is_label=True)}

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from span_electra import run_finetuning
+from span_electra.errors import InputError
 from span_electra.finetuning import sentences
 from span_electra.finetuning.arguments import FinetuningArguments, parse_arguments, settle_by_size
 from span_electra.finetuning.card import finetuned_card
@@ -35,8 +36,7 @@ from span_electra.finetuning.sentences import Classification, Regression
 from span_electra.finetuning.task import model_inputs
 from span_electra.finetuning.tokens import TokenClassification
 from span_electra.finetuning.trainer import FinetuningTrainer, parameter_depths
-from span_electra.run_finetuning import main
-from span_electra.tokenization.text import InputError
+from span_electra.run_finetuning import main, seed_arguments
 
 # --- the recipe --------------------------------------------------------------------------------------------------
 
@@ -46,6 +46,13 @@ def test_the_defaults_are_electras(home, tmp_path):
     assert (args.adam_epsilon, args.weight_decay, args.max_grad_norm) == (1e-6, 0.0, 1.0)
     assert (args.per_device_train_batch_size, args.num_train_epochs, args.warmup_steps) == (32, 3.0, 0.1)
     assert args.lr_scheduler_type == "linear" and args.load_best_model_at_end
+
+
+@pytest.mark.parametrize("metric, mode", [("accuracy", "max"), ("loss", "min")])
+def test_a_schedule_by_evaluations_knows_what_is_better(tmp_path, metric, mode):
+    given = {"lr_scheduler_type": "reduce_lr_on_plateau", "metric_for_best_model": metric}
+    args = FinetuningArguments(output_dir=str(tmp_path), use_cpu=True, **given)
+    assert seed_arguments(args, 1).lr_scheduler_kwargs == {"mode": mode} and not args.lr_scheduler_kwargs
 
 
 @pytest.mark.parametrize(
