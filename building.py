@@ -9,12 +9,12 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from accelerate.utils import parse_flag_from_env
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from span_electra.arguments import DataArguments, ModelArguments, PretrainingArguments
+from span_electra.checkpointing import without_config
 from span_electra.configuration_span_electra import (
     DATA_ALIASES,
     ENCODER_SHAPE,
@@ -127,11 +127,6 @@ def build_model(
     tokenizer.model_max_length = model.config.max_position_embeddings
     if model.config.type_vocab_size == 1:
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
-    if model.config.share_encoder and parse_flag_from_env("ACCELERATE_USE_FSDP"):
-        raise InputError(
-            "FSDP shards every layer by itself, and both networks of this model have the same ones (one encoder): use "
-            "DDP (configs/accelerate/ddp.yaml), or give the generator another shape."
-        )
     if arguments.attn_implementation is not None:
         try:
             model.set_attn_implementation(arguments.attn_implementation)
@@ -318,6 +313,8 @@ def read_saved(option: str, name: str) -> dict:
         settings, _ = SpanElectraConfig.get_config_dict(name)
     except (OSError, ValueError) as error:
         raise InputError(f"{option} {name}: cannot be loaded ({first_line(error)})") from error
+    if not settings:
+        raise InputError(f"{option} {name}: {without_config(name)}")
     return settings
 
 

@@ -147,6 +147,13 @@ def find_checkpoint(folder: Path, resume: str) -> Path:
     )
 
 
+def without_config(folder: str | Path) -> str:
+    """What to say of a folder from which a model is to be loaded, and which holds none."""
+    newest = max(checkpoints(Path(folder)), key=step_of, default=None)
+    hint = f"; a run that was stopped keeps its models in folders of their own: give {newest}" if newest else ""
+    return f"has no config.json{hint}."
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of the run in `folder`, whole or not."""
     return [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if CHECKPOINT_NAME.fullmatch(path.name)]
@@ -432,10 +439,15 @@ class CheckpointingTrainer(Trainer):
         super()._load_rng_state(checkpoint)
         if checkpoint is None:
             return
-        path = Path(checkpoint) / accumulators_name(self.args.process_index)
-        if path.is_file():
-            for name, tensor in load_file(path).items():
-                self.resumable_tensors[name].copy_(tensor)
+        for tensor in self.resumable_tensors.values():
+            tensor.zero_()
+        # Sums all of them. The first process takes those over whose processes are no more.
+        index, count = self.args.process_index, self.args.world_size
+        for path in Path(checkpoint).glob(accumulators_name("*")):
+            writer = int(path.stem.rpartition("_")[2])
+            if writer == index or (index == 0 and writer >= count):
+                for name, tensor in load_file(path).items():
+                    self.resumable_tensors[name].add_(tensor.to(self.resumable_tensors[name].device))
 
 
 @contextmanager
@@ -475,7 +487,7 @@ def end_at_owners_word() -> None:
     os._exit(0)
 
 
-def accumulators_name(process_index: int) -> str:
+def accumulators_name(process_index: int | str) -> str:
     return f"accumulators_{process_index}.safetensors"
 
 

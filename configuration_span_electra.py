@@ -121,8 +121,9 @@ class SpanElectraConfig(ElectraConfig):
             and 0.804 with both; and with both and a tenth for the discriminator's (5 and 0.5, as `tiny` has it) to
             0.850 and 0.864, and to 74 and 77 instead of 69 and 58 on SST-2. Of SBPO, a fiftieth of RTD's weight did as
             well as that tenth (0.857 and 0.855), half of it worse (0.831), all of it hardly began (0.641). With
-            later masks and those weights: 0.603 and 0.573 without the boundary losses, 0.838 and 0.852 with SBGO's,
-            0.831 and 0.577 with both: SBGO earns its place, of SBPO no gain is shown. (benchmarks/results)
+            later masks and those weights: 0.603 and 0.573 without the boundary losses, 0.838 to 0.852 (four seeds)
+            with SBGO's, 0.577 to 0.845 with both: SBGO earns its place, SBPO does not, and `tiny` leaves it out.
+            (benchmarks/results)
         sampling_head (`str`, defaults to `"mlm"`): whose scores the replacements are sampled from: `"mlm"`, or
             `"mean"`: of MLM's and SBGO's, which needs `use_sbgo`.
         sampling_temperature (`float`, defaults to 1.0): divides the generator's logits before sampling.

@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, ElectraForPreTraining
 
+from span_electra.checkpointing import without_config
 from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.conversion import load_whole
 from span_electra.errors import InputError, first_line
@@ -69,9 +70,13 @@ def name_tokenizer_class(path: Path) -> None:
 def load_checkpoint(checkpoint: str | Path) -> SpanElectraForPreTraining:
     try:
         settings, _ = SpanElectraConfig.get_config_dict(checkpoint)
+        if not settings:
+            raise InputError(f"{checkpoint}: {without_config(checkpoint)}")
         saved_as = settings.get("architectures") or [settings.get("model_type")]
         if SpanElectraForPreTraining.__name__ in saved_as:
             return load_whole(SpanElectraForPreTraining, checkpoint)[0]
+    except InputError:
+        raise
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{checkpoint}: cannot be loaded ({first_line(error)})") from error
     raise InputError(

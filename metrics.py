@@ -7,7 +7,7 @@ import torch
 
 LOSSES = ("mlm_loss", "sbgo_loss", "rtd_loss", "sbpo_loss")
 # Two logits in one bin count as a tie in the AUC; the edge at 0 is exact, so precision and recall are, too.
-BINS, LARGEST_LOGIT = 4096, 16.0
+BINS, LARGEST_LOGIT = 2**15, 16.0
 # What a histogram counts: every real token, the masked ones, or every real one of a text corrupted in a fixed way.
 ALL, SPAN, FIXED = range(3)
 ORIGINAL, REPLACED = 0, 1

@@ -3,6 +3,7 @@
 import difflib
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -11,6 +12,7 @@ from typing import get_args, get_type_hints
 
 import torch
 import yaml
+from accelerate.utils import parse_flag_from_env
 from torch.optim import SGD
 from transformers import HfArgumentParser, Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks, is_tensorboard_available
@@ -230,6 +232,11 @@ def check_training(training: RunArguments) -> None:
         raise InputError(f"--max_steps is {training.max_steps}; it must be at least 1 (leave it out to count epochs).")
     if training.max_steps == -1 and not 0 < training.num_train_epochs < math.inf:
         raise InputError(f"--num_train_epochs is {training.num_train_epochs}; it must be above 0 and finite.")
+    if training.dataloader_multiprocessing_context is not None and training.dataloader_num_workers == 0:
+        raise InputError(
+            f"--dataloader_multiprocessing_context is {training.dataloader_multiprocessing_context}; there are no "
+            "workers to start: give --dataloader_num_workers 1 or more, or leave it out."
+        )
     if training.use_liger_kernel:
         raise InputError("--use_liger_kernel: there are none for encoders of ELECTRA's kind; leave it out.")
     if training.fsdp and training.parallel_mode is not ParallelMode.DISTRIBUTED:
@@ -237,7 +244,22 @@ def check_training(training: RunArguments) -> None:
             "--fsdp: divides a model among several processes, and this is one; start them with accelerate launch or "
             "torchrun, or leave it out."
         )
+    if (kind := fsdp_state_dict_type(training)) not in (None, "FULL_STATE_DICT"):
+        raise InputError(
+            f"FSDP's state_dict_type is {kind}, by which the Trainer saves no model: give FULL_STATE_DICT, as "
+            "fsdp_state_dict_type in accelerate's configuration (configs/accelerate/fsdp.yaml has it)."
+        )
     check_with_library(training)
+
+
+def fsdp_state_dict_type(training: RunArguments) -> str | None:
+    """How FSDP gives its weights to be saved, by the Trainer's arguments or `accelerate`'s; None without FSDP."""
+    if training.fsdp:
+        return training.fsdp_plugin_args["state_dict_type"]
+    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        return None
+    is_first = os.environ.get("FSDP_VERSION", "1") == "1"
+    return os.environ.get("FSDP_STATE_DICT_TYPE", "FULL_STATE_DICT" if is_first else "SHARDED_STATE_DICT")
 
 
 def check_with_library(training: RunArguments) -> None:

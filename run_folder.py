@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from accelerate.utils import gather_object
+from accelerate.utils.constants import FSDP_MODEL_NAME
 from filelock import FileLock, Timeout
 from transformers import TrainingArguments
+from transformers.utils import CONFIG_NAME
 
 from span_electra.checkpointing import ASIDE, find_checkpoint, remove, sealed_facts
 from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraConfig
@@ -124,8 +127,31 @@ def check_same_run(checkpoint: Path, settings: dict) -> None:
             )
 
 
+def check_same_checkpoint(checkpoint: Path | None) -> None:
+    """Refuse to go on where the processes, which may be on several machines, do not all find it."""
+    found = gather_object([checkpoint and checkpoint.name])
+    if len(set(found)) > 1:
+        raise InputError(
+            f"--resume_from_checkpoint: the processes find different checkpoints ({', '.join(map(str, found))}); give "
+            "an --output_dir that all machines share."
+        )
+
+
+def check_sharding(checkpoint: Path, is_sharded: bool) -> None:
+    """Refuse to resume a run that FSDP sharded without it, or another with it: the optimizer's state would not fit."""
+    was_sharded = (checkpoint / f"{FSDP_MODEL_NAME}.bin").exists()
+    if was_sharded != is_sharded:
+        was, this = (("with" if sharded else "without") for sharded in (was_sharded, is_sharded))
+        raise InputError(
+            f"--resume_from_checkpoint {checkpoint}: was written {was} FSDP, and this run is {this} it. Resume as it "
+            f"began, or begin a run of its own with --model_name_or_path {checkpoint}."
+        )
+
+
 def check_shape(checkpoint: Path, config: SpanElectraConfig) -> None:
     """Refuse to resume with a model of another shape than the checkpoint's."""
+    if not (checkpoint / CONFIG_NAME).is_file():
+        raise InputError(f"--resume_from_checkpoint {checkpoint}: holds no model; give another checkpoint.")
     saved = SpanElectraConfig.from_pretrained(checkpoint)
     for name in SHAPE:
         if getattr(saved, name) != getattr(config, name):

@@ -19,6 +19,7 @@ from span_electra.building import build_model, build_probe, build_rows, build_to
 from span_electra.checkpointing import InterruptedRun, SaveError, processes_end_together, run_facts
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.errors import InputError, print_error
+from span_electra.options import fsdp_state_dict_type
 from span_electra.probes import EvaluationCollator
 from span_electra.publishing import PublishingError, prepare_repository
 from span_electra.reporting import describe, model_card, write_report
@@ -26,8 +27,10 @@ from span_electra.run_folder import (
     ARGUMENTS,
     MASKING,
     check_run_folder,
+    check_same_checkpoint,
     check_same_run,
     check_shape,
+    check_sharding,
     names_in_run,
     start_run,
     started,
@@ -49,12 +52,20 @@ def run(arguments: Sequence[str]) -> None:
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO if training_arguments.process_index == 0 else logging.WARNING)
     set_seed(training_arguments.seed)
+    check_same_checkpoint(checkpoint)
 
     tokenizer = build_tokenizer(model_arguments)
     model = build_model(model_arguments, data_arguments, tokenizer)
     resolve_rows(data_arguments, model.config)
+    is_sharded = fsdp_state_dict_type(training_arguments) is not None
+    if is_sharded and model.config.share_encoder:
+        raise InputError(
+            "FSDP shards every layer by itself, and both networks of this model have the same ones (one encoder): use "
+            "DDP (configs/accelerate/ddp.yaml), or give the generator another shape."
+        )
     if checkpoint is not None:
         check_shape(checkpoint, model.config)
+        check_sharding(checkpoint, is_sharded)
     if training_arguments.push_to_hub and training_arguments.process_index == 0:
         described = {**asdict(model_arguments), **asdict(data_arguments), "objective": model.config.objective}
         prepare_repository(training_arguments, model_card(described, history=[]))

@@ -263,6 +263,7 @@ class StreamingTrainer(Trainer):
             pin_memory=args.dataloader_pin_memory,
             prefetch_factor=args.dataloader_prefetch_factor,
             worker_init_fn=ignore_stops,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
         )
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):

@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from span_electra.errors import InputError
-from span_electra.options import MOST_SEEDS, RunArguments, check_positive, check_source, check_training, parse_options
+from span_electra.options import (
+    MOST_SEEDS,
+    RunArguments,
+    check_positive,
+    check_source,
+    check_training,
+    fsdp_state_dict_type,
+    parse_options,
+)
 from span_electra.tokenization.text import looks_like_path
 
 TASKS = ("classification", "regression", "token-classification", "question-answering")
@@ -165,6 +173,11 @@ def check_values(encoder: EncoderArguments, task: TaskArguments, training: Finet
         )
     if training.do_predict:
         raise InputError("--do_predict: nothing is predicted here; leave it out, and use the model in a pipeline.")
+    if fsdp_state_dict_type(training) is not None:
+        raise InputError(
+            "FSDP: the best checkpoint is loaded whole, which the Trainer does not do with it; take DDP "
+            "(configs/accelerate/ddp.yaml)."
+        )
     check_source("--model_name_or_path", encoder.model_name_or_path, training)
     decay = training.layerwise_lr_decay
     if decay is not None and not 0 < decay <= 1:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from trainer_examples import make_trainer, rows, tiny_model
 from transformers import TrainerCallback, TrainingArguments
 
@@ -111,6 +112,18 @@ def test_everything_in_a_checkpoint_is_in_its_manifest(finished):
     assert set(json.loads((finished / "checkpoint-4" / MANIFEST).read_text())["files"]) == names
     assert {"model.safetensors", "optimizer.pt", "rng_state.pth", "accumulators_0.safetensors"} <= names
     assert damage(finished / "checkpoint-4") is None and not (finished / ASIDE).exists()
+
+
+def test_who_goes_on_with_fewer_processes_takes_over_what_the_others_had_counted(finished, tokenizer):
+    name = finished / "checkpoint-4" / "accumulators_{}.safetensors"
+    own = {key: torch.full_like(value, 3) for key, value in load_file(str(name).format(0)).items()}
+    for writer, factor in ((0, 1), (1, 10)):
+        save_file({key: factor * value for key, value in own.items()}, str(name).format(writer))
+    trainer = make_trainer(tokenizer, finished)
+    for _ in range(2):
+        trainer._load_rng_state(str(finished / "checkpoint-4"))
+        for key, tensor in trainer.resumable_tensors.items():
+            assert torch.equal(tensor, 11 * own[key]), key
 
 
 def test_a_checkpoint_from_the_hub_which_gets_no_pickled_arguments_is_whole(finished):

@@ -24,14 +24,15 @@ from transformers import (
     Trainer,
 )
 
-from span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining
+from span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining, run_folder
 from span_electra.arguments import ModelArguments, PretrainingArguments, parse_arguments
 from span_electra.building import build_model, build_rows, build_tokenizer, new_model, read_config, resolve_rows
 from span_electra.checkpointing import InterruptedRun, damage
 from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.errors import InputError
-from span_electra.run_folder import LOCK, check_run_folder, check_shape
+from span_electra.export import export
+from span_electra.run_folder import LOCK, check_run_folder, check_same_checkpoint, check_shape, check_sharding
 from span_electra.run_pretraining import build_trainer, largest_masked_share, main, run
 from span_electra.tokenization.create_features import create_features
 from span_electra.tokenization.train_tokenizer import train_tokenizer
@@ -358,6 +359,10 @@ REFUSED = {
     "an order of another library": (
         {"accelerator_config": '{"use_seedable_sampler": false}'},
         r"--accelerator_config: use_seedable_sampler is false; .* the order of its rows: leave it out",
+    ),
+    "a way to start no workers": (
+        {"dataloader_multiprocessing_context": "spawn"},
+        r"--dataloader_multiprocessing_context is spawn; there are no workers to start",
     ),
     "kernels for decoders": ({"use_liger_kernel": True}, r"--use_liger_kernel: there are none for encoders"),
     "a share of one process": ({"fsdp": "full_shard"}, r"--fsdp: .* this is one; start them with accelerate launch"),
@@ -925,10 +930,38 @@ def test_overrides_hold_whatever_the_file_calls_the_setting(home, tmp_path, file
 
 def test_one_encoder_is_not_sharded(home, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    _, data, _ = parsed(home, tmp_path)
-    asked = ModelArguments("tiny", config_overrides='{"generator_size": 1}')
     with pytest.raises(InputError, match=r"FSDP shards .* \(one encoder\): use DDP"):
-        build_model(asked, data, AutoTokenizer.from_pretrained(home / "tokenizer"))
+        run(arguments(home, tmp_path / "out", config="tiny", config_overrides='{"generator_size": 1}'))
+
+
+@pytest.mark.parametrize("version, kind", [("2", None), ("2", "SHARDED_STATE_DICT"), ("1", "LOCAL_STATE_DICT")])
+def test_a_model_that_could_not_be_saved_is_not_sharded(home, tmp_path, monkeypatch, version, kind):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", version)
+    if kind is not None:
+        monkeypatch.setenv("FSDP_STATE_DICT_TYPE", kind)
+    with pytest.raises(InputError, match=rf"state_dict_type is {kind or 'SHARDED'}.*: give FULL_STATE_DICT"):
+        parsed(home, tmp_path)
+    monkeypatch.setenv("FSDP_STATE_DICT_TYPE", "FULL_STATE_DICT")
+    parsed(home, tmp_path)
+
+
+def test_a_run_is_resumed_sharded_as_it_began_and_where_every_process_finds_it(home, tmp_path, monkeypatch):
+    checkpoint = tmp_path / "checkpoint-2"
+    checkpoint.mkdir()
+    check_sharding(checkpoint, is_sharded=False)
+    with pytest.raises(InputError, match="was written without FSDP, and this run is with it"):
+        check_sharding(checkpoint, is_sharded=True)
+    (checkpoint / "pytorch_model_fsdp.bin").touch()
+    with pytest.raises(InputError, match="was written with FSDP, and this run is without it"):
+        check_sharding(checkpoint, is_sharded=False)
+    with pytest.raises(InputError, match="checkpoint-2: holds no model"):
+        check_shape(checkpoint, SpanElectraConfig(**SIZES))
+    check_same_checkpoint(checkpoint)
+    monkeypatch.setattr(run_folder, "gather_object", lambda own: [*own, None])  # another machine's
+    with pytest.raises(InputError, match=r"different checkpoints \(checkpoint-2, None\); give an --output_dir"):
+        check_same_checkpoint(checkpoint)
+    check_same_checkpoint(None)
 
 
 def test_a_second_stage_takes_its_generators_tokenizer(home, tmp_path):
@@ -1133,3 +1166,13 @@ def test_another_kind_of_model_is_refused(home, tmp_path):
         ValueError, match="was saved as a model of unknown class; accepted are SpanElectraForPreTraining"
     ):
         build_model(model, data, AutoTokenizer.from_pretrained(home / "tokenizer"))
+
+
+def test_the_folder_of_a_run_that_was_stopped_is_no_model_and_its_newest_checkpoint_is_named(home, tmp_path):
+    for step in (8, 12):
+        (tmp_path / "run" / f"checkpoint-{step}").mkdir(parents=True)
+    model, data, _ = parsed(home, tmp_path, config=None, model_name_or_path=tmp_path / "run")
+    with pytest.raises(InputError, match=r"run: has no config\.json; a run that was stopped .*: give .*checkpoint-12"):
+        build_model(model, data, AutoTokenizer.from_pretrained(home / "tokenizer"))
+    with pytest.raises(InputError, match=r"run: has no config\.json; .*: give .*checkpoint-12"):
+        export(tmp_path / "run", tmp_path / "stock")

@@ -17,7 +17,7 @@ import torch
 from refusals import assert_refused, filled_in
 from test_run_pretraining import SIZES
 from torch.utils.data import DataLoader
-from trainer_examples import sequences_of
+from trainer_examples import make_trainer, sequences_of, word_tokenizer
 
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.errors import InputError
@@ -271,6 +271,13 @@ def test_two_processes_with_two_workers_each_go_on_where_they_stood(home, tmp_pa
             "stream-1.json",
         }
     assert results[0] == results[1]
+
+
+def test_the_streams_workers_are_started_as_asked(home, tmp_path):
+    settings = {"dataloader_num_workers": 2, "dataloader_multiprocessing_context": "spawn"}
+    trainer = make_trainer(word_tokenizer(), tmp_path, **settings)
+    trainer.train_dataset = make_stream(home)
+    assert trainer.get_train_dataloader().multiprocessing_context.get_start_method() == "spawn"
 
 
 def test_a_streaming_run_is_evaluated_on_text_of_its_own(home, tmp_path, capsys, caplog):

@@ -48,6 +48,12 @@ def test_the_defaults_are_electras(home, tmp_path):
     assert args.lr_scheduler_type == "linear" and args.load_best_model_at_end
 
 
+def test_models_are_not_sharded(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(InputError, match=r"FSDP: the best checkpoint is loaded whole, .*; take DDP"):
+        parse_arguments(arguments(home, tmp_path / "out"))
+
+
 @pytest.mark.parametrize("metric, mode", [("accuracy", "max"), ("loss", "min")])
 def test_a_schedule_by_evaluations_knows_what_is_better(tmp_path, metric, mode):
     given = {"lr_scheduler_type": "reduce_lr_on_plateau", "metric_for_best_model": metric}
