@@ -88,4 +88,4 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .venv-clients .venv-optimum runs *.egg-info build dist
+	rm -rf $(VENV) .venv-clients .venv-optimum $(RUN) *.egg-info build dist

@@ -123,7 +123,11 @@ class DataArguments:
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only so many rows for training."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Use only so many rows for evaluation."})
     max_seq_length: int | None = field(
-        default=None, metadata={"help": "Length of a row in tokens. Default: the older configuration file's, or 128."}
+        default=None,
+        metadata={
+            "help": "Length of a row in tokens; that of prepared features is theirs. Default: the older configuration "
+            "file's, or 128."
+        },
     )
     mask_ratio: float | None = field(
         default=None, metadata={"help": "Share of masked tokens. Default: the older configuration file's, or 0.15."}
@@ -148,7 +152,7 @@ class DataArguments:
     )
     split: str = field(default="train", metadata={"help": "The split of a `datasets` name to train on."})
     validation_split: str = field(
-        default="validation", metadata={"help": "The one in validation_file to evaluate on."}
+        default="validation", metadata={"help": "The split of a `datasets` name in validation_file."}
     )
     preprocessing_num_workers: int = field(default=1, metadata={"help": "Processes that tokenize."})
     features_cache_dir: str | None = field(
@@ -210,7 +214,9 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
         InputError: an unknown option, or a value that cannot be used.
     """
     groups = (ModelArguments, DataArguments, PretrainingArguments)
-    model, data, training = parse_options(groups, arguments, "run_pretraining.py", "Pretrain SpanElectra.")
+    model, data, training = parse_options(
+        groups, arguments, "run_pretraining.py", "Pretrain SpanElectra.", frozenset({"config", "model_name_or_path"})
+    )
     check_values(model, data, training)
     return model, data, training
 

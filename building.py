@@ -367,6 +367,11 @@ def resolve_rows(data: DataArguments, config: SpanElectraConfig) -> None:
                 )
     data.documents = data.documents or DOCUMENTS
     if all(map(is_features, paths)):
+        if longest < (data.max_seq_length or 0):
+            logger.warning(
+                f"The features' rows have {longest} tokens at most, and --max_seq_length is {data.max_seq_length}: "
+                "the model learns no later positions. Make the features again with that length to change it."
+            )
         data.max_seq_length = longest  # where batches are padded to it, to no more than there is
     if data.max_seq_length is None:
         data.max_seq_length = min(MAX_SEQ_LENGTH, config.max_position_embeddings)

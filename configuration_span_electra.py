@@ -118,7 +118,7 @@ class SpanElectraConfig(ElectraConfig):
         mlm_weight, sbgo_weight, rtd_weight, sbpo_weight (`float`): weights of the four losses, each a mean.
             1 : 50 for MLM : RTD is ELECTRA's; the boundary weights (1 and 5) are starting values. Two layers came to
             a fixed AUC of 0.815 and 0.806 (two seeds) without the boundary losses, 0.868 and 0.860 with SBGO's, 0.846
-            and 0.804 with both; and with both and a tenth for the discriminator's (5 and 0.5, as `tiny` has it) to
+            and 0.804 with both; and with both and a tenth for the discriminator's (5 and 0.5, as `tiny` had it) to
             0.850 and 0.864, and to 74 and 77 instead of 69 and 58 on SST-2. Of SBPO, a fiftieth of RTD's weight did as
             well as that tenth (0.857 and 0.855), half of it worse (0.831), all of it hardly began (0.641). With
             later masks and those weights: 0.603 and 0.573 without the boundary losses, 0.838 to 0.852 (four seeds)

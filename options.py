@@ -71,7 +71,13 @@ class RunArguments(TrainingArguments):
         return {**self.__dict__, "hub_token": None}
 
 
-def parse_options(groups: Sequence[type], arguments: Sequence[str], script: str, description: str) -> tuple:
+def parse_options(
+    groups: Sequence[type],
+    arguments: Sequence[str],
+    script: str,
+    description: str,
+    alternatives: frozenset[str] = frozenset(),
+) -> tuple:
     """Parse `[recipe.yaml] [--option value ...]`, in which options win over the recipe.
 
     Args:
@@ -79,6 +85,7 @@ def parse_options(groups: Sequence[type], arguments: Sequence[str], script: str,
         arguments: The command line without the script's name.
         script: The script's name, for the help.
         description: What it does, for the help.
+        alternatives: Options of which one excludes the others: one on the command line takes the place of a recipe's.
 
     Returns:
         An instance of each group.
@@ -95,7 +102,9 @@ def parse_options(groups: Sequence[type], arguments: Sequence[str], script: str,
     )
     arguments = list(arguments)
     if arguments and not arguments[0].startswith("-"):
-        parser.set_defaults(**read_recipe(arguments.pop(0), groups))
+        recipe = read_recipe(arguments.pop(0), groups)
+        given = {argument.partition("=")[0].lstrip("-").replace("-", "_") for argument in arguments}
+        parser.set_defaults(**{n: v for n, v in recipe.items() if n not in alternatives or not given & alternatives})
     try:
         *parsed, unknown = parser.parse_args_into_dataclasses(
             arguments, return_remaining_strings=True, look_for_args_file=False

@@ -1,6 +1,6 @@
 """Pretrain SpanElectra on text, on one device or many.
 
-    accelerate launch run_pretraining.py configs/recipes/small.yaml --train_file corpus/ --output_dir my_model
+    accelerate launch run_pretraining.py configs/recipes/small.yaml --train_file text/ --tokenizer T --output_dir out
 
 Every option may stand on the command line, in the recipe, or in both: the command line wins. `--help` lists them.
 """

@@ -848,6 +848,29 @@ def test_warmup_is_a_tenth_of_a_short_run_and_10000_steps_of_a_long_one(tmp_path
     assert args.get_warmup_steps(total) == expected
 
 
+@pytest.mark.parametrize("option", ["--model_name_or_path", "--model-name-or-path"])
+@pytest.mark.parametrize("joint", [" ", "="])
+def test_a_model_to_go_on_from_takes_the_place_of_a_recipes_configuration(tmp_path, option, joint):
+    (tmp_path / "recipe.yaml").write_text("config: small\ntrain_file: a.txt\noutput_dir: out\nlearning_rate: 1e-3\n")
+    command = [
+        str(tmp_path / "recipe.yaml"),
+        *f"{option}{joint}google/electra-small-discriminator".split(),
+        "--use_cpu",
+    ]
+    model, _, training = parse_arguments(command)
+    assert (model.config, model.model_name_or_path) == (None, "google/electra-small-discriminator")
+    assert training.learning_rate == 1e-3
+    (tmp_path / "recipe.yaml").write_text("model_name_or_path: my_model\ntrain_file: a.txt\noutput_dir: out\n")
+    model, _, _ = parse_arguments([str(tmp_path / "recipe.yaml"), "--config", "small", "--use_cpu"])
+    assert (model.config, model.model_name_or_path) == ("small", None)
+
+
+def test_features_of_shorter_rows_than_asked_for_are_named(home, tmp_path, caplog):
+    _, data, _ = parsed(home, tmp_path, train_file=home / "features", max_seq_length=48)
+    resolve_rows(data, SpanElectraConfig(**SIZES))
+    assert data.max_seq_length == 32 and "have 32 tokens at most, and --max_seq_length is 48" in caplog.text
+
+
 def test_options_win_over_the_recipe(tmp_path):
     recipe = "config: tiny\ntrain_file: a.txt\noutput_dir: out\nlearning_rate: 5e-4\nmask_ratio: 0.2\nbf16: false\n"
     (tmp_path / "recipe.yaml").write_text(recipe)
