@@ -281,6 +281,13 @@ def test_the_best_checkpoint_is_known_by_its_final_name(tokenizer, tmp_path):
     assert state["best_model_checkpoint"] == str(tmp_path / name) and damage(tmp_path / name) is None
 
 
+def test_the_best_checkpoint_outlives_newer_ones(tokenizer, tmp_path):
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 2, "learning_rate": 1.0}
+    trainer = make_trainer(tokenizer, tmp_path, **SAVING | {"save_total_limit": 1}, **best, warmup_steps=3)
+    trainer.train()
+    assert trainer.state.best_global_step == 2 and (tmp_path / "checkpoint-2").is_dir()
+
+
 def test_the_best_evaluation_that_left_no_checkpoint_is_not_taken_for_the_weights(tokenizer, tmp_path):
     settings = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1}
     settings |= SAVING | {"max_steps": 4, "learning_rate": 1.0, "warmup_steps": 1}
@@ -375,6 +382,12 @@ def test_alarms_that_were_given_are_not_given_again_after_a_resumption(tokenizer
     resumed = make_trainer(tokenizer, tmp_path, model=tiny_model(), max_steps=6)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
     assert monitor_of(resumed).alarms == ["auc"]
+
+
+def test_the_rows_of_an_update_are_those_of_all_processes(tokenizer, tmp_path, monkeypatch):
+    args = make_trainer(tokenizer, tmp_path).args
+    monkeypatch.setattr(type(args), "world_size", property(lambda self: 2))
+    assert run_facts(args, rows(24))["rows_per_update"] == 8
 
 
 def test_a_run_of_other_rows_may_not_resume(tokenizer, tmp_path):

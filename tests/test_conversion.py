@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_modeling import batch, random_model, seeded, tiny_config
+from test_modeling import batch, random_model, seeded, stock_halves, tiny_config
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -74,6 +74,27 @@ def test_halves_of_one_shape_stay_two_and_keep_what_is_their_own(tmp_path):
     generator.electra.load_state_dict(discriminator.electra.state_dict())
     generator.save_pretrained(tmp_path / "g")
     assert from_electra(tmp_path / "d", tmp_path / "g").config.share_encoder  # they are one
+
+
+@pytest.mark.parametrize("sharing", ["tied", "disentangled"])
+def test_where_the_halves_embeddings_differ_the_discriminator_scores_as_before(tmp_path, sharing):
+    generator, discriminator = stock_halves(random_model(embedding_sharing="separate"))
+    generator.save_pretrained(tmp_path / "g")
+    discriminator.save_pretrained(tmp_path / "d")
+    model = from_electra(tmp_path / "d", tmp_path / "g", embedding_sharing=sharing).eval()
+    ids, attention_mask = (batch()[name] for name in ("input_ids", "attention_mask"))
+    expected = discriminator(ids, attention_mask).logits
+    assert torch.allclose(model(ids, attention_mask).logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"hidden_act": "relu"}, {"layer_norm_eps": 1e-2}, {"pad_token_id": 7}])
+def test_an_encoders_settings_are_the_discriminators(tmp_path, settings):
+    source = randomised(BertModel(BertConfig(**SIZES | settings)))
+    source.save_pretrained(tmp_path)
+    model = from_encoder(tmp_path, embedding_sharing="tied").eval()
+    ids = torch.randint(8, 99, (3, 20))
+    assert torch.allclose(model.electra(ids).last_hidden_state, source(ids).last_hidden_state, atol=1e-5)
+    assert {name: getattr(model.config, name) for name in settings} == settings
 
 
 def test_embeddings_that_are_to_be_shared_and_differ_are_named(tmp_path, caplog):

@@ -645,6 +645,16 @@ def shared_rows(count, longest_document=30, seed=0):
     ]
 
 
+def test_rows_of_two_epochs_in_which_documents_share_a_row_are_masked_each_for_its_own(wordpiece):
+    documents = [wordpiece.cls_token_id, *range(20, 30), wordpiece.sep_token_id] * 2
+    collator = DataCollatorForSpanMasking(wordpiece)
+    rows = [{"input_ids": documents, "epoch": epoch} for epoch in (3, 0)]
+    mixed = collator(rows)["labels"]
+    for row, labels in zip(rows, mixed, strict=True):
+        assert torch.equal(collator([row])["labels"][0], labels)
+    assert not torch.equal(*mixed)
+
+
 def test_documents_that_share_a_row_equal_the_loop_written_twin_bit_for_bit(wordpiece):
     collator = DataCollatorForSpanMasking(wordpiece, seed=3)
     rows = shared_rows(200)

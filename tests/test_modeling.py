@@ -411,6 +411,38 @@ def test_resizing_the_vocabulary_keeps_both_networks_together():
 
 
 @pytest.mark.parametrize("sharing", ["tied", "disentangled", "separate"])
+def test_resizing_the_vocabulary_changes_nothing_for_known_tokens(sharing):
+    model, inputs = random_model(embedding_sharing=sharing), batch()
+    del inputs["labels"]
+    before = model(**inputs).logits
+    model.resize_token_embeddings(120)
+    assert torch.allclose(model(**inputs).logits, before, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["joint", "generator"])
+def test_resizing_the_vocabulary_thaws_nothing(objective):
+    model = random_model(embedding_sharing="disentangled", objective=objective)
+    before = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    model.resize_token_embeddings(120)
+    assert before == {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+
+
+def test_the_temperature_reaches_the_sampler():
+    model, inputs = random_model(sampling_temperature=1e-3), batch()
+    output = model(**inputs, sampling_keys=torch.arange(3, dtype=torch.int32))
+    scores = model.generator(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+    masked = inputs["labels"] != -100
+    assert torch.equal(output.corrupted_ids[masked], scores.argmax(-1)[masked])
+
+
+def test_flash_attention_gets_its_padding_mask_where_shapes_are_static():
+    model, mask = random_model(), batch()["attention_mask"]
+    model.masked_capacity = 0.3
+    model.config._attn_implementation_internal = "flash_attention_2"
+    assert model.mask_of_sequences(mask, None) is mask
+
+
+@pytest.mark.parametrize("sharing", ["tied", "disentangled", "separate"])
 def test_padding_the_vocabulary_alone_resizes_both_networks(sharing, tmp_path):
     model = random_model(embedding_sharing=sharing)
     model.resize_token_embeddings(pad_to_multiple_of=64)

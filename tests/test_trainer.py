@@ -150,6 +150,30 @@ def test_training_logs_hold_the_metrics_since_the_last_log(tokenizer, tmp_path):
     assert trainer.train_metrics.originals.sum() == 0
 
 
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch"])
+def test_a_gradient_alone_that_is_not_finite_is_noticed(tokenizer, tmp_path, optim):
+    trainer = make_trainer(tokenizer, tmp_path, optim=optim)
+    weight = trainer.model.generator.electra.encoder.layer[0].output.dense.weight
+    weight.register_hook(lambda gradient: gradient * (float("inf") if trainer.state.global_step == 2 else 1.0))
+    with pytest.raises(NonFiniteLossError):
+        trainer.train()
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+
+
+def test_a_loss_alone_that_is_not_finite_is_noticed(tokenizer, tmp_path):
+    trainer = make_trainer(tokenizer, tmp_path)
+    forward = trainer.model.forward
+
+    def infinite(**inputs):
+        output = forward(**inputs)
+        output.mlm_loss = output.mlm_loss + (float("inf") if trainer.state.global_step == 2 else 0.0)  # no gradient
+        return output
+
+    trainer.model.forward = infinite
+    with pytest.raises(NonFiniteLossError):
+        trainer.train()
+
+
 class Poison(TrainerCallback):
     """Makes the model's loss not a number from a step on."""
 

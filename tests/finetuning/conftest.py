@@ -69,6 +69,10 @@ def home(tmp_path_factory):
     truncated = {key: value for key, value in models["electra"].state_dict().items() if "layer.1." not in key}
     models["electra"].save_pretrained(home / "half_empty", state_dict=truncated)
     tokenizer.save_pretrained(home / "half_empty")
+    models["electra"].save_pretrained(home / "other_shape")
+    tokenizer.save_pretrained(home / "other_shape")
+    config = json.loads((home / "other_shape" / "config.json").read_text())
+    (home / "other_shape" / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
     shutil.copytree(home / "electra", home / "cut_short")
     with (home / "cut_short" / "model.safetensors").open("r+b") as weights:
         weights.truncate(1000)

@@ -30,6 +30,10 @@ REFUSED = {
         {"model_name_or_path": "{home}/half_empty"},
         r"half_empty: 16 of the encoder's weights are missing .*layer\.1.*from_scratch",
     ),
+    "weights of another shape": (
+        {"model_name_or_path": "{home}/other_shape"},
+        r"other_shape: \d+ of the encoder's weights are missing or of another shape",
+    ),
     "cut weights": ({"model_name_or_path": "{home}/cut_short"}, r"cut_short: cannot be loaded \(Error while"),
     "smoothed scores": (
         SCORES | {"label_smoothing_factor": 0.1},

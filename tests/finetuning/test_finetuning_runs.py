@@ -394,6 +394,15 @@ def test_scores_of_pairs_are_learnt_from_any_encoder(home, tmp_path, name):
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").config.num_labels == 1
 
 
+@pytest.mark.parametrize("labels, name, expected", [("aaab", "accuracy", 0.75), ([1.0, 2.0, 6.0], "mae", 2.0)])
+def test_a_baseline_gives_the_most_frequent_class_or_the_mean(home, tmp_path, labels, name, expected):
+    task_class = Classification if name == "accuracy" else Regression
+    write_lines(tmp_path / "data.jsonl", [{"text": "a word", "label": label} for label in labels])
+    task = task_of(task_class, home, tmp_path / "data.jsonl", tmp_path / "data.jsonl")
+    task.build_rows()
+    assert task.baseline()[name] == pytest.approx(expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["electra", "bert"])
 def test_a_model_of_scores_answers_in_the_datas_own(home, tmp_path, name):
