@@ -223,8 +223,30 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
 
 def check_values(model: ModelArguments, data: DataArguments, training: PretrainingArguments) -> None:
     """Refuse what is missing and what is out of its range, as far as that shows without opening anything."""
-    if not data.train_file:
-        raise InputError("--train_file is missing: give text files, or a folder that create_features wrote.")
+    check_model(model)
+    check_data(data)
+    check_training(training)
+    check_objectives(training)
+    check_repeatable(training)
+    if model.attn_implementation == "flex_attention" and training.device.type == "cpu":
+        raise InputError("--attn_implementation is flex_attention; it cannot train on a CPU: give sdpa or eager.")
+    if data.streaming:
+        check_streaming(data, training)
+    if data.features_cache_dir is not None and lies_in(data.features_cache_dir, training.output_dir):
+        raise InputError(
+            f"--features_cache_dir {data.features_cache_dir}: lies in --output_dir, which is the run's alone; give "
+            "another folder."
+        )
+    check_source("--model_name_or_path", model.model_name_or_path, training)
+    check_source("--generator_name_or_path", model.generator_name_or_path, training)
+    if data.probe_file is not None and model.objective == "generator":
+        raise InputError(
+            "--probe_file: looks at the discriminator, which --objective generator does not train; leave it out."
+        )
+
+
+def check_model(model: ModelArguments) -> None:
+    """Refuse to train no model, or two."""
     if (model.config is None) == (model.model_name_or_path is None):
         came = "neither" if model.config is None else "both"
         raise InputError(
@@ -238,6 +260,12 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
             "--generator_name_or_path needs --model_name_or_path, the discriminator that goes with it, or --config "
             "with --objective discriminator, which trains a new one against it."
         )
+
+
+def check_data(data: DataArguments) -> None:
+    """Refuse no text, and shares and counts out of their range."""
+    if not data.train_file:
+        raise InputError("--train_file is missing: give text files, or a folder that create_features wrote.")
     if data.mask_ratio is not None and not 0 < data.mask_ratio < 1:
         raise InputError(
             f"--mask_ratio is {data.mask_ratio}; it must lie between 0 and 1, both excluded (0.15 is usual)."
@@ -247,11 +275,10 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
             f"--validation_split_percentage is {data.validation_split_percentage}; it must lie in [0, 100)."
         )
     check_positive(data, "max_span_words", "max_train_samples", "max_eval_samples", "preprocessing_num_workers")
-    check_training(training)
-    if model.attn_implementation == "flex_attention" and training.device.type == "cpu":
-        raise InputError("--attn_implementation is flex_attention; it cannot train on a CPU: give sdpa or eager.")
-    if data.streaming:
-        check_streaming(data, training)
+
+
+def check_objectives(training: PretrainingArguments) -> None:
+    """Refuse what the Trainer has and the objectives have not."""
     if training.label_smoothing_factor:
         raise InputError(
             f"--label_smoothing_factor is {training.label_smoothing_factor}; the objectives have no smoothed form: "
@@ -262,23 +289,16 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
             f"--neftune_noise_alpha is {training.neftune_noise_alpha}; such noise is for instruction tuning: leave it "
             "out."
         )
-    if data.features_cache_dir is not None and lies_in(data.features_cache_dir, training.output_dir):
-        raise InputError(
-            f"--features_cache_dir {data.features_cache_dir}: lies in --output_dir, which is the run's alone; give "
-            "another folder."
-        )
-    check_source("--model_name_or_path", model.model_name_or_path, training)
-    check_source("--generator_name_or_path", model.generator_name_or_path, training)
     if training.n_gpu > 1:
         raise InputError(
             f"One process sees {training.n_gpu} GPUs, and each takes a process of its own: start with accelerate "
             f"launch --num_processes {training.n_gpu}, or let it see one by CUDA_VISIBLE_DEVICES=0."
         )
-    if data.probe_file is not None and model.objective == "generator":
-        raise InputError(
-            "--probe_file: looks at the discriminator, which --objective generator does not train; leave it out."
-        )
     refuse_metrics(training, set(SUMMARY) - UNDIRECTED)
+
+
+def check_repeatable(training: PretrainingArguments) -> None:
+    """Refuse what a resumed run could not repeat."""
     for name, (refused, reason) in NOT_REPEATED.items():
         if (value := getattr(training, name)) in refused:
             raise InputError(f"--{name} is {value}; {reason}: leave it out.")

@@ -70,15 +70,13 @@ def name_tokenizer_class(path: Path) -> None:
 def load_checkpoint(checkpoint: str | Path) -> SpanElectraForPreTraining:
     try:
         settings, _ = SpanElectraConfig.get_config_dict(checkpoint)
-        if not settings:
-            raise InputError(f"{checkpoint}: {without_config(checkpoint)}")
         saved_as = settings.get("architectures") or [settings.get("model_type")]
         if SpanElectraForPreTraining.__name__ in saved_as:
             return load_whole(SpanElectraForPreTraining, checkpoint)[0]
-    except InputError:
-        raise
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{checkpoint}: cannot be loaded ({first_line(error)})") from error
+    if not settings:
+        raise InputError(f"{checkpoint}: {without_config(checkpoint)}")
     raise InputError(
         f"{checkpoint}: was saved as {saved_as[0]}, which has no generator; give a checkpoint that "
         f"run_pretraining.py wrote ({SpanElectraForPreTraining.__name__})."
