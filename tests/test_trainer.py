@@ -262,6 +262,7 @@ def test_the_last_steps_are_logged_however_few(tokenizer, tmp_path):
     trainer = make_trainer(tokenizer, tmp_path, max_steps=5, logging_steps=3)
     trainer.train()
     assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [3, 5]
+    assert "train_runtime" in trainer.state.log_history[-1] and "train_loss" not in trainer.state.log_history[-1]
 
 
 def test_decay_spares_biases_and_norms_but_not_embeddings(tokenizer, tmp_path):
@@ -274,6 +275,15 @@ def test_decay_spares_biases_and_norms_but_not_embeddings(tokenizer, tmp_path):
     names = {name for name, _ in model.named_parameters()}  # of tied ones only one, as the optimizer is given them
     assert decayed & names == names - spared
     assert any("word_embeddings" in name for name in decayed & names)
+
+
+def test_the_collator_that_evaluation_has_by_default_begins_with_the_first_epoch(tokenizer):
+    collator, row = DataCollatorForSpanMasking(tokenizer, seed=0), {"input_ids": rows(1)[0]["input_ids"]}
+    first = collator([row])["labels"]
+    collator.set_epoch(3)
+    trainer = SpanElectraTrainer(model=tiny_model(), data_collator=collator)
+    assert torch.equal(trainer.eval_data_collator([row])["labels"], first)
+    assert not torch.equal(collator([row])["labels"], first)
 
 
 def test_evaluation_needs_a_collator_of_its_own(tokenizer, tmp_path):

@@ -318,6 +318,12 @@ def test_the_best_span_equals_a_search_through_all():
         assert best_span(start, end) == (pytest.approx(start[first] + end[last]), first, last)
 
 
+def test_an_answer_has_at_most_30_tokens_as_in_electra():
+    start, end = np.zeros(60), np.zeros(60)
+    start[10], end[40], end[39] = 5, 5, 1  # 31 tokens and 30
+    assert best_span(start, end) == (6, 10, 39)
+
+
 def test_tokens_of_an_answer_cover_it():
     offsets = [(3, 6), (6, 9), (10, 12), (12, 15)]
     assert answer_tokens(offsets, 6, 9) == (1, 1)

@@ -505,3 +505,12 @@ def test_scores_that_hardly_differ_have_collapsed(home, answers, alike):
     task.build_rows()
     assert task.all_alike(np.array(answers)) == alike
     assert task.all_alike(np.array([np.nan, 1.0, 2.0]))
+
+
+@pytest.mark.parametrize("unit", [1, 10_000])
+def test_what_hardly_differs_is_a_matter_of_the_labels_own_spread(home, tmp_path, unit):
+    lines = [{"text": "a word", "label": label * unit} for label in (1, 2, 3)]
+    write_lines(tmp_path / "data.jsonl", lines)
+    task = task_of(Regression, home, tmp_path / "data.jsonl", tmp_path / "data.jsonl")
+    task.build_rows()
+    assert task.all_alike(unit * np.array([1, 1, 1.001])) and not task.all_alike(unit * np.array([1, 1, 1.003]))
