@@ -2,15 +2,12 @@
 
 import json
 import logging
-import pickle
 from importlib.resources import files
 from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from span_electra.arguments import DataArguments, ModelArguments, PretrainingArguments
@@ -34,7 +31,7 @@ from span_electra.conversion import (
     from_generator,
     load_whole,
 )
-from span_electra.errors import InputError, first_line, one_line
+from span_electra.errors import InputError, as_input_error
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.options import read_settings
 from span_electra.probes import LinearProbe
@@ -45,6 +42,7 @@ from span_electra.tokenization.create_features import (
     load_features,
     load_tokenizer,
     make_packer,
+    read_metadata,
 )
 from span_electra.tokenization.text import Corpus
 
@@ -128,11 +126,8 @@ def build_model(
     if model.config.type_vocab_size == 1:
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     if arguments.attn_implementation is not None:
-        try:
+        with as_input_error(f"--attn_implementation {arguments.attn_implementation}"):
             model.set_attn_implementation(arguments.attn_implementation)
-        except (ImportError, ValueError) as error:
-            name = arguments.attn_implementation
-            raise InputError(f"--attn_implementation {name}: cannot be used here ({first_line(error)})") from error
         if arguments.attn_implementation == "flex_attention" and model.config.attention_probs_dropout_prob:
             raise InputError(
                 f"--attn_implementation flex_attention: has no dropout, and attention_probs_dropout_prob is "
@@ -155,17 +150,11 @@ def new_model(
         )
     if generator is not None:
         check_kind("--generator", generator, ("SpanElectraForPreTraining", "ElectraForMaskedLM"))
-    try:
-        if generator is not None:
+        with as_input_error(f"--config {name} with --generator {generator}"):
             return from_generator(generator, **settings)
-        settings.setdefault("vocab_size", max(tokenizer.get_vocab().values()) + 1)
+    settings.setdefault("vocab_size", max(tokenizer.get_vocab().values()) + 1)
+    with as_input_error(f"--config {name}"):
         return SpanElectraForPreTraining(SpanElectraConfig(**settings))
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"--generator {generator}: cannot be loaded ({first_line(error)})") from error
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        raise InputError(f"{name}: {one_line(error)}") from error
-    except RuntimeError as error:  # torch's, of many lines: sizes that no memory can hold
-        raise InputError(f"{name}: {first_line(error)}") from error
 
 
 def read_overrides(overrides: str | None) -> dict:
@@ -266,7 +255,7 @@ def load_model(arguments: ModelArguments) -> SpanElectraForPreTraining:
     check_open(settings, arguments, is_whole=kind == SpanElectraConfig.model_type)
     if arguments.objective is not None:
         settings["objective"] = arguments.objective
-    try:
+    with as_input_error(f"--model_name_or_path {name}"):
         if kind == SpanElectraConfig.model_type:
             return load_whole(SpanElectraForPreTraining, name, dtype=torch.float32, **settings)[0]
         if arguments.objective == "discriminator":
@@ -274,15 +263,6 @@ def load_model(arguments: ModelArguments) -> SpanElectraForPreTraining:
         if saved_as == "ElectraForPreTraining":
             return from_electra(name, generator, **settings)
         return from_encoder(name, **settings)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"--model_name_or_path {name}: its weights are a pickle that holds more than tensors, and was not read; "
-            "give safetensors."
-        ) from error
-    except (OSError, TypeError, ValueError, SafetensorError, StrictDataclassError) as error:
-        raise InputError(f"--model_name_or_path {name}: cannot be used ({one_line(error)})") from error
-    except RuntimeError as error:  # torch's, of many lines: sizes that no memory can hold
-        raise InputError(f"--model_name_or_path {name}: cannot be used ({first_line(error)})") from error
 
 
 def check_open(settings: dict, arguments: ModelArguments, *, is_whole: bool) -> None:
@@ -309,10 +289,8 @@ def check_open(settings: dict, arguments: ModelArguments, *, is_whole: bool) -> 
 
 def read_saved(option: str, name: str) -> dict:
     """The settings in a checkpoint's config.json."""
-    try:
+    with as_input_error(f"{option} {name}"):
         settings, _ = SpanElectraConfig.get_config_dict(name)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{option} {name}: cannot be loaded ({first_line(error)})") from error
     if not settings:
         raise InputError(f"{option} {name}: {without_config(name)}")
     return settings
@@ -339,51 +317,63 @@ def resolve_rows(data: DataArguments, config: SpanElectraConfig) -> None:
     data.mask_ratio = MASK_RATIO if data.mask_ratio is None else data.mask_ratio
     if not 0 < data.mask_ratio < 1:
         raise InputError(f"The configuration's mask_ratio is {data.mask_ratio}; it must lie between 0 and 1.")
-    paths, longest = (*data.train_file, *data.validation_file), 0
-    asked_to_pack, asked_to_end = data.pack_documents, data.documents
-    for path in paths:
-        if is_features(path):
-            settings = read_settings(Path(path) / METADATA)["settings"]
-            prepared, packed = settings["max_seq_length"], settings.get("pack_documents", False)
-            if asked_to_pack and not packed:
-                raise InputError(
-                    f"{path}: in its rows documents stand alone; make the features again with --pack_documents, or "
-                    "leave it out."
-                )
-            data.pack_documents |= packed
-            if asked_to_end not in (None, settings["documents"]) and path in data.train_file:
-                raise InputError(
-                    f"{path}: --documents {settings['documents']} ended its documents, not {asked_to_end}; make the "
-                    "features again with that, or leave it out."
-                )
-            data.documents = data.documents or settings["documents"]
-            longest = max(longest, prepared)
-            if data.max_seq_length is None:
-                data.max_seq_length = prepared
-            if prepared > data.max_seq_length:
-                raise InputError(
-                    f"{path}: its rows have up to {prepared} tokens, more than --max_seq_length "
-                    f"{data.max_seq_length}; make the features again with that length, or raise it."
-                )
-    data.documents = data.documents or DOCUMENTS
-    if all(map(is_features, paths)):
-        if longest < (data.max_seq_length or 0):
-            logger.warning(
-                f"The features' rows have {longest} tokens at most, and --max_seq_length is {data.max_seq_length}: "
-                "the model learns no later positions. Make the features again with that length to change it."
-            )
-        data.max_seq_length = longest  # where batches are padded to it, to no more than there is
-    if data.max_seq_length is None:
-        data.max_seq_length = min(MAX_SEQ_LENGTH, config.max_position_embeddings)
-    if data.max_seq_length > config.max_position_embeddings:
-        raise InputError(
-            f"Rows of {data.max_seq_length} tokens do not fit the model's {config.max_position_embeddings} positions: "
-            "lower --max_seq_length, or raise max_position_embeddings in the configuration."
-        )
+    paths = (*data.train_file, *data.validation_file)
+    prepared = {path: read_metadata(Path(path))["settings"] for path in paths if is_features(path)}
+    settle_packing(data, prepared)
     if data.pack_documents and "flash" in config._attn_implementation:
         raise InputError(
             f"--attn_implementation {config._attn_implementation}: cannot keep apart documents that share a row; use "
             "sdpa or flex_attention, or leave out --pack_documents."
+        )
+    settle_documents(data, prepared)
+    settle_length(data, prepared, config.max_position_embeddings)
+
+
+def settle_packing(data: DataArguments, prepared: dict[str, dict]) -> None:
+    """Whether documents share a row: as asked, and where `prepared` features have them so (path -> settings)."""
+    packed = {path: settings.get("pack_documents", False) for path, settings in prepared.items()}
+    if data.pack_documents and (alone := [path for path in packed if not packed[path]]):
+        raise InputError(
+            f"{alone[0]}: in its rows documents stand alone; make the features again with --pack_documents, or leave "
+            "it out."
+        )
+    data.pack_documents |= any(packed.values())
+
+
+def settle_documents(data: DataArguments, prepared: dict[str, dict]) -> None:
+    """What ends a document of raw text: as asked, or as in the `prepared` features."""
+    ends = {path: settings["documents"] for path, settings in prepared.items()}
+    for path in ends.keys() & {*data.train_file}:
+        if data.documents not in (None, ends[path]):
+            raise InputError(
+                f"{path}: --documents {ends[path]} ended its documents, not {data.documents}; make the features again "
+                "with that, or leave it out."
+            )
+    data.documents = data.documents or next(iter(ends.values()), DOCUMENTS)
+
+
+def settle_length(data: DataArguments, prepared: dict[str, dict], positions: int) -> None:
+    """How long a row is at most: as asked, or as long as the `prepared` features' rows, which are cut no more."""
+    lengths, asked = {path: settings["max_seq_length"] for path, settings in prepared.items()}, data.max_seq_length
+    for path, length in lengths.items():
+        if asked is not None and length > asked:
+            raise InputError(
+                f"{path}: its rows have up to {length} tokens, more than --max_seq_length {asked}; make the features "
+                "again with that length, or raise it."
+            )
+    longest = max(lengths.values(), default=None)
+    if longest is not None and all(map(is_features, (*data.train_file, *data.validation_file))):
+        if asked is not None and longest < asked:
+            logger.warning(
+                f"The features' rows have {longest} tokens at most, and --max_seq_length is {asked}: the model learns "
+                "no later positions. Make the features again with that length to change it."
+            )
+        asked = longest  # where batches are padded to it, to no more than there is
+    data.max_seq_length = asked or longest or min(MAX_SEQ_LENGTH, positions)
+    if data.max_seq_length > positions:
+        raise InputError(
+            f"Rows of {data.max_seq_length} tokens do not fit the model's {positions} positions: lower "
+            "--max_seq_length, or raise max_position_embeddings in the configuration."
         )
 
 

@@ -9,13 +9,12 @@ import argparse
 import json
 from pathlib import Path
 
-from safetensors import SafetensorError
 from transformers import AutoTokenizer, ElectraForPreTraining
 
 from span_electra.checkpointing import without_config
 from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.conversion import load_whole
-from span_electra.errors import InputError, first_line
+from span_electra.errors import InputError, as_input_error
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.tokenization.output import atomic_folder, check_output_dir, run_command
 
@@ -42,13 +41,8 @@ def export(checkpoint: str | Path, output_dir: str | Path, overwrite: bool = Fal
             f"{checkpoint}: only its generator was trained, so there is no discriminator to export. Train one by "
             f"run_pretraining.py --objective discriminator --generator {checkpoint}."
         )
-    try:
+    with as_input_error(f"The tokenizer in {checkpoint}", "Save one beside the model by tokenizer.save_pretrained."):
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{checkpoint}: no tokenizer can be loaded from there ({first_line(error)}) Save it beside the model by "
-            "tokenizer.save_pretrained."
-        ) from error
     discriminator = ElectraForPreTraining(model.config.discriminator_config()).to(model.dtype)  # type: ignore[arg-type]
     weights = model.fold_embeddings(model.state_dict())
     discriminator.load_state_dict({name: weights[name] for name in discriminator.state_dict()})
@@ -68,13 +62,11 @@ def name_tokenizer_class(path: Path) -> None:
 
 
 def load_checkpoint(checkpoint: str | Path) -> SpanElectraForPreTraining:
-    try:
+    with as_input_error(str(checkpoint)):
         settings, _ = SpanElectraConfig.get_config_dict(checkpoint)
         saved_as = settings.get("architectures") or [settings.get("model_type")]
         if SpanElectraForPreTraining.__name__ in saved_as:
             return load_whole(SpanElectraForPreTraining, checkpoint)[0]
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"{checkpoint}: cannot be loaded ({first_line(error)})") from error
     if not settings:
         raise InputError(f"{checkpoint}: {without_config(checkpoint)}")
     raise InputError(

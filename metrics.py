@@ -18,7 +18,8 @@ class PretrainingMetrics:
     Accumulates the metrics of pretraining over batches without a synchronisation with the device.
 
     Every loss is the mean over the tokens that it is of. All other figures are exact counts over tokens, but for the
-    AUC, which is computed from a histogram of the logits (ties count half).
+    AUC, which is computed from a histogram of the logits (ties count half). Every attribute is a tensor of sums, so
+    that those of several processes can be added, and those of an interrupted run kept.
 
     Args:
         vocab_size: Size of the model's vocabulary.
@@ -57,18 +58,19 @@ class PretrainingMetrics:
         self.generator_correct += (outputs.generator_correct.flatten() & masked.bool()).sum()
         if outputs.logits is None:  # the generator is trained alone
             return
-        self.count(ALL, outputs.logits, outputs.is_replaced, attention_mask)
-        self.count(SPAN, outputs.logits, outputs.is_replaced, labels != -100)
+        self.add_logits(ALL, outputs.logits, outputs.is_replaced, attention_mask)
+        self.add_logits(SPAN, outputs.logits, outputs.is_replaced, labels != -100)
 
     @torch.no_grad()
-    def count(self, histogram: int, logits: torch.Tensor, is_replaced: torch.Tensor, counts: torch.Tensor) -> None:
-        """Add the discriminator's `logits` to a histogram: each where it `counts`; all of shape (rows, tokens)."""
+    def add_logits(self, histogram: int, logits: torch.Tensor, is_replaced: torch.Tensor, mask: torch.Tensor) -> None:
+        """Add the discriminator's `logits` to a histogram where `mask` is 1; all of shape (rows, tokens)."""
         # No boolean indexing: the number of its results would have to be known, which is a synchronisation.
         bins = logit_bins(logits).flatten() + BINS * is_replaced.long().flatten()
-        self.logits[histogram].view(-1).scatter_add_(0, bins, counts.long().flatten())
+        self.logits[histogram].view(-1).scatter_add_(0, bins, mask.long().flatten())
 
     def compute(self, reduce=None) -> dict[str, float]:
-        """Return all metrics, those of what is off left out, in one transfer from the device.
+        """Return the metrics of everything that was counted, in one transfer from the device: the four losses, shares
+        between 0 and 1, AUCs, and the generator's perplexity.
 
         Args:
             reduce: Sums a tensor over all processes; `accelerator.reduce`, say.
@@ -77,27 +79,24 @@ class PretrainingMetrics:
         if reduce is not None:
             states = {name: reduce(state.clone()) for name, state in states.items()}
         values = dict(zip(LOSSES, states["loss_sums"] / states["loss_counts"], strict=True))
-        values["generator_perplexity"] = values["mlm_loss"].exp()
-        masked = states["originals"].sum()
-        values["generator_accuracy"] = states["generator_correct"] / masked
-        values["generator_accuracy_baseline"] = states["originals"].max() / masked  # always the most frequent
-        replaced, real = states["logits"][ALL, REPLACED].sum(), states["logits"][ALL].sum()
-        detection = {
-            "replaced_share": replaced / real,
-            "span_replaced_share": states["logits"][SPAN, REPLACED].sum() / masked,
-        }
-        for prefix, tokens in (("discriminator", ALL), ("span_discriminator", SPAN)):
-            scores = classification_scores(states["logits"][tokens])
-            detection |= {f"{prefix}_{name}": value for name, value in scores.items()}
-        values |= detection
-        values["fixed_discriminator_auc"] = classification_scores(states["logits"][FIXED])["auc"]
-        counts = (*states["loss_counts"], real, states["logits"][FIXED].sum())
-        stacked = torch.stack([value.float() for value in (*values.values(), *counts)]).tolist()
-        *loss_counts, tokens_judged, tokens_probed = stacked[len(values) :]
-        off = {name for name, count in zip(LOSSES, loss_counts, strict=True) if not count}
-        off |= set() if tokens_judged else detection.keys()
-        off |= set() if tokens_probed else {"fixed_discriminator_auc"}
-        return {name: value for name, value in zip(values, stacked, strict=False) if name not in off}
+        tokens = dict(zip(LOSSES, states["loss_counts"], strict=True))  # of which each value is
+
+        def add(count: torch.Tensor, prefix: str = "", **metrics: torch.Tensor) -> None:
+            values.update({prefix + name: metric for name, metric in metrics.items()})
+            tokens.update({prefix + name: count for name in metrics})
+
+        add(tokens["mlm_loss"], generator_perplexity=values["mlm_loss"].exp())
+        masked, correct = states["originals"].sum(), states["generator_correct"]
+        baseline = states["originals"].max() / masked  # always the most frequent
+        add(masked, "generator_", accuracy=correct / masked, accuracy_baseline=baseline)
+        for prefix, histogram in (("", states["logits"][ALL]), ("span_", states["logits"][SPAN])):
+            judged = histogram.sum()
+            add(judged, prefix, replaced_share=histogram[REPLACED].sum() / judged)
+            add(judged, f"{prefix}discriminator_", **classification_scores(histogram))
+        fixed = states["logits"][FIXED]
+        add(fixed.sum(), fixed_discriminator_auc=classification_scores(fixed)["auc"])
+        numbers = torch.stack([*values.values(), *tokens.values()]).double().view(2, -1).tolist()
+        return {name: value for name, value, count in zip(values, *numbers, strict=True) if count}
 
 
 def token_counts(labels: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -111,10 +111,10 @@ def parse_options(
         )
     except OSError as error:
         if error.filename is None:
-            raise InputError(first_line(error)) from error
+            raise InputError(f"{first_line(error)}.") from error
         raise InputError(f"{error.filename}: cannot be read ({error.strerror}).") from error
     except (ImportError, ValueError) as error:  # the Trainer's own checks
-        raise InputError(first_line(error)) from error
+        raise InputError(f"{first_line(error)}.") from error
     if unknown:
         raise InputError(unknown_option(unknown[0].split("=")[0], groups))
     return tuple(parsed)
@@ -191,7 +191,7 @@ def read_accelerator_config(given: str) -> dict:
     try:
         settings = json.loads(given) if given.startswith("{") else read_settings(given)
     except ValueError as error:
-        problem = first_line(error).rstrip(".")
+        problem = first_line(error)
         raise InputError(
             f"--accelerator_config {given}: neither JSON nor a file that holds it ({problem})."
         ) from error
@@ -299,7 +299,7 @@ def check_with_library(training: RunArguments) -> None:
             attempt()
         except (ImportError, RuntimeError, TypeError, ValueError) as error:
             value = training.to_dict()[name]  # an option of a few choices by its name
-            raise InputError(f"--{name} is {value}; {first_line(error).rstrip('.')} ({fixes[name]}).") from error
+            raise InputError(f"--{name} is {value}; {first_line(error)} ({fixes[name]}).") from error
 
 
 def follow_metric(training: RunArguments) -> None:

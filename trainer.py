@@ -157,7 +157,7 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
         original = inputs["input_ids"].where(labels == -100, labels)
         corrupted = trade_places(original, fixed_labels, positions)
         logits = model(input_ids=corrupted, attention_mask=mask, position_ids=positions).logits
-        self.eval_metrics.count(FIXED, logits, corrupted != original, mask)
+        self.eval_metrics.add_logits(FIXED, logits, corrupted != original, mask)
 
     def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
         self.eval_metrics.reset()

@@ -142,7 +142,7 @@ def read_file(path: Path) -> datasets.Dataset:
     except Exception as error:  # every kind of failure to read a file has its own class
         kind = "JSON" if suffix == ".jsonl" else suffix[1:].upper()
         reason = first_line(error.__cause__ or error)
-        raise InputError(f"{path}: cannot be read as {kind}, or has no rows ({reason})") from error
+        raise InputError(f"{path}: cannot be read as {kind}, or has no rows ({reason}).") from error
 
 
 def csv_table(path: Path) -> datasets.Dataset:

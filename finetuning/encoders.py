@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -17,7 +16,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from span_electra.errors import InputError, first_line
+from span_electra.errors import InputError, as_input_error
 from span_electra.finetuning.arguments import EncoderArguments
 from span_electra.finetuning.task import Task
 
@@ -26,7 +25,6 @@ logger = logging.getLogger(__name__)
 GENERATORS = ("ElectraForMaskedLM", "ElectraForCausalLM", "SpanElectraForMaskedLM")
 DROPOUT = 0.1  # Clark et al., 2020, table 7
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, SafetensorError)
 
 
 def load_config(arguments: EncoderArguments) -> PretrainedConfig:
@@ -36,10 +34,8 @@ def load_config(arguments: EncoderArguments) -> PretrainedConfig:
         InputError: there is none, or it is a generator's, or that of a pretraining's first stage.
     """
     name = arguments.model_name_or_path
-    try:
+    with as_input_error(f"--model_name_or_path {name}"):
         config = AutoConfig.from_pretrained(name, trust_remote_code=arguments.trust_remote_code)
-    except LOADING_ERRORS as error:
-        raise InputError(f"--model_name_or_path {name}: cannot be loaded ({first_line(error)})") from error
     saved_as = (config.architectures or ["a model of unknown class"])[0]
     if saved_as in GENERATORS:
         raise InputError(
@@ -76,12 +72,8 @@ def find_discriminator(generator: str) -> str:
 
 def load_tokenizer(arguments: EncoderArguments, config: PretrainedConfig) -> PreTrainedTokenizerBase:
     name = arguments.tokenizer or arguments.model_name_or_path
-    try:
+    with as_input_error(f"The tokenizer {name}", "Give one by --tokenizer."):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=arguments.trust_remote_code)
-    except LOADING_ERRORS as error:
-        raise InputError(
-            f"{name}: no tokenizer can be loaded from there ({first_line(error)}) Give one by --tokenizer."
-        ) from error
     if not tokenizer.is_fast:
         raise InputError(
             f"{name}: a slow tokenizer, which cannot tell where a token is from. Give one with a tokenizer.json."
@@ -151,7 +143,7 @@ def build_model(arguments: EncoderArguments, config: PretrainedConfig, task: Tas
         InputError: the weights cannot be loaded, or are not all of the encoder's.
     """
     name, trust = arguments.model_name_or_path, arguments.trust_remote_code
-    try:
+    with as_input_error(f"--model_name_or_path {name}"):
         if arguments.from_scratch:
             return task.auto_class.from_config(config, trust_remote_code=trust, dtype=torch.float32)
         with no_loading_report():
@@ -163,8 +155,6 @@ def build_model(arguments: EncoderArguments, config: PretrainedConfig, task: Tas
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-    except LOADING_ERRORS as error:
-        raise InputError(f"--model_name_or_path {name}: cannot be loaded ({first_line(error)})") from error
     check_loaded(name, model, loaded)
     head = {key for key in model.state_dict() if not key.startswith(f"{model.base_model_prefix}.")}
     if head - set(loaded["missing_keys"]):

@@ -34,7 +34,7 @@ from span_electra.errors import InputError
 from span_electra.export import export
 from span_electra.run_folder import LOCK, check_run_folder, check_same_checkpoint, check_shape, check_sharding
 from span_electra.run_pretraining import build_trainer, largest_masked_share, main, run
-from span_electra.tokenization.create_features import create_features
+from span_electra.tokenization.create_features import METADATA, create_features
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 torch.set_num_threads(1)  # more cost time on models as small as these
@@ -118,7 +118,7 @@ REFUSED = {
     "no text given": ({"train_file": None}, r"--train_file is missing"),
     "no output": ({"output_dir": None}, r"--output_dir is missing"),
     "no tokenizer": ({"tokenizer": None}, r"--tokenizer is missing.*train_tokenizer"),
-    "no such tokenizer": ({"tokenizer": "{home}/missing"}, r"missing: no tokenizer can be loaded"),
+    "no such tokenizer": ({"tokenizer": "{home}/missing"}, r"The tokenizer .*missing: cannot be used"),
     "no mask token": ({"tokenizer": "{home}/no_mask"}, r"no_mask: the tokenizer has no mask_token"),
     "large vocabulary": ({"config": "{home}/narrow.json"}, r"has 280 tokens, .* room for 100: raise vocab_size"),
     "too long": ({"max_seq_length": 65}, r"Rows of 65 tokens do not fit the model's 64 positions"),
@@ -251,7 +251,7 @@ REFUSED = {
     "misspelt setting": ({"config": "{home}/misspelt.json"}, r"`hiden_size` .* Did you mean `hidden_size`"),
     "broken file": ({"config": "{home}/broken.json"}, r"broken\.json: not valid JSON"),
     "no such config": ({"config": "huge"}, r"--config huge: no such file, and not one of base, small, tiny, tutorial"),
-    "no such model": ({"config": None, "model_name_or_path": "{home}/missing"}, r"missing: cannot be loaded"),
+    "no such model": ({"config": None, "model_name_or_path": "{home}/missing"}, r"missing: cannot be used"),
     "no model": ({"config": None}, r"neither of --config and --model_name_or_path given"),
     "two models": ({"model_name_or_path": "x"}, r"both of --config and --model_name_or_path given"),
     "unknown objective": ({"objective": "both"}, r"--objective is both; accepted are joint, generator, discriminator"),
@@ -261,7 +261,7 @@ REFUSED = {
     ),
     "generator that is not there": (
         {"objective": "discriminator", "generator": "{home}/missing"},
-        r"--generator .*missing: cannot be loaded",
+        r"--generator .*missing: cannot be used",
     ),
     "lone generator": ({"generator_name_or_path": "x"}, r"needs --model_name_or_path"),
     "the generator's folder as the run's": (
@@ -282,7 +282,7 @@ REFUSED = {
     "text as ratio": ({"config": "{home}/text_ratio.json"}, r"mask_ratio is '0\.2'; a number is expected"),
     "text as size": ({"config": "{home}/text_size.json"}, r"text_size\.json: .*hidden_size"),
     "no such activation": ({"config": "{home}/bad_act.json"}, r"`hidden_act` is 'gelux'; accepted are"),
-    "no such attention": ({"attn_implementation": "foo"}, r"--attn_implementation foo: cannot be used here"),
+    "no such attention": ({"attn_implementation": "foo"}, r"--attn_implementation foo: cannot be used"),
     "smoothed labels": ({"label_smoothing_factor": 0.1}, r"--label_smoothing_factor is 0\.1"),
     "noise in the embeddings": (
         {"neftune_noise_alpha": 5},
@@ -869,6 +869,26 @@ def test_features_of_shorter_rows_than_asked_for_are_named(home, tmp_path, caplo
     _, data, _ = parsed(home, tmp_path, train_file=home / "features", max_seq_length=48)
     resolve_rows(data, SpanElectraConfig(**SIZES))
     assert data.max_seq_length == 32 and "have 32 tokens at most, and --max_seq_length is 48" in caplog.text
+
+
+@pytest.mark.parametrize("train", ["features", "longer"])
+def test_the_longest_prepared_rows_decide(home, tmp_path, train):
+    settings = json.loads((home / "features" / METADATA).read_text())
+    settings["settings"]["max_seq_length"] = 48
+    (tmp_path / "longer").mkdir()
+    (tmp_path / "longer" / METADATA).write_text(json.dumps(settings))
+    files = {"features": home / "features", "longer": tmp_path / "longer"}
+    paths = {"train_file": files.pop(train), "validation_file": next(iter(files.values()))}
+    _, data, _ = parsed(home, tmp_path, **paths, max_seq_length=None)
+    resolve_rows(data, SpanElectraConfig(**SIZES))
+    assert data.max_seq_length == 48
+
+
+def test_a_file_by_the_name_of_the_features_own_is_looked_into(home, tmp_path):
+    (tmp_path / METADATA).write_text("{}")
+    _, data, _ = parsed(home, tmp_path / "out", train_file=tmp_path)
+    with pytest.raises(InputError, match="not a folder of features"):
+        resolve_rows(data, SpanElectraConfig(**SIZES))
 
 
 def test_options_win_over_the_recipe(tmp_path):

@@ -6,8 +6,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from span_electra import SpanElectraConfig
-from span_electra.run_pretraining import main
+from span_electra import SpanElectraConfig, run_finetuning
+from span_electra.errors import InputError
+from span_electra.export import export
+from span_electra.run_pretraining import main, run
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 SIZES = {"embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -56,14 +58,31 @@ class Trap:
         return open, (str(self.trace), "w")
 
 
-def test_weights_that_would_run_code_are_refused_unread(home, tmp_path, capsys):
+@pytest.fixture
+def trapped(home, tmp_path):
+    """A model whose weights leave a trace when they are read without care."""
     model = tmp_path / "model"
     SpanElectraConfig(**SIZES, vocab_size=280, architectures=["SpanElectraForPreTraining"]).save_pretrained(model)
     AutoTokenizer.from_pretrained(home / "tokenizer").save_pretrained(model)
     torch.save({"weight": Trap(tmp_path / "trace")}, model / "pytorch_model.bin")
-    with pytest.raises(SystemExit) as exit_info:
-        main(command(home, tmp_path / "run", model_name_or_path=model))
-    assert exit_info.value.code == 2
-    assert f"--model_name_or_path {model}: its weights are a pickle" in capsys.readouterr().err
-    assert not (tmp_path / "trace").exists()
-    assert not (tmp_path / "run").exists()
+    return model
+
+
+@pytest.mark.parametrize("way", ["pretraining", "second stage", "fine-tuning", "export"])
+def test_weights_that_would_run_code_are_refused_unread(home, tmp_path, trapped, way):
+    def finetune():
+        (tmp_path / "data.jsonl").write_text('{"text": "a", "label": 0}\n{"text": "b", "label": 1}\n')
+        files = {"train_file": tmp_path / "data.jsonl", "validation_file": tmp_path / "data.jsonl"}
+        options = files | {"model_name_or_path": trapped, "task": "classification", "output_dir": tmp_path / "run"}
+        run_finetuning.run([str(part) for name, value in options.items() for part in (f"--{name}", value)])
+
+    second = {"config": home / "tiny.json", "objective": "discriminator", "generator": trapped}
+    ways = {
+        "pretraining": lambda: run(command(home, tmp_path / "run", model_name_or_path=trapped)),
+        "second stage": lambda: run(command(home, tmp_path / "run", **second)),
+        "fine-tuning": finetune,
+        "export": lambda: export(trapped, tmp_path / "run"),
+    }
+    with pytest.raises(InputError, match="its weights are a pickle that holds more than tensors"):
+        ways[way]()
+    assert not (tmp_path / "trace").exists() and not (tmp_path / "run").exists()

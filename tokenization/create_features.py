@@ -27,7 +27,7 @@ from filelock import FileLock
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from span_electra.errors import InputError, first_line
+from span_electra.errors import InputError, as_input_error, first_line
 
 from .output import atomic_folder, check_output_dir, run_command
 from .text import DOCUMENT_RULES, Corpus
@@ -149,12 +149,7 @@ def load_features(folder: str | Path, tokenizer: PreTrainedTokenizerBase | str |
         InputError: if the folder holds no features, or some that were made with another tokenizer.
     """
     folder = Path(folder)
-    metadata = _read_metadata(folder)
-    if metadata is None:
-        raise InputError(
-            f"{folder}: not a folder of features (it has no {METADATA}). Make one with "
-            "`python -m span_electra.tokenization.create_features`."
-        )
+    metadata = read_metadata(folder)
     tokenizer = load_tokenizer(tokenizer)
     if metadata["tokenizer_fingerprint"] != tokenizer_fingerprint(tokenizer):
         raise InputError(
@@ -167,13 +162,9 @@ def load_features(folder: str | Path, tokenizer: PreTrainedTokenizerBase | str |
 def load_tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of that name, checked to have what span masking needs."""
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        try:
+        fix = "Give a folder that train_tokenizer wrote, or a name on the Hub."
+        with as_input_error(f"The tokenizer {tokenizer}", fix):
             tokenizer = AutoTokenizer.from_pretrained(str(tokenizer))
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(
-                f"{tokenizer}: no tokenizer can be loaded from there ({first_line(error).rstrip('.')}). Give a folder "
-                "that train_tokenizer wrote, or a name on the Hub."
-            ) from error
     if not tokenizer.is_fast:
         raise InputError(f"{tokenizer.name_or_path}: a slow tokenizer. One with a tokenizer.json is needed.")
     names = ("cls_token", "sep_token", "pad_token", "mask_token")
@@ -471,12 +462,29 @@ def _load_rows(folder: Path, metadata: dict[str, Any]) -> datasets.Dataset:
         ) from error
 
 
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """What `create_features` wrote beside the rows: `settings`, `counts`, `sources` and of which tokenizer they are.
+
+    Raises:
+        InputError: the folder holds no features.
+    """
+    metadata = _read_metadata(folder)
+    if metadata is None:
+        raise InputError(
+            f"{folder}: not a folder of features (it has no {METADATA}, or one that tells nothing of them). Make one "
+            "with `python -m span_electra.tokenization.create_features`."
+        )
+    return metadata
+
+
 def _read_metadata(folder: Path) -> dict[str, Any] | None:
-    """What stands beside the rows; None where there is nothing that could be it."""
+    """As `read_metadata`, and None where there are no features."""
     try:
         metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-        return metadata if isinstance(metadata["counts"]["rows"], int) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        settings, rows = metadata["settings"], metadata["counts"]["rows"]
+        is_whole = {"documents", "max_seq_length"} <= settings.keys() and "tokenizer_fingerprint" in metadata
+        return metadata if is_whole and isinstance(rows, int) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -174,7 +174,7 @@ def load_named_dataset(name: str, split: str, streaming: bool = False) -> datase
     except Exception as error:  # every kind of failure to reach or to read a dataset has its own class
         raise InputNotFoundError(
             f"{name}: neither a file, folder or glob here, nor a dataset that can be loaded (split {split!r}): "
-            f"{first_line(error)} Give local files, or a name like wikitext:wikitext-2-raw-v1 and its --split."
+            f"{first_line(error)}. Give local files, or a name like wikitext:wikitext-2-raw-v1 and its --split."
         ) from error
 
 

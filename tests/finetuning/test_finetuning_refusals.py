@@ -34,7 +34,7 @@ REFUSED = {
         {"model_name_or_path": "{home}/other_shape"},
         r"other_shape: \d+ of the encoder's weights are missing or of another shape",
     ),
-    "cut weights": ({"model_name_or_path": "{home}/cut_short"}, r"cut_short: cannot be loaded \(Error while"),
+    "cut weights": ({"model_name_or_path": "{home}/cut_short"}, r"cut_short: cannot be used \(Error while"),
     "smoothed scores": (
         SCORES | {"label_smoothing_factor": 0.1},
         r"--label_smoothing_factor is 0\.1; the loss of --task regression has no",
@@ -133,8 +133,8 @@ REFUSED = {
     "no task": ({"task": None}, r"--task is missing; accepted are classification, regression, token-class"),
     "unknown task": ({"task": "ner"}, r"--task is 'ner'; accepted are"),
     "no model": ({"model_name_or_path": None}, r"--model_name_or_path is missing"),
-    "no such model": ({"model_name_or_path": "{home}/missing"}, r"missing: cannot be loaded"),
-    "no tokenizer": ({"tokenizer": "{home}/halves"}, r"halves: no tokenizer can be loaded .*--tokenizer"),
+    "no such model": ({"model_name_or_path": "{home}/missing"}, r"missing: cannot be used"),
+    "no tokenizer": ({"tokenizer": "{home}/halves"}, r"The tokenizer .*halves: cannot be used .*--tokenizer"),
     "generator": (
         {"model_name_or_path": "{home}/generator"},
         r"saved as ElectraForMaskedLM, a generator, .* Fine-tune the discriminator: .*/discriminator\.",
