@@ -169,6 +169,19 @@ class SpanElectraConfig(ElectraConfig):
         super().__post_init__(**kwargs)
         self._check_values()
         self._fill_generator()
+        if self.share_encoder and self.transformers_version is None and (differing := self._differing_sizes()):
+            raise ValueError(
+                f"`share_encoder` is True, but the two networks have different shapes ({differing}); leave it out."
+            )
+        self.check()
+
+    def check(self) -> None:
+        """Look at all values again, as a model does: they may have been set after the configuration was made.
+
+        Raises:
+            ValueError: one is out of its range, or does not go with another.
+        """
+        self._check_values()
         self._check_heads("generator_hidden_size", "generator_num_attention_heads")
         self._settle_sharing()
 
@@ -273,13 +286,19 @@ class SpanElectraConfig(ElectraConfig):
         if self.generator_num_hidden_layers is None:
             self.generator_num_hidden_layers = self.num_hidden_layers
 
+    def _differing_sizes(self) -> str:
+        """In which sizes the encoders differ, in words; empty if they have one shape."""
+        sizes = [(name, getattr(self, name), getattr(self, f"generator_{name}")) for name in ENCODER_SHAPE]
+        return ", ".join(f"`{name}` {size}, the generator's {other}" for name, size, other in sizes if size != other)
+
     def _settle_sharing(self) -> None:
         """Encoders of one shape are one, but for a half that is to stay as it is."""
-        one_shape = all(getattr(self, name) == getattr(self, f"generator_{name}") for name in ENCODER_SHAPE)
+        differing = self._differing_sizes()
         if self.share_encoder is None:
-            self.share_encoder = one_shape and self.objective != "discriminator"
-        elif self.share_encoder and not one_shape:
-            raise ValueError("`share_encoder` is True, but the two networks have different shapes; leave it out.")
+            self.share_encoder = not differing and self.objective != "discriminator"
+        elif self.share_encoder and differing:  # of what was saved, or set later
+            logger.warning(f"The two networks were one encoder and differ now ({differing}): each has its own.")
+            self.share_encoder = False
         if self.objective == "discriminator" and (self.share_encoder or self.embedding_sharing == "tied"):
             shared = "`share_encoder` is True" if self.share_encoder else "`embedding_sharing` is 'tied'"
             raise ValueError(

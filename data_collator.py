@@ -4,6 +4,8 @@ The rows of a batch lie end to end in one flat array, and so do their words: N t
 words begin is a matter of the tokenizer (word_boundaries.py); which of them are masked, of chance (span_sampling.py).
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -55,7 +57,7 @@ class DataCollatorForSpanMasking:
 
     Raises:
         ValueError: if a value is out of its range, the tokenizer cannot be used, a row is empty or holds an id that
-            the tokenizer does not have.
+            the tokenizer does not have, or something else than one row's ids.
 
     Example:
 
@@ -137,21 +139,12 @@ class DataCollatorForSpanMasking:
         """Return `input_ids`, `attention_mask` and `labels` (the original id where masked, else -100), all int64
         of shape (rows, longest row), and `sampling_keys`, int32 of shape (rows), by which the generator's samples
         are as reproducible as the masks. Where documents share a row (`create_features --pack_documents`) there are
-        `position_ids`, too, which begin anew with each: by them the model keeps the documents apart. Of each feature
-        only `input_ids`, special tokens included, is read, and `epoch` where a row brings its own, as a stream's rows
-        do: a batch of these may be of two epochs."""
-        rows = [np.asarray(feature["input_ids"]) for feature in features]
-        row_tokens = np.array([len(row) for row in rows])  # (B,)
-        if not rows or not row_tokens.all():
-            what = f"row {np.argmin(row_tokens)} of the batch has no tokens" if rows else "the batch has no rows"
-            raise ValueError(f"{what}: every row needs at least one token id; filter the dataset.")
-        input_ids = np.concatenate(rows).astype(np.int64, copy=False)  # (N,)
-        if input_ids.min() < 0 or input_ids.max() >= len(self.ordinary):
-            wrong = input_ids[(input_ids < 0) | (input_ids >= len(self.ordinary))][0]
-            raise ValueError(
-                f"input id {wrong} is not in the tokenizer's vocabulary (0 to {len(self.ordinary) - 1}): make the "
-                "features again with this tokenizer, or give the collator the one they were made with."
-            )
+        `position_ids`, too, which begin anew with each: by them the model keeps the documents apart.
+
+        Of each feature only `input_ids`, special tokens included, is read; `attention_mask` where there is one, for
+        padding is taken off; and `epoch` where a row brings its own, as a stream's rows do: a batch of these may be of
+        two epochs."""
+        input_ids, row_tokens = self._read(features)  # (N,) and (B,)
         epoch = int(self._epoch)
         epochs = np.array([feature.get("epoch", epoch) for feature in features], dtype=np.uint64)  # (B,)
         keys = row_keys(input_ids, row_tokens, self.seed, epochs)
@@ -180,9 +173,25 @@ class DataCollatorForSpanMasking:
             padded = np.full(real.shape, padding)
             padded[real] = values
             tensors[name] = torch.from_numpy(padded)
-        sampling = random_bits(keys, SAMPLING, np.zeros(len(rows)))
+        sampling = random_bits(keys, SAMPLING, np.zeros(row_tokens.size))
         tensors["sampling_keys"] = torch.from_numpy((sampling >> np.uint64(32)).astype(np.uint32).view(np.int32))
         return tensors
+
+    def _read(self, features: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of all rows, end to end, and how many each has."""
+        rows = [real_tokens(feature, i) for i, feature in enumerate(features)]
+        row_tokens = np.array([row.size for row in rows])
+        if not rows or not row_tokens.all():
+            what = f"row {np.argmin(row_tokens)} of the batch has no tokens" if rows else "the batch has no rows"
+            raise ValueError(f"{what}: every row needs at least one token id; filter the dataset.")
+        input_ids = np.concatenate(rows).astype(np.int64, copy=False)
+        if input_ids.min() < 0 or input_ids.max() >= len(self.ordinary):
+            wrong = input_ids[(input_ids < 0) | (input_ids >= len(self.ordinary))][0]
+            raise ValueError(
+                f"input id {wrong} is not in the tokenizer's vocabulary (0 to {len(self.ordinary) - 1}): make the "
+                "features again with this tokenizer, or give the collator the one they were made with."
+            )
+        return input_ids, row_tokens
 
     def _sequence_starts(self, input_ids: np.ndarray, row_starts: np.ndarray) -> np.ndarray:
         """Where sequences begin: each row does, and within it another where [CLS] follows [SEP]."""
@@ -229,6 +238,29 @@ class DataCollatorForSpanMasking:
         bits = random_bits(keys[spans], RANDOM_TOKENS, positions - row_starts[spans])
         corrupted[positions] = self.random_token_ids[(bits >> 32) * self.random_token_ids.size >> 32]
         return corrupted, labels
+
+
+def real_tokens(feature: dict, row: int) -> np.ndarray:
+    """The ids of a feature, the `row`th of its batch, without padding."""
+    if not isinstance(feature, Mapping) or "input_ids" not in feature:
+        held = f"the columns {', '.join(map(str, feature))}" if isinstance(feature, Mapping) else repr(feature)
+        raise ValueError(
+            f"row {row} of the batch is {held[:80]}: a dictionary with `input_ids` is needed, as tokenizers give them."
+        )
+    ids = np.asarray(feature["input_ids"])
+    if (mask := feature.get("attention_mask")) is not None:
+        ids = ids[np.asarray(mask) == 1]
+    if ids.ndim != 1:
+        raise ValueError(
+            f"row {row} of the batch has `input_ids` of shape {ids.shape}: the ids of one row are needed, (tokens,). "
+            "Leave return_tensors out of the tokenizer's call, or take the batch apart."
+        )
+    return ids
+
+
+def largest_masked_share(mask_ratio: float, max_seq_length: int) -> float:
+    """Of the tokens of a full row, how many are masked at most: rounded up, and at least one."""
+    return mask_ratio + 1 / max_seq_length
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase):

@@ -20,7 +20,8 @@ GOLDEN_RATIO = 0x9E3779B9 - 2**32  # of 2**32, as int32: its multiples lie far a
 
 @dataclass
 class MaskedTokens:
-    """The masked tokens of a batch in one line: where each is, what stood there, and where its span's edges are."""
+    """The masked tokens of a batch, whose rows lie end to end: where each is, what stood there, and where its span's
+    edges are."""
 
     positions: torch.Tensor  # (N,), into the flattened batch, as are the next two
     left: torch.Tensor
@@ -30,16 +31,17 @@ class MaskedTokens:
     is_masked: torch.Tensor  # (N,), False for what only fills the capacity
 
     @classmethod
-    def of(cls, labels: torch.Tensor, capacity: float | None = None) -> "MaskedTokens":
-        """Read them off `labels` (batch, tokens); `capacity` is the largest share of tokens that may be masked."""
+    def of(cls, labels: torch.Tensor, largest_share: float | None = None) -> "MaskedTokens":
+        """Read them off `labels` (batch, tokens). With `largest_share`, of tokens that may be masked, there are always
+        as many, for static shapes."""
         masked = labels != -100
         tokens = labels.shape[1]
-        count = None if capacity is None else min(labels.numel(), math.ceil(capacity * labels.numel()))
-        positions, is_masked = masked_positions(masked, count)
+        capacity = None if largest_share is None else min(labels.numel(), math.ceil(largest_share * labels.numel()))
+        positions, is_masked = masked_positions(masked, capacity)
         left, right = (boundary.flatten()[positions] for boundary in span_boundaries(masked))
         column = positions % tokens
         row = positions - column
-        original = labels.flatten()[positions].clamp(min=0)
+        original = labels.flatten()[positions].where(is_masked, 0)
         return cls(positions, row + left, row + right, column - left, original, is_masked)
 
     def at_positions(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -81,6 +83,9 @@ class SpanBoundaryHead(nn.Module):
         Args:
             left, right: hidden states of the boundaries, (N, hidden).
             offset: distance from the left boundary, from 1 up, (N,). Past the last position embedding it is the last.
+
+        Returns:
+            Representations of the tokens, (N, output_size).
         """
         place = (offset - 1).clamp(0, self.position_embeddings.num_embeddings - 1)
         hidden = torch.cat([left, right, self.position_embeddings(place)], dim=-1)  # (N, 2H + P)
@@ -139,7 +144,7 @@ def sequence_numbers(position_ids: torch.Tensor) -> torch.Tensor:
     return (torch.diff(position_ids, prepend=position_ids[:, :1] - 1) != 1).cumsum(dim=1)
 
 
-def mix32(bits: torch.Tensor) -> torch.Tensor:
+def mix32_(bits: torch.Tensor) -> torch.Tensor:
     """A bijection on int32 that passes for random (Wellons' lowbias32), written over its argument."""
     bits ^= bits >> 16 & 0xFFFF  # a shift of signed numbers draws the sign along: the masks take it off
     bits *= 0x7FEB352D
@@ -151,7 +156,7 @@ def mix32(bits: torch.Tensor) -> torch.Tensor:
 
 def token_keys(row_keys: torch.Tensor, positions: torch.Tensor, tokens: int) -> torch.Tensor:
     """A key for each token, int32, (N,): from its row's, int32, (batch,), and its place in a row of `tokens`."""
-    return mix32(row_keys[positions // tokens] + (positions % tokens).int() * GOLDEN_RATIO)
+    return mix32_(row_keys[positions // tokens] + (positions % tokens).int() * GOLDEN_RATIO)
 
 
 def sample_tokens(logits: torch.Tensor, keys: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -169,10 +174,10 @@ def sample_tokens(logits: torch.Tensor, keys: torch.Tensor, temperature: float =
     if temperature != 1.0:
         scores = scores / temperature
     column = torch.arange(logits.shape[1], dtype=torch.int32, device=logits.device)
-    return (scores + gumbel_noise(mix32(keys[:, None] + column * GOLDEN_RATIO))).argmax(dim=-1)  # over (N, V)
+    return (scores + gumbel_noise_(mix32_(keys[:, None] + column * GOLDEN_RATIO))).argmax(dim=-1)  # over (N, V)
 
 
-def gumbel_noise(bits: torch.Tensor) -> torch.Tensor:
+def gumbel_noise_(bits: torch.Tensor) -> torch.Tensor:
     """Gumbel variates -log(-log u), float32, from random int32 `bits`, which are written over."""
     # 24 bits and a half would round up to a u of 1, and so to a noise that wins over any score: 23 are exact.
     uniform = bits.bitwise_right_shift_(9).bitwise_and_(0x7FFFFF).float().add_(0.5).mul_(2.0**-23)

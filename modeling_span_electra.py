@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import ModelCard
@@ -28,6 +29,7 @@ from transformers import (
     AutoModelForPreTraining,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTextEncoding,
     AutoModelForTokenClassification,
     ElectraForMaskedLM,
     ElectraForMultipleChoice,
@@ -42,7 +44,7 @@ from transformers.masking_utils import create_bidirectional_mask, packed_sequenc
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.electra.modeling_electra import ElectraDiscriminatorPredictions, ElectraEmbeddings
-from transformers.utils import ModelOutput, logging
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, ModelOutput, logging
 
 from .configuration_span_electra import SpanElectraConfig
 from .masked_tokens import MaskedTokens, SpanBoundaryHead, masked_mean, sample_tokens, sequence_numbers, token_keys
@@ -109,6 +111,11 @@ class SpanElectraPreTrainedModel(ElectraPreTrainedModel):
     # The losses are means over this batch. Told otherwise, the Trainer would leave out its division by the number of
     # accumulated batches.
     accepts_loss_kwargs = False
+
+    def __init__(self, config: SpanElectraConfig, *args, **kwargs):
+        if isinstance(config, SpanElectraConfig):  # a caller may give a stock one
+            config.check()
+        super().__init__(config, *args, **kwargs)
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
@@ -263,7 +270,8 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
     `config.objective` leaves one of the two as it is, for training in two stages.
 
     With disentangled embeddings the discriminator's table is a sum, which is written where `save_pretrained` saves it:
-    until then `electra` by itself, or weights that are saved in another way, has the one that was saved last.
+    until then `electra` by itself, or weights that are saved in another way, has the one that was saved last. Single
+    tokens' embeddings are changed in `generator`.
 
     ```python
     >>> output = model(**collator([{"input_ids": ids} for ids in rows]))
@@ -275,7 +283,6 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
 
     def __init__(self, config: SpanElectraConfig):
         super().__init__(config)
-        type(config).from_dict(config.to_dict())  # checks what `from_pretrained(path, objective=...)` has set on it
         generator_config = config.generator_config()
         self.electra = SpanElectraModel(config)
         self.discriminator_predictions = ElectraDiscriminatorPredictions(config)
@@ -288,9 +295,8 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
         if config.use_sbpo:
             self.sbpo_head = SpanBoundaryHead(config, config.hidden_size, config.hidden_size)
             self.sbpo_prediction = nn.Linear(config.hidden_size, 1)
-        # Upper bound of the share of tokens that are masked, for static shapes (see `masked_positions`). Training
-        # sets it; None counts the masked tokens of every batch.
-        self.masked_capacity: float | None = None
+        # For static shapes (see `masked_positions`). Training sets it; None counts the masked tokens of every batch.
+        self.largest_masked_share: float | None = None
         self._tied_weights_keys = tied_weights(config)
         self.post_init()
         self.freeze_untrained()
@@ -326,9 +332,16 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
         return self
 
     def set_input_embeddings(self, value):
+        """As [`PreTrainedModel.set_input_embeddings`], for the discriminator and whatever shares them."""
+        is_new = value is not self.get_input_embeddings()
         super().set_input_embeddings(value)
         if self.config.embedding_sharing == "tied":
             self.generator.set_input_embeddings(value)
+        elif self.config.embedding_sharing == "disentangled":
+            if is_new and value.weight.shape == self.embedding_residual.shape:  # not while the vocabulary is resized
+                table = self.generator.get_input_embeddings().weight
+                self.embedding_residual.data.copy_(value.weight.detach() - table.detach())
+            self.freeze_untrained()
 
     def get_output_embeddings(self):
         """The generator's, where they belong to the input embeddings, which are the discriminator's."""
@@ -395,18 +408,20 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
 
     def discriminate(self, input_ids: torch.Tensor | None, **inputs) -> tuple[torch.Tensor, BaseModelOutput]:
         """Score every token as replaced: logits (B, T), and what the discriminator's encoder returned."""
-        if input_ids is not None and (embeddings := self.discriminator_embeddings(input_ids)) is not None:
-            input_ids, inputs["inputs_embeds"] = None, embeddings
+        if input_ids is not None and inputs.get("inputs_embeds") is None:
+            embeddings = self.discriminator_embeddings(input_ids)
+            if embeddings is not None:
+                input_ids, inputs["inputs_embeds"] = None, embeddings
         encoded = self.electra(input_ids=input_ids, **inputs)
         return self.discriminator_predictions(encoded.last_hidden_state), encoded
 
-    def score_vocabulary(self, hidden: torch.Tensor, spans: MaskedTokens) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def score_vocabulary(self, hidden: torch.Tensor, masked: MaskedTokens) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The generator's logits (N, V) for the masked tokens: from their own position and from their span's edges."""
-        represented = [self.generator.generator_predictions(spans.at_positions(hidden))]  # (N, E)
+        represented = [self.generator.generator_predictions(masked.at_positions(hidden))]  # (N, E)
         is_wanted = self.config.objective != "discriminator" or self.config.sampling_head == "mean"
         with_boundaries = self.config.use_sbgo and is_wanted
         if with_boundaries:
-            represented.append(self.sbgo_head(*spans.at_boundaries(hidden), spans.offset))
+            represented.append(self.sbgo_head(*masked.at_boundaries(hidden), masked.offset))
         # Both share the decoder, so it runs once over both.
         logits = self.generator.generator_lm_head(torch.cat(represented))
         return (*logits.chunk(2),) if with_boundaries else (logits, None)
@@ -439,6 +454,8 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
         Raises:
             ValueError: `labels` without `input_ids`; `position_ids` with an attention that takes no mask of pairs.
         """
+        if labels is not None and input_ids is None:
+            raise ValueError("`labels` came without `input_ids`: the joint step replaces tokens and needs their ids.")
         return_dict = self.config.return_dict if return_dict is None else return_dict
         if position_ids is not None:
             position_ids = position_ids.expand(len(inputs_embeds if input_ids is None else input_ids), -1)
@@ -448,38 +465,36 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
             "position_ids": position_ids,
             "return_dict": True,
         }
-        recorded = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        recorded = {name: value for name, value in recorded.items() if value is not None}
+        wanted = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        wanted = {name: value for name, value in wanted.items() if value is not None}  # of the discriminator
         if labels is None:
-            logits, encoded = self.discriminate(input_ids, inputs_embeds=inputs_embeds, **inputs, **recorded)
-            output = SpanElectraForPreTrainingOutput(logits=logits)
-        elif input_ids is None:
-            raise ValueError("`labels` came without `input_ids`: the joint step replaces tokens and needs their ids.")
+            logits, encoded = self.discriminate(input_ids, inputs_embeds=inputs_embeds, **inputs, **wanted)
+            results = {"logits": logits}
         else:
-            spans = MaskedTokens.of(labels, self.masked_capacity)
-            output, proposals = self.generator_step(input_ids, labels, spans, **inputs)
+            masked = MaskedTokens.of(labels, self.largest_masked_share)
+            results, proposals = self.generator_step(input_ids, masked, **inputs)
             encoded = BaseModelOutput()
             if self.config.objective != "generator":
-                if sampling_keys is None:
-                    sampling_keys = torch.randint(2**31, labels.shape[:1], dtype=torch.int32, device=labels.device)
-                keys = token_keys(sampling_keys, spans.positions, labels.shape[1])
-                sampled = sample_tokens(proposals, keys, self.config.sampling_temperature)  # (N,)
-                output.corrupted_ids = spans.write(sampled, input_ids)
-                encoded = self.discriminator_step(output, labels, spans, attention_mask, **inputs, **recorded)
-            output.loss = self.weighted_sum(output)
-        output.hidden_states, output.attentions = encoded.get("hidden_states"), encoded.get("attentions")
-        output = SpanElectraForPreTrainingOutput(**output)  # a tuple is in the order of the fields: the loss is first
+                corrupted_ids = masked.write(self.sample(proposals, masked, sampling_keys, labels.shape), input_ids)
+                judged, encoded = self.discriminator_step(
+                    corrupted_ids, labels, masked, attention_mask, **inputs, **wanted
+                )
+                results |= judged
+            results["loss"] = self.weighted_sum(results)
+        output = SpanElectraForPreTrainingOutput(
+            **results, hidden_states=encoded.get("hidden_states"), attentions=encoded.get("attentions")
+        )
         return output if return_dict else output.to_tuple()
 
     def mask_of_sequences(
         self, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
     ) -> torch.Tensor | None:
-        """What the encoders take as `attention_mask`: itself, or the pairs of tokens that see each other, in the form
-        that the attention's implementation asks for: with `position_ids`, and where shapes are static."""
+        """The encoders' attention mask: `attention_mask` itself, or, where sequences share a row (`position_ids`) or
+        shapes are static, a mask of the pairs of tokens that see each other, in the form that the attention takes."""
         is_flash = "flash" in self.config._attn_implementation
         if position_ids is None:
             # The library looks for padding, in each encoder, and the host waits for the answer.
-            if attention_mask is None or self.masked_capacity is None or is_flash:
+            if attention_mask is None or self.largest_masked_share is None or is_flash:
                 return attention_mask
             position_ids = torch.arange(attention_mask.shape[1], device=attention_mask.device).expand_as(
                 attention_mask
@@ -499,37 +514,53 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
         )
 
     def generator_step(
-        self, input_ids: torch.Tensor, labels: torch.Tensor, spans: MaskedTokens, **inputs
-    ) -> tuple[SpanElectraForPreTrainingOutput, torch.Tensor]:
-        """The generator's part of the step: an output with its losses, and the scores to sample replacements from,
-        (N, V)."""
+        self, input_ids: torch.Tensor, masked: MaskedTokens, **inputs
+    ) -> tuple[dict[str, torch.Tensor | None], torch.Tensor]:
+        """The generator's part of the step: its part of the output by name, and the scores to sample replacements
+        from, (N, V)."""
         hidden = self.generator.electra(input_ids=input_ids, **inputs).last_hidden_state
-        mlm_logits, sbgo_logits = self.score_vocabulary(hidden, spans)
-        correct = mlm_logits.argmax(dim=-1) == spans.original
-        output = SpanElectraForPreTrainingOutput(
-            mlm_loss=spans.cross_entropy(mlm_logits),
-            sbgo_loss=None if sbgo_logits is None else spans.cross_entropy(sbgo_logits),
-            generator_correct=spans.write(correct, torch.zeros_like(labels, dtype=torch.bool)),
-        )
+        mlm_logits, sbgo_logits = self.score_vocabulary(hidden, masked)
+        correct = mlm_logits.argmax(dim=-1) == masked.original
+        results = {
+            "mlm_loss": masked.cross_entropy(mlm_logits),
+            "sbgo_loss": None if sbgo_logits is None else masked.cross_entropy(sbgo_logits),
+            "generator_correct": masked.write(correct, torch.zeros_like(input_ids, dtype=torch.bool)),
+        }
         if self.config.sampling_head == "mean":
-            return output, (mlm_logits.detach() + sbgo_logits.detach()) / 2
-        return output, mlm_logits
+            return results, (mlm_logits.detach() + sbgo_logits.detach()) / 2
+        return results, mlm_logits
+
+    def sample(
+        self, proposals: torch.Tensor, masked: MaskedTokens, row_keys: torch.Tensor | None, shape: torch.Size
+    ) -> torch.Tensor:
+        """What takes the place of each masked token, (N,), from the scores (N, V) of all tokens; `row_keys` is the
+        batch's `sampling_keys`, and (B, T) its `shape`."""
+        rows, tokens = shape
+        if row_keys is None:
+            row_keys = torch.randint(2**31, (rows,), dtype=torch.int32, device=proposals.device)
+        keys = token_keys(row_keys, masked.positions, tokens)
+        return sample_tokens(proposals, keys, self.config.sampling_temperature)
 
     def discriminator_step(
         self,
-        output: SpanElectraForPreTrainingOutput,
+        corrupted_ids: torch.Tensor,
         labels: torch.Tensor,
-        spans: MaskedTokens,
+        masked: MaskedTokens,
         is_real: torch.Tensor | None,
         **inputs,
-    ) -> BaseModelOutput:
-        """The discriminator's part: add its scores of `output.corrupted_ids`, and its losses, to `output`; return what
-        its encoder returned. `is_real` is the batch's attention mask, (B, T)."""
-        output.is_replaced = (labels != -100) & (output.corrupted_ids != labels)
-        output.logits, encoded = self.discriminate(output.corrupted_ids, **inputs)
-        output.rtd_loss = self.rtd_loss(output.logits, output.is_replaced, is_real)
-        output.sbpo_loss = self.sbpo_loss(encoded.last_hidden_state, output.is_replaced, spans)
-        return encoded
+    ) -> tuple[dict[str, torch.Tensor | None], BaseModelOutput]:
+        """The discriminator's part: its part of the output by name, and what its encoder returned. `is_real` is the
+        batch's attention mask, (B, T)."""
+        is_replaced = (labels != -100) & (corrupted_ids != labels)
+        logits, encoded = self.discriminate(corrupted_ids, **inputs)
+        results = {
+            "rtd_loss": self.rtd_loss(logits, is_replaced, is_real),
+            "sbpo_loss": self.sbpo_loss(encoded.last_hidden_state, is_replaced, masked),
+            "logits": logits,
+            "corrupted_ids": corrupted_ids,
+            "is_replaced": is_replaced,
+        }
+        return results, encoded
 
     def rtd_loss(
         self, logits: torch.Tensor, is_replaced: torch.Tensor, attention_mask: torch.Tensor | None
@@ -538,15 +569,15 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
         losses = F.binary_cross_entropy_with_logits(logits.float(), is_replaced.float(), reduction="none")  # (B, T)
         return losses.mean() if attention_mask is None else masked_mean(losses, attention_mask.bool())
 
-    def sbpo_loss(self, hidden: torch.Tensor, is_replaced: torch.Tensor, spans: MaskedTokens) -> torch.Tensor | None:
+    def sbpo_loss(self, hidden: torch.Tensor, is_replaced: torch.Tensor, masked: MaskedTokens) -> torch.Tensor | None:
         """The same question about the masked tokens, asked of the two tokens around their span."""
         if not self.config.use_sbpo:
             return None
-        represented = self.sbpo_head(*spans.at_boundaries(hidden), spans.offset)  # (N, H)
+        represented = self.sbpo_head(*masked.at_boundaries(hidden), masked.offset)  # (N, H)
         logits = self.sbpo_prediction(represented).squeeze(-1).float()
-        targets = is_replaced.flatten()[spans.positions].float()
+        targets = is_replaced.flatten()[masked.positions].float()
         losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        return masked_mean(losses, spans.is_masked)
+        return masked_mean(losses, masked.is_masked)
 
     def weighted_sum(self, losses: Mapping):
         """The loss to minimise: what the objective trains of `losses`, which are named as in the output, weighted."""
@@ -558,8 +589,9 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
             init.zeros_(self.embedding_residual)
 
 
-AUTO_CLASSES = {
+AUTO_CLASSES: dict[Any, type[SpanElectraPreTrainedModel]] = {
     AutoModel: SpanElectraModel,
+    AutoModelForTextEncoding: SpanElectraModel,
     AutoModelForPreTraining: SpanElectraForPreTraining,
     AutoModelForMaskedLM: SpanElectraForMaskedLM,
     AutoModelForSequenceClassification: SpanElectraForSequenceClassification,
@@ -576,10 +608,11 @@ def _register() -> None:
     for auto, model in AUTO_CLASSES.items():
         model.register_for_auto_class(auto.__name__)
     # Loaded from a checkpoint's folder beside the installed package, this file must not take the package's place.
-    if SpanElectraConfig.model_type not in CONFIG_MAPPING:
-        AutoConfig.register(SpanElectraConfig.model_type, SpanElectraConfig)
+    is_of_a_checkpoint = __name__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME)
+    if not is_of_a_checkpoint or SpanElectraConfig.model_type not in CONFIG_MAPPING:
+        AutoConfig.register(SpanElectraConfig.model_type, SpanElectraConfig, exist_ok=True)
         for auto, model in AUTO_CLASSES.items():
-            auto.register(SpanElectraConfig, model)
+            auto.register(SpanElectraConfig, model, exist_ok=True)
 
 
 _register()

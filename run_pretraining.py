@@ -17,7 +17,7 @@ from transformers import set_seed
 from span_electra.arguments import DataArguments, PretrainingArguments, check_metric, check_rows, parse_arguments
 from span_electra.building import build_model, build_probe, build_rows, build_tokenizer, resolve_rows
 from span_electra.checkpointing import InterruptedRun, SaveError, processes_end_together, run_facts
-from span_electra.data_collator import DataCollatorForSpanMasking
+from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
 from span_electra.errors import InputError, print_error
 from span_electra.options import fsdp_state_dict_type
 from span_electra.probes import EvaluationCollator
@@ -104,7 +104,7 @@ def build_trainer(model, tokenizer, train_rows, eval_rows, data: DataArguments, 
     if arguments.device.type == "cuda":
         # Shapes that never change: nothing is compiled twice, and the device need not wait to learn a count.
         pad_to = data.max_seq_length
-        model.masked_capacity = largest_masked_share(data)
+        model.largest_masked_share = largest_masked_share(data.mask_ratio, data.max_seq_length)
     fixed_collator = partial(DataCollatorForSpanMasking, tokenizer, pad_to_multiple_of=pad_to)
     collator = partial(
         fixed_collator,
@@ -121,11 +121,6 @@ def build_trainer(model, tokenizer, train_rows, eval_rows, data: DataArguments, 
         data_collator=collator(seed=arguments.seed),
         eval_data_collator=EvaluationCollator(collator(seed=EVALUATION_SEED), fixed_collator(seed=EVALUATION_SEED)),
     )
-
-
-def largest_masked_share(data: DataArguments) -> float:
-    """Of a full row's tokens, how many are masked at most."""
-    return data.mask_ratio + 1 / data.max_seq_length  # rounded up, and at least one
 
 
 def is_evaluated(history: list[dict], step: int) -> bool:

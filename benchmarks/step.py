@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
 from span_electra import SpanElectraConfig, SpanElectraForPreTraining, modeling_span_electra
-from span_electra.data_collator import DataCollatorForSpanMasking
+from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
 from span_electra.tokenization.create_features import share_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -221,7 +221,7 @@ def build(name: str, setting: Setting) -> nn.Module:
         ours.load_state_dict(source.state_dict(), strict=not objectives)
         ours.set_attn_implementation(setting.attention)
         if setting.device != "cpu":  # as in run_pretraining.py
-            ours.masked_capacity = setting.mask_ratio + 1 / setting.length
+            ours.largest_masked_share = largest_masked_share(setting.mask_ratio, setting.length)
         model = Ours(ours)
     model = model.to(setting.device).train()
     return torch.compile(model) if name.endswith("compiled") else model  # type: ignore[return-value]

@@ -16,6 +16,7 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     ElectraForPreTraining,
     ElectraForSequenceClassification,
@@ -115,7 +116,8 @@ def test_stock_electra_loads_it_as_it_is(checkpoint):
 def test_the_folder_names_a_class_for_every_auto_class(checkpoint):
     _, folder = checkpoint
     tasks = ("SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice")
-    names = {"AutoConfig", "AutoModel", *(f"AutoModelFor{t}" for t in ("PreTraining", "MaskedLM", *tasks))}
+    names = {f"AutoModelFor{task}" for task in ("PreTraining", "MaskedLM", "TextEncoding", *tasks)}
+    names |= {"AutoConfig", "AutoModel"}
     assert set(json.loads((folder / "config.json").read_text())["auto_map"]) == names
     code = {"modeling_span_electra.py", "masked_tokens.py", "configuration_span_electra.py"}
     assert {path.name for path in folder.glob("*.py")} == code
@@ -140,6 +142,7 @@ def test_it_loads_where_the_package_cannot_be_imported(checkpoint, tmp_path):
             load("AutoModelFor" + task)(ids)
         load("AutoModelForMultipleChoice")(ids[None])
         load("AutoModel")(ids)
+        load("AutoModelForTextEncoding")(ids)
         assert torch.allclose(load("AutoModelForPreTraining")(ids).logits, expected["logits"], atol=1e-6)
         assert torch.allclose(load("AutoModelForMaskedLM")(ids).logits, expected["generator"], atol=1e-6)
         assert "span_electra" not in sys.modules
@@ -154,7 +157,43 @@ def test_it_loads_where_the_package_cannot_be_imported(checkpoint, tmp_path):
         [sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.endswith("loaded 8\n")
+    assert result.stdout.endswith("loaded 9\n")
+
+
+def test_the_installed_package_takes_the_place_of_a_checkpoints_code(checkpoint):
+    program = f"""
+        import transformers
+        folder = {str(checkpoint[1])!r}
+        remote = transformers.AutoModel.from_pretrained(folder, trust_remote_code=True)
+        import span_electra
+        assert type(remote) is not span_electra.SpanElectraModel
+        config = span_electra.SpanElectraConfig.from_pretrained(folder)
+        for model in (transformers.AutoModel.from_config(config), transformers.AutoModel.from_pretrained(folder)):
+            assert type(model) is span_electra.SpanElectraModel
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
+
+
+def test_a_fine_tuned_model_of_fewer_layers_can_be_loaded_again(checkpoint, tmp_path):
+    _, folder = checkpoint
+    load = AutoModelForSequenceClassification.from_pretrained
+    model = load(folder, num_hidden_layers=1).eval()
+    model.save_pretrained(tmp_path)
+    assert torch.equal(load(tmp_path).eval()(IDS).logits, model(IDS).logits)
+
+
+def test_a_generator_that_loses_the_encoder_it_shared_is_not_made_up(checkpoint):
+    _, folder = checkpoint
+    generator, report = AutoModelForMaskedLM.from_pretrained(folder, num_hidden_layers=1, output_loading_info=True)
+    first, second = generator.generator.electra.encoder.layer
+    assert first.attention.self.query.weight is not second.attention.self.query.weight
+    shared = SpanElectraConfig.from_pretrained(folder).share_encoder
+    assert any("encoder.layer.1." in name for name in report["missing_keys"]) == shared
+
+
+def test_settings_out_of_range_are_refused_before_a_head_is_trained(checkpoint):
+    with pytest.raises(ValueError, match=r"`hidden_dropout_prob` is 1\.0"):
+        AutoModelForSequenceClassification.from_pretrained(checkpoint[1], hidden_dropout_prob=1.0)
 
 
 def test_exported_halves_need_no_custom_code(checkpoint, tmp_path):

@@ -745,3 +745,30 @@ def test_empty_batches_and_rows_are_named(wordpiece):
         collator([])
     with pytest.raises(ValueError, match=r"row 1 of the batch has no tokens.*filter the dataset"):
         collate(collator, [[0, 7, 1], []])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_rows_that_are_padded_already_are_masked_as_they_are_without(side):
+    tokenizer, rows = wordpiece_tokenizer(), [row.tolist() for row in make_rows(8)]
+    collator = DataCollatorForSpanMasking(tokenizer)
+    expected = collator([{"input_ids": row} for row in rows])
+    tokenizer.padding_side = side
+    padded = tokenizer.pad({"input_ids": rows}, padding="max_length", max_length=130)
+    batch = collator([{"input_ids": ids, "attention_mask": mask} for ids, mask in zip(*padded.values(), strict=True)])
+    assert batch.keys() == expected.keys() and all(torch.equal(batch[name], expected[name]) for name in batch)
+
+
+@pytest.mark.parametrize(
+    ("feature", "message"),
+    [
+        ([5, 6, 7], r"row 1 of the batch is \[5, 6, 7\]: a dictionary with `input_ids` is needed"),
+        ({"text": "a", "label": 1}, r"row 1 of the batch is the columns text, label: a dictionary with `input_ids`"),
+        (
+            {"input_ids": torch.tensor([[5, 6, 7]])},
+            r"row 1 of the batch has `input_ids` of shape \(1, 3\): .* one row",
+        ),
+    ],
+)
+def test_what_is_no_row_is_named(wordpiece, feature, message):
+    with pytest.raises(ValueError, match=message):
+        DataCollatorForSpanMasking(wordpiece)([{"input_ids": [0, 5, 1]}, feature])

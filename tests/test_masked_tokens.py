@@ -5,7 +5,7 @@ import math
 import torch
 
 from span_electra.masked_tokens import (
-    gumbel_noise,
+    gumbel_noise_,
     masked_positions,
     replace_tokens,
     sample_tokens,
@@ -60,7 +60,7 @@ def test_samples_of_a_large_vocabulary_are_even_and_neighbours_know_nothing_of_e
 
 
 def test_the_noise_is_finite_for_the_first_and_the_last_of_all_random_bits():
-    noise = gumbel_noise(torch.tensor([0, -1, 2**31 - 1, -(2**31)], dtype=torch.int32))
+    noise = gumbel_noise_(torch.tensor([0, -1, 2**31 - 1, -(2**31)], dtype=torch.int32))
     assert noise.isfinite().all()  # an infinite one would win over any score
     assert noise.argmin() == 0 and noise.argmax() == 1
 

@@ -178,6 +178,12 @@ def test_mlm_is_the_mean_over_masked_tokens(step):
     assert output.mlm_loss.item() == pytest.approx(sum(losses).item() / 8, rel=1e-5)
 
 
+def test_a_label_that_is_no_token_is_refused_as_stock_electra_does():
+    labels = torch.tensor([[-100, 6, -1, -100]])
+    with pytest.raises(IndexError, match="Target -1 is out of bounds"):
+        random_model()(torch.tensor([[5, 3, 3, 8]]), labels=labels)
+
+
 def test_sbgo_is_the_mean_over_masked_tokens_from_the_visible_boundaries(step):
     model, inputs, output = step
     labels = inputs["labels"]
@@ -258,7 +264,7 @@ def test_a_fixed_capacity_changes_no_loss_and_no_gradient():
         patch.setattr("span_electra.modeling_span_electra.sample_tokens", lambda logits, *_: logits.argmax(-1))
         results = []
         for capacity in (None, 0.3):
-            model.masked_capacity = capacity
+            model.largest_masked_share = capacity
             model.zero_grad()
             output = model(**inputs)
             output.loss.backward()
@@ -351,6 +357,19 @@ def test_nothing_flows_back_through_sampling(sharing):
     assert all(parameter.grad is None for parameter in model.sbgo_head.parameters())
 
 
+@pytest.mark.parametrize("sharing", ["tied", "disentangled", "separate"])
+def test_new_embeddings_of_the_discriminator_are_used_whatever_they_share(sharing):
+    model = random_model(embedding_sharing=sharing).eval()
+    table = torch.nn.Embedding.from_pretrained(torch.randn_like(model.get_input_embeddings().weight), freeze=False)
+    expected, ids = table.weight.detach().clone(), torch.tensor([[0, 7, 8, 9, 1]])
+    before = model.generator(ids).logits
+    model.set_input_embeddings(table)
+    assert torch.allclose(model(ids).logits, model(inputs_embeds=F.embedding(ids, expected)).logits, atol=1e-5)
+    assert torch.equal(model.generator(ids).logits, before) == (sharing != "tied")
+    with pytest.raises(ValueError, match="exactly one of input_ids or inputs_embeds"):
+        model(input_ids=ids, inputs_embeds=F.embedding(ids, expected))
+
+
 def test_disentangled_embeddings_learn_the_residual_from_the_discriminator():
     model = random_model(embedding_sharing="disentangled")
     output = seeded(model, batch())
@@ -437,7 +456,7 @@ def test_the_temperature_reaches_the_sampler():
 
 def test_flash_attention_gets_its_padding_mask_where_shapes_are_static():
     model, mask = random_model(), batch()["attention_mask"]
-    model.masked_capacity = 0.3
+    model.largest_masked_share = 0.3
     model.config._attn_implementation_internal = "flash_attention_2"
     assert model.mask_of_sequences(mask, None) is mask
 
@@ -582,7 +601,7 @@ class OperatorCounts(TorchDispatchMode):
 @pytest.mark.parametrize("capacity", [None, 0.3])
 def test_with_static_shapes_the_step_asks_the_device_for_nothing(capacity):
     model, inputs = random_model().train(), batch()
-    model.masked_capacity = capacity
+    model.largest_masked_share = capacity
     with OperatorCounts() as trace:
         model(**inputs).loss.backward()
     asked = trace.counts["_local_scalar_dense"] + trace.counts["nonzero"]
@@ -593,7 +612,7 @@ def test_with_static_shapes_the_step_asks_the_device_for_nothing(capacity):
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_whole_step_compiles_without_a_graph_break(shared):
     model = random_model().train()
-    model.masked_capacity = 0.3
+    model.largest_masked_share = 0.3
     inputs = batch()
     if shared:  # by two sequences in each row
         inputs["position_ids"] = torch.arange(20).remainder(8).expand(3, -1)

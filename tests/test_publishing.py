@@ -107,7 +107,7 @@ def test_a_stranger_gets_everything_and_nothing_else(published):
     assert sent == model | tokenizer | report
     kept = {path.name for path in folder.iterdir()} - sent
     assert kept == {"checkpoint-2", "checkpoint-4", "runs", "training_args.bin", LOCK}
-    assert len(json.loads(hub.repositories["ada/spans"].files["config.json"])["auto_map"]) == 8
+    assert len(json.loads(hub.repositories["ada/spans"].files["config.json"])["auto_map"]) == 9
 
 
 @pytest.mark.slow

@@ -29,11 +29,11 @@ from span_electra.arguments import ModelArguments, PretrainingArguments, parse_a
 from span_electra.building import build_model, build_rows, build_tokenizer, new_model, read_config, resolve_rows
 from span_electra.checkpointing import InterruptedRun, damage
 from span_electra.configuration_span_electra import SpanElectraConfig
-from span_electra.data_collator import DataCollatorForSpanMasking
+from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
 from span_electra.errors import InputError
 from span_electra.export import export
 from span_electra.run_folder import LOCK, check_run_folder, check_same_checkpoint, check_shape, check_sharding
-from span_electra.run_pretraining import build_trainer, largest_masked_share, main, run
+from span_electra.run_pretraining import build_trainer, main, run
 from span_electra.tokenization.create_features import METADATA, create_features
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
@@ -519,7 +519,7 @@ def test_no_document_however_short_is_masked_beyond_what_there_is_room_for(home,
         document = [0, *range(10, 10 + words), 1]
         row = document * (data.max_seq_length // len(document))
         masked = (collator([{"input_ids": row}])["labels"] != -100).sum()
-        assert masked <= largest_masked_share(data) * data.max_seq_length
+        assert masked <= largest_masked_share(data.mask_ratio, data.max_seq_length) * data.max_seq_length
 
 
 def test_one_process_with_several_gpus_is_refused(home, tmp_path, monkeypatch):
