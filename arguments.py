@@ -228,8 +228,8 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
     check_training(training)
     check_objectives(training)
     check_repeatable(training)
-    if model.attn_implementation == "flex_attention" and training.device.type == "cpu":
-        raise InputError("--attn_implementation is flex_attention; it cannot train on a CPU: give sdpa or eager.")
+    check_devices(model, training)
+    refuse_metrics(training, set(SUMMARY) - UNDIRECTED)
     if data.streaming:
         check_streaming(data, training)
     if data.features_cache_dir is not None and lies_in(data.features_cache_dir, training.output_dir):
@@ -289,12 +289,17 @@ def check_objectives(training: PretrainingArguments) -> None:
             f"--neftune_noise_alpha is {training.neftune_noise_alpha}; such noise is for instruction tuning: leave it "
             "out."
         )
+
+
+def check_devices(model: ModelArguments, training: PretrainingArguments) -> None:
+    """Refuse several GPUs for one process, and an attention that the device has not."""
     if training.n_gpu > 1:
         raise InputError(
             f"One process sees {training.n_gpu} GPUs, and each takes a process of its own: start with accelerate "
             f"launch --num_processes {training.n_gpu}, or let it see one by CUDA_VISIBLE_DEVICES=0."
         )
-    refuse_metrics(training, set(SUMMARY) - UNDIRECTED)
+    if model.attn_implementation == "flex_attention" and training.device.type == "cpu":
+        raise InputError("--attn_implementation is flex_attention; it cannot train on a CPU: give sdpa or eager.")
 
 
 def check_repeatable(training: PretrainingArguments) -> None:
@@ -310,6 +315,7 @@ def check_repeatable(training: PretrainingArguments) -> None:
 
 
 def refuse_metrics(training: PretrainingArguments, accepted: set[str]) -> None:
+    """Refuse to choose the best model by a metric that is not among those `accepted`."""
     metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
     if metric not in accepted:
         names = ", ".join(name for name in SUMMARY if name in accepted)
@@ -326,8 +332,11 @@ def check_metric(training: PretrainingArguments, config: SpanElectraConfig, has_
 
 
 def check_rows(training: PretrainingArguments, rows: int | None, is_evaluated: bool) -> None:
-    """Refuse what takes an evaluation where there is none, and to drop all that there is to train on: so many rows, or
-    a stream (None)."""
+    """Refuse options that need an evaluation where there is none, and dropping the only, incomplete batch.
+
+    Args:
+        rows: how many there are to train on; None for a stream.
+    """
     by_evaluation = {
         "load_best_model_at_end": training.load_best_model_at_end,
         "save_strategy best": training.save_strategy == "best",

@@ -9,9 +9,10 @@ import datasets
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.generic import is_flash_attention_requested
 
 from span_electra.arguments import DataArguments, ModelArguments, PretrainingArguments
-from span_electra.checkpointing import without_config
+from span_electra.checkpoint_folders import without_config
 from span_electra.configuration_span_electra import (
     DATA_ALIASES,
     ENCODER_SHAPE,
@@ -46,7 +47,7 @@ from span_electra.tokenization.create_features import (
 )
 from span_electra.tokenization.text import Corpus
 
-logger = logging.getLogger("span_electra")
+logger = logging.getLogger(__name__)
 
 MASK_RATIO, MAX_SEQ_LENGTH = 0.15, 128  # ELECTRA-Small's
 DOCUMENTS = "blank_line"
@@ -183,11 +184,12 @@ def read_config(name: str, overrides: dict, data: DataArguments, tokenizer: PreT
         if name not in shipped:
             raise InputError(f"--config {name}: no such file, and not one of {', '.join(sorted(shipped))}.")
         path = shipped[name]
-    try:
-        refuse_unknown(overrides)  # a saved file may hold more than settings
-    except ValueError as error:
-        raise InputError(f"--config_overrides: {error}") from error
-    settings, data_settings = split_data_settings(read_settings(path))
+    settings = read_settings(path)
+    with as_input_error("--config_overrides"):
+        refuse_unknown(overrides)
+    with as_input_error(f"--config {name}"):
+        refuse_unknown(settings, are_saved="transformers_version" in settings)
+    settings, data_settings = split_data_settings(settings)
     refuse_two_values(name, settings)
     changes, data_changes = split_data_settings(overrides)
     data_settings |= data_changes
@@ -320,7 +322,7 @@ def resolve_rows(data: DataArguments, config: SpanElectraConfig) -> None:
     paths = (*data.train_file, *data.validation_file)
     prepared = {path: read_metadata(Path(path))["settings"] for path in paths if is_features(path)}
     settle_packing(data, prepared)
-    if data.pack_documents and "flash" in config._attn_implementation:
+    if data.pack_documents and is_flash_attention_requested(config):
         raise InputError(
             f"--attn_implementation {config._attn_implementation}: cannot keep apart documents that share a row; use "
             "sdpa or flex_attention, or leave out --pack_documents."

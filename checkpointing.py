@@ -1,215 +1,45 @@
-"""Checkpoints that are whole or not there at all, and runs that end where they are told to without losing a step."""
+"""A Trainer whose checkpoints are whole or not there at all, and from which a run goes on as if never interrupted."""
 
 import hashlib
-import json
+import logging
 import math
-import multiprocessing
 import os
-import re
 import shutil
 import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import transformers
-from accelerate import PartialState
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
-from transformers.utils import logging
 
-from span_electra.errors import InputError, one_line
+from span_electra.checkpoint_folders import (
+    ASIDE,
+    checkpoints,
+    find_checkpoint,
+    move_into_place,
+    rotate,
+    seal,
+    sync,
+    time_written,
+)
+from span_electra.errors import one_line
+from span_electra.processes import InterruptedRun, StopOnSignal, ignore_stops
 from span_electra.span_sampling import MASKING_VERSION
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"  # names every file of a checkpoint, with its size and its digest
-ASIDE = ".unfinished"  # the folder, in a run's, for what is being written or removed
-CHECKPOINT_NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-([0-9]+)")  # and no other: copies put aside are their owner's
 TRAINER_STATE = "trainer_state.json"
 OPTIMIZER_SETTINGS = ("weight_decay", "betas", "eps")
-STOPS = (signal.SIGTERM, signal.SIGINT)  # what a scheduler sends, and Ctrl-C
-ECHO = 2.0  # seconds: who signals a launcher's whole group is heard twice, for the launcher passes it on
 
 
 class SaveError(RuntimeError):
     """A checkpoint could not be written; those before it are as they were."""
-
-
-class InterruptedRun(RuntimeError):
-    """Training was stopped by a signal, after a last checkpoint.
-
-    Attributes:
-        signal: Its number.
-    """
-
-    def __init__(self, message: str, number: int):
-        super().__init__(message)
-        self.signal = number
-
-
-# --- folders ------------------------------------------------------------------------------------------------------
-
-
-def seal(folder: Path, after: float = 0.0, **facts) -> None:
-    """See every file of `folder` to the disk, and then a manifest of them; `facts` are written beside.
-
-    Args:
-        after: the time of the checkpoint before, in seconds since 1970. This one's is later, whatever the clock says.
-    """
-    files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.name != MANIFEST):
-        if path.is_file() and path.name != TRAINING_ARGS_NAME:  # never read, and not in what the Hub gets
-            files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
-        sync(path)
-    manifest = {"files": files, "written": max(time.time(), math.nextafter(after, math.inf)), **facts}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    sync(folder / MANIFEST)
-    sync(folder)
-
-
-def damage(folder: Path, digests: bool = True) -> str | None:
-    """What is wrong with a checkpoint, None if it is whole. Nothing in it is loaded; without `digests`, files are only
-    looked for."""
-    if not folder.is_dir():
-        return "there is no such folder"
-    try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except FileNotFoundError:
-        return f"it has no {MANIFEST}, so it was never finished"
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"its {MANIFEST} cannot be read"
-    for name, written in files.items():
-        path = folder / name
-        try:
-            if not path.is_file():
-                return f"{name} is missing"
-            if path.stat().st_size != written["bytes"]:
-                return f"{name} has {path.stat().st_size:,} bytes of {written['bytes']:,}"
-            if digests and file_digest(path) != written["sha256"]:
-                return f"{name} is not what was written (another SHA-256)"
-        except OSError as error:
-            return f"{name} cannot be read ({error.strerror})"
-    return None
-
-
-def sealed_facts(folder: Path) -> dict:
-    """What `seal` was given beside the files."""
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    return {name: value for name, value in manifest.items() if name not in ("files", "written")}
-
-
-def time_written(folder: Path) -> float:
-    """When a checkpoint was sealed, in seconds since 1970: 0 before manifests said so, infinity for one that cannot be
-    read, so that it is looked at, and named as damaged, first."""
-    try:
-        return float(json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("written", 0))
-    except (OSError, ValueError, AttributeError, TypeError):
-        return math.inf
-
-
-def find_checkpoint(folder: Path, resume: str) -> Path:
-    """The checkpoint that `resume` names: a path, or "true" for the newest in `folder` that is whole.
-
-    Raises:
-        InputError: there is none, or the one that is named is damaged.
-    """
-    if resume.lower() != "true":
-        if problem := damage(Path(resume)):
-            raise InputError(
-                f"--resume_from_checkpoint {resume}: not a checkpoint to go on from, {problem}; give another "
-                "checkpoint-N folder of a run, or true for the newest in --output_dir that is whole."
-            )
-        return Path(resume)
-    passed_over: list[str] = []
-    # Not the highest number: after a return to an earlier one, those that were written before it lead elsewhere.
-    for checkpoint in sorted(checkpoints(folder), key=lambda path: (time_written(path), step_of(path)), reverse=True):
-        if not (problem := damage(checkpoint)):
-            for damaged in passed_over:
-                logger.warning(f"Passed over {damaged}.")
-            return checkpoint
-        passed_over.append(f"{checkpoint.name}: {problem}")
-    found = f"there is none in {folder}"
-    if passed_over:
-        found = f"none of those in {folder} is whole ({'; '.join(passed_over)})"
-    raise InputError(
-        f"--resume_from_checkpoint true: no checkpoint to go on from, {found}; to start anew, leave it out and give "
-        "another --output_dir, or --overwrite_output_dir."
-    )
-
-
-def without_config(folder: str | Path) -> str:
-    """What to say of a folder from which a model is to be loaded, and which holds none."""
-    newest = max(checkpoints(Path(folder)), key=step_of, default=None)
-    hint = f"; a run that was stopped keeps its models in folders of their own: give {newest}" if newest else ""
-    return f"has no config.json{hint}."
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of the run in `folder`, whole or not."""
-    return [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if CHECKPOINT_NAME.fullmatch(path.name)]
-
-
-def step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def rotate(run: Path, limit: int | None, kept: set[str]) -> None:
-    """Remove a run's oldest checkpoints until `limit` are left, torn ones first; those named in `kept` stay."""
-    if not limit or limit < 0:
-        return
-    found = sorted(
-        checkpoints(run), key=lambda path: (damage(path, digests=False) is None, time_written(path), step_of(path))
-    )
-    excess = max(0, len(found) - max(limit, len(kept)))
-    for checkpoint in [path for path in found if path.name not in kept][:excess]:
-        (run / ASIDE).mkdir(exist_ok=True)
-        aside = checkpoint.rename(run / ASIDE / checkpoint.name)  # killed in between, none is left that is torn
-        remove(aside)
-        (run / ASIDE).rmdir()
-
-
-def remove(path: Path) -> None:
-    """Remove a file, a folder with all that is in it, or a link, which leaves what it points to."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def file_digest(path: Path) -> str:
-    sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            sha256.update(block)
-    return sha256.hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's content, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def move_into_place(written: Path, place: Path) -> None:
-    """Give a finished folder its name in one step."""
-    # A damaged one may be there, or one of after the checkpoint that this run went on from.
-    if place.exists() or place.is_symlink():
-        remove(place)
-    written.rename(place)
-    sync(place.parent)
 
 
 def run_facts(args: TrainingArguments, dataset) -> dict:
@@ -235,9 +65,6 @@ def sample_digest(dataset, count: int = 16) -> str:
     for index in np.linspace(0, len(dataset) - 1, count).astype(int).tolist():
         sha256.update(np.asarray(dataset[index]["input_ids"], dtype=np.int64).tobytes())
     return sha256.hexdigest()[:12]
-
-
-# --- the Trainer --------------------------------------------------------------------------------------------------
 
 
 class CheckpointingTrainer(Trainer):
@@ -405,9 +232,9 @@ class CheckpointingTrainer(Trainer):
 
     def _any_process(self, condition: bool) -> bool:
         """Whether it holds on any of the processes; all of them must ask."""
-        if self.args.world_size == 1:
-            return condition
-        return bool(self.accelerator.reduce(torch.tensor(float(condition), device=self.args.device)).item())
+        if condition:
+            self.accelerator.set_trigger()
+        return self.accelerator.check_trigger()
 
     def _push_from_checkpoint(self, checkpoint_folder):
         if not self._writes_aside:  # it is sent under the name that it will have
@@ -467,26 +294,6 @@ def is_write_error(error: Exception) -> bool:
     return isinstance(error, (OSError, SafetensorError)) or any(text in str(error) for text in by_torch)
 
 
-def ignore_stops(worker: int, then: Callable[[int], None] | None = None) -> None:
-    """Let a data worker outlive the signals of `STOPS`, which a launcher sends to all processes of a run: its batches
-    are wanted until the last checkpoint is written. It ends with the process that it works for, and at its word."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # macOS lacks it: a worker ends at the first SIGTERM there
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=end_at_owners_word, daemon=True).start()
-    if then is not None:
-        then(worker)
-
-
-def end_at_owners_word() -> None:
-    """Wait for the SIGTERM by which a process ends its workers; others' only pass. To ignore them all would keep the
-    owner from ending: at its exit it waits for the workers that are left, those of a failed run for instance."""
-    owner = multiprocessing.parent_process()  # `os.getppid()` may be the server that forks for it
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != (owner and owner.pid):
-        pass
-    os._exit(0)
-
-
 def accumulators_name(process_index: int | str) -> str:
     return f"accumulators_{process_index}.safetensors"
 
@@ -500,76 +307,3 @@ class SettingsOfThisRun(TrainerCallback):
         best = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
         if best.is_dir():
             state.best_model_checkpoint = str(best)
-
-
-class StopOnSignal(TrainerCallback):
-    """On SIGTERM or Ctrl-C: finish the step or the evaluation, write a checkpoint, stop. A second signal ends the
-    process at once."""
-
-    def __init__(self, trainer: CheckpointingTrainer):
-        self.trainer = trainer
-        self.group = None
-
-    @contextmanager
-    def listening(self):
-        """Inside, the signals are noted; outside, whoever handled them before does."""
-        self.trainer.stopped_by, self.owner, self.stopped_at = None, os.getpid(), 0.0
-        self.is_agreed = False  # among the processes, of which one may have had the signal before the others
-        handlers = {}
-        if threading.current_thread() is threading.main_thread():  # Python leaves signals to it alone
-            handlers = {number: signal.signal(number, self.note) for number in STOPS}
-        try:
-            yield
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            if self.group is not None:  # its threads would outlive the interpreter
-                dist.destroy_process_group(self.group)
-                self.group = None
-
-    def note(self, number, frame):
-        if os.getpid() == self.owner and self.trainer.stopped_by is None:
-            self.trainer.stopped_by, self.stopped_at = number, time.monotonic()
-        elif os.getpid() != self.owner or time.monotonic() > self.stopped_at + ECHO:
-            # A process that was forked off and inherits the handler ends at once, and so does all at a second signal.
-            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
-            signal.raise_signal(number)
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if args.world_size > 1 and self.group is None:
-            self.group = dist.new_group(backend="gloo")  # a word between the hosts makes no device wait
-
-    def on_evaluate(self, args, state, control, **kwargs):
-        if self.trainer.is_in_train:
-            self.on_step_end(args, state, control)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        number = self.trainer.stopped_by or 0
-        if args.world_size > 1:
-            numbers = torch.tensor(number)
-            dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=self.group)
-            number = int(numbers)
-        if number:
-            self.trainer.stopped_by, self.is_agreed = number, True
-            control.should_training_stop = control.should_save = True
-
-
-@contextmanager
-def processes_end_together() -> Iterator[None]:
-    """Around a script: its processes wait for each other when it is done, and take their connection down themselves.
-
-    Left to the interpreter's exit, that may abort a process, and its launcher then kills the others at whatever they
-    still write.
-    """
-    try:
-        yield
-        if is_connected():
-            PartialState().wait_for_everyone()
-    finally:
-        if is_connected():
-            dist.destroy_process_group()
-
-
-def is_connected() -> bool:
-    """Whether this process is one of several, and can talk to the others."""
-    return dist.is_available() and dist.is_initialized()

@@ -12,7 +12,13 @@ from huggingface_hub.dataclasses import strict
 from transformers import ElectraConfig
 from transformers.activations import ACT2FN
 from transformers.utils import logging
+from transformers.utils.versions import require_version
 
+require_version(
+    "transformers>=5.10.1",
+    "SpanElectra's code is for newer ones. Older ones load its checkpoints without it: ElectraModel and the other "
+    "ELECTRA classes, without trust_remote_code.",
+)
 logger = logging.get_logger(__name__)
 
 # What each objective trains.
@@ -331,12 +337,13 @@ class SpanElectraConfig(ElectraConfig):
         return config
 
 
-def refuse_unknown(names: Iterable[str]) -> None:
-    """Raise a ValueError for the first of `names` that is no setting, of today or of older files."""
+def refuse_unknown(names: Iterable[str], *, are_saved: bool = False) -> None:
+    """Raise a ValueError for the first of `names` that is no setting, of today or of older files. If they `are_saved`,
+    they may be of text generation, too: Transformers 4 saved those with any model."""
     from transformers import GenerationConfig
 
     known = {field.name for field in fields(SpanElectraConfig)}
-    others = {*LIBRARY_KEYS, *GenerationConfig().to_dict(), *DATA_ALIASES, *TOKENIZER_ALIASES}
+    others = {*LIBRARY_KEYS, *DATA_ALIASES, *TOKENIZER_ALIASES, *(GenerationConfig().to_dict() if are_saved else ())}
     for name in names:
         if current_name(name) not in known and name not in others:
             close = difflib.get_close_matches(current_name(name), known, n=1, cutoff=0.6)

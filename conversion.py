@@ -21,7 +21,7 @@ from span_electra.modeling_span_electra import (
     SpanElectraForPreTraining,
 )
 
-logger = logging.getLogger("span_electra")
+logger = logging.getLogger(__name__)
 
 BERT_SHAPED = ("bert", "electra", "roberta", "xlm-roberta", "camembert")
 # These number their positions from the padding id on: so many rows of their position table are never a position.
@@ -65,19 +65,19 @@ def from_electra(
     source, _ = load_whole(ElectraForPreTraining, discriminator)
     check_encoder(discriminator, source.config)
     shape = {name: getattr(source.config, name) for name in STOCK_SETTINGS} | {"tie_word_embeddings": True}
-    half = None
+    generator_model = None
     if generator is not None:
-        half, _ = load_whole(ElectraForMaskedLM, generator)
-        check_generator(generator, half)
+        generator_model, _ = load_whole(ElectraForMaskedLM, generator)
+        check_generator(generator, generator_model)
         for name in COMMON_SETTINGS:
-            ours, theirs = getattr(source.config, name), getattr(half.config, name)
+            ours, theirs = getattr(source.config, name), getattr(generator_model.config, name)
             if ours != theirs:
                 raise ValueError(
                     f"`{name}` is {ours} in the discriminator {str(discriminator)!r} and {theirs} in the "
                     f"generator {str(generator)!r}; give two halves of one model."
                 )
-        shape |= {f"generator_{name}": getattr(half.config, name) for name in ENCODER_SHAPE}
-        ours, theirs = source.electra.state_dict(), half.electra.state_dict()
+        shape |= {f"generator_{name}": getattr(generator_model.config, name) for name in ENCODER_SHAPE}
+        ours, theirs = source.electra.state_dict(), generator_model.electra.state_dict()
         differing = {name for name in ours if name not in theirs or not torch.equal(ours[name], theirs[name])}
         is_tied = not any(name.startswith("embeddings.") for name in differing)
         if settings.setdefault("embedding_sharing", "tied" if is_tied else "separate") == "tied" and not is_tied:
@@ -86,8 +86,8 @@ def from_electra(
             settings.setdefault("share_encoder", False)
     model = SpanElectraForPreTraining(SpanElectraConfig(**shape | settings))
     model.discriminator_predictions.load_state_dict(source.discriminator_predictions.state_dict())
-    load_encoders(model, source.electra.state_dict(), half)
-    loaded = ("discriminator_predictions",) if half is None else ("discriminator_predictions", "generator.")
+    load_encoders(model, source.electra.state_dict(), generator_model)
+    loaded = ("discriminator_predictions",) if generator_model is None else ("discriminator_predictions", "generator.")
     new = [name for name in new_parts(model) if not name.startswith(loaded)]
     logger.warning(f"{discriminator}: new, to be trained: {listed(new)}.")
     return model
@@ -212,8 +212,8 @@ def from_generator(generator: str | os.PathLike, **settings) -> SpanElectraForPr
             weights or has an output layer of its own.
     """
     config = AutoConfig.from_pretrained(generator)
-    half, boundary_head = load_generator(generator, config)
-    check_generator(generator, half)
+    generator_model, boundary_head = load_generator(generator, config)
+    check_generator(generator, generator_model)
     prefix = "generator_" if isinstance(config, SpanElectraConfig) else ""
     shape = {f"generator_{name}": getattr(config, f"{prefix}{name}") for name in ENCODER_SHAPE}
     for name in (*COMMON_SETTINGS, *(() if boundary_head is None else BOUNDARY_HEAD_SHAPE)):
@@ -232,10 +232,10 @@ def from_generator(generator: str | os.PathLike, **settings) -> SpanElectraForPr
     settings.setdefault("embedding_sharing", "separate")
     settings |= shape | {"objective": "discriminator"}
     model = SpanElectraForPreTraining(SpanElectraConfig(**settings))
-    model.generator.load_state_dict(half.state_dict())
+    model.generator.load_state_dict(generator_model.state_dict())
     if boundary_head is not None and model.config.use_sbgo:
         model.sbgo_head.load_state_dict(boundary_head.state_dict())
-    ours, theirs = model.electra.state_dict(), half.electra.state_dict()
+    ours, theirs = model.electra.state_dict(), generator_model.electra.state_dict()
     fitting = [name for name in ours if name in theirs and ours[name].shape == theirs[name].shape]
     model.electra.load_state_dict({name: theirs[name] for name in fitting}, strict=False)
     new = sorted({name.split(".")[0] for name in ours.keys() - set(fitting)})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, ElectraForPreTraining
 
-from span_electra.checkpointing import without_config
+from span_electra.checkpoint_folders import without_config
 from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.conversion import load_whole
 from span_electra.errors import InputError, as_input_error

@@ -45,6 +45,7 @@ from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.electra.modeling_electra import ElectraDiscriminatorPredictions, ElectraEmbeddings
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, ModelOutput, logging
+from transformers.utils.generic import is_flash_attention_requested
 
 from .configuration_span_electra import SpanElectraConfig
 from .masked_tokens import MaskedTokens, SpanBoundaryHead, masked_mean, sample_tokens, sequence_numbers, token_keys
@@ -304,10 +305,28 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
         """As [`PreTrainedModel.from_pretrained`]."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model, loaded = super().from_pretrained(*args, **kwargs | {"output_loading_info": True})
+        loaded["missing_keys"] = set(loaded["missing_keys"]) - model.fill_embeddings(set(loaded["missing_keys"]))
         model.freeze_untrained()
-        return loaded
+        return (model, loaded) if kwargs.get("output_loading_info") else model
+
+    @torch.no_grad()
+    def fill_embeddings(self, missing: set[str]) -> set[str]:
+        """Where a checkpoint of one table has been loaded into a model that asks for more (`embedding_sharing`), let
+        both networks begin with it. `missing` names what was not in the checkpoint; return what no longer is."""
+        filled, generators = set(), self.generator.get_input_embeddings()
+        for name, weight in self.electra.embeddings.named_parameters():
+            counterpart = f"generator.electra.embeddings.{name}"
+            if counterpart in missing and f"electra.embeddings.{name}" not in missing:
+                self.get_parameter(counterpart).copy_(weight)
+                filled.add(counterpart)
+        if f"generator.{WORD_EMBEDDINGS}" in filled:  # which is the output layer as well
+            self.generator.generator_lm_head.weight = generators.weight
+            filled.add("generator.generator_lm_head.weight")
+        if "embedding_residual" in missing and WORD_EMBEDDINGS not in missing:
+            self.embedding_residual.copy_(self.electra.get_input_embeddings().weight - generators.weight)
+            filled.add("embedding_residual")
+        return filled
 
     def freeze_untrained(self) -> None:
         """Ask no gradient for what the objective leaves as it is."""
@@ -491,7 +510,7 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
     ) -> torch.Tensor | None:
         """The encoders' attention mask: `attention_mask` itself, or, where sequences share a row (`position_ids`) or
         shapes are static, a mask of the pairs of tokens that see each other, in the form that the attention takes."""
-        is_flash = "flash" in self.config._attn_implementation
+        is_flash = is_flash_attention_requested(self.config)
         if position_ids is None:
             # The library looks for padding, in each encoder, and the host waits for the answer.
             if attention_mask is None or self.largest_masked_share is None or is_flash:

@@ -210,19 +210,40 @@ def check_positive(group: object, *names: str) -> None:
 
 
 def check_training(training: RunArguments) -> None:
-    """Refuse batches without rows, runs without steps, and numbers that are no seeds, no counts and no settings of an
-    optimizer."""
+    """Refuse what the Trainer's options have out of its range, and what does not work here."""
     for name in ("seed", "data_seed"):
         value = getattr(training, name)
         if value is not None and not 0 <= value < MOST_SEEDS:
             raise InputError(f"--{name} is {value}; it must lie between 0 and {MOST_SEEDS - 1}.")
+    check_workers(training)
+    check_optimizer(training)
+    check_length(training)
+    if training.use_liger_kernel:
+        raise InputError("--use_liger_kernel: there are none for encoders of ELECTRA's kind; leave it out.")
+    check_fsdp(training)
+    check_with_library(training)
+
+
+def check_workers(training: RunArguments) -> None:
+    """Refuse a number of data workers that is none, and settings of workers that there are not."""
     if training.dataloader_num_workers < 0:
         raise InputError(f"--dataloader_num_workers is {training.dataloader_num_workers}; it must be at least 0.")
-    if training.dataloader_persistent_workers and training.dataloader_num_workers == 0:
+    if training.dataloader_num_workers:
+        return
+    if training.dataloader_persistent_workers:
         raise InputError(
             "--dataloader_persistent_workers: there are no workers to persist; give --dataloader_num_workers 1 or "
             "more, or leave it out."
         )
+    if training.dataloader_multiprocessing_context is not None:
+        raise InputError(
+            f"--dataloader_multiprocessing_context is {training.dataloader_multiprocessing_context}; there are no "
+            "workers to start: give --dataloader_num_workers 1 or more, or leave it out."
+        )
+
+
+def check_optimizer(training: RunArguments) -> None:
+    """Refuse an optimizer's settings out of their range."""
     if training.learning_rate is not None and not 0 < training.learning_rate < math.inf:
         raise InputError(
             f"--learning_rate is {training.learning_rate}; it must be above 0 and finite (ELECTRA-Small's are 5e-4 to "
@@ -234,6 +255,10 @@ def check_training(training: RunArguments) -> None:
     for name in ("adam_beta1", "adam_beta2"):
         if not 0 <= getattr(training, name) < 1:
             raise InputError(f"--{name} is {getattr(training, name)}; it must lie in [0, 1).")
+
+
+def check_length(training: RunArguments) -> None:
+    """Refuse batches without rows, and runs without steps."""
     check_positive(
         training, "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"
     )
@@ -241,13 +266,10 @@ def check_training(training: RunArguments) -> None:
         raise InputError(f"--max_steps is {training.max_steps}; it must be at least 1 (leave it out to count epochs).")
     if training.max_steps == -1 and not 0 < training.num_train_epochs < math.inf:
         raise InputError(f"--num_train_epochs is {training.num_train_epochs}; it must be above 0 and finite.")
-    if training.dataloader_multiprocessing_context is not None and training.dataloader_num_workers == 0:
-        raise InputError(
-            f"--dataloader_multiprocessing_context is {training.dataloader_multiprocessing_context}; there are no "
-            "workers to start: give --dataloader_num_workers 1 or more, or leave it out."
-        )
-    if training.use_liger_kernel:
-        raise InputError("--use_liger_kernel: there are none for encoders of ELECTRA's kind; leave it out.")
+
+
+def check_fsdp(training: RunArguments) -> None:
+    """Refuse to shard a model for one process, and in a way that cannot be saved."""
     if training.fsdp and training.parallel_mode is not ParallelMode.DISTRIBUTED:
         raise InputError(
             "--fsdp: divides a model among several processes, and this is one; start them with accelerate launch or "
@@ -258,7 +280,6 @@ def check_training(training: RunArguments) -> None:
             f"FSDP's state_dict_type is {kind}, by which the Trainer saves no model: give FULL_STATE_DICT, as "
             "fsdp_state_dict_type in accelerate's configuration (configs/accelerate/fsdp.yaml has it)."
         )
-    check_with_library(training)
 
 
 def fsdp_state_dict_type(training: RunArguments) -> str | None:
@@ -303,7 +324,7 @@ def check_with_library(training: RunArguments) -> None:
 
 
 def follow_metric(training: RunArguments) -> None:
-    """Tell a schedule that goes by evaluations whether more is better; the Trainer leaves it at less."""
+    """Set the `mode` of a schedule that goes by a metric; the Trainer leaves it at min."""
     if training.lr_scheduler_type in SCHEDULES_BY_METRIC:
         mode = "max" if training.greater_is_better else "min"
         training.lr_scheduler_kwargs = {"mode": mode} | (training.lr_scheduler_kwargs or {})  # type: ignore[operator]

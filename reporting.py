@@ -15,7 +15,7 @@ from transformers.trainer_utils import has_length
 from span_electra.metrics import LOSSES
 from span_electra.publishing import card_metadata, short_list, without_folder
 
-logger = logging.getLogger("span_electra")
+logger = logging.getLogger(__name__)
 
 HISTORY, CURVES, CARD = "history.json", "curves.png", "README.md"
 BASELINES = {
@@ -47,12 +47,13 @@ CARD_OPTIONS = (
 def describe(trainer, max_seq_length: int) -> None:
     """Log what is about to be trained."""
     model, args = trainer.model, trainer.args
-    total = sum(parameter.numel() for parameter in model.parameters())
-    halves = {"discriminator": model.electra, "generator": model.generator}
-    for name, half in halves.items():
-        logger.info(f"{name}: {sum(parameter.numel() for parameter in half.parameters()):,} parameters")
-    sharing = "one encoder" if model.config.share_encoder else "an encoder each"
-    logger.info(f"together {total:,} parameters: {sharing}, {model.config.embedding_sharing} embeddings")
+    for name, half in {"discriminator": model.electra, "generator": model.generator}.items():
+        logger.info(f"{name}: {half.num_parameters():,} parameters")
+    encoders, embeddings = (
+        "one encoder" if model.config.share_encoder else "an encoder each",
+        model.config.embedding_sharing,
+    )
+    logger.info(f"together {model.num_parameters():,} parameters: {encoders}, {embeddings} embeddings")
     rows = trainer.get_total_train_batch_size(args)
     logger.info(f"up to {rows * max_seq_length:,} tokens in a step ({rows} rows of {max_seq_length})")
     evaluated = "none" if trainer.eval_dataset is None else f"{len(trainer.eval_dataset):,}"
@@ -67,7 +68,7 @@ def write_report(output_dir: str, settings: dict, history: list[dict], step: int
         output_dir: The run's folder.
         settings: All options by name.
         history: The Trainer's `state.log_history`.
-        step: The one after which the weights were as they are; by default the last.
+        step: The one that the weights are of; by default the last.
         metadata: What goes before the run's own entries in the card, by the names of `ModelCardData`.
     """
     folder, behind = Path(output_dir), until(history, step)

@@ -19,7 +19,6 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, set_seed
 
-from span_electra.checkpointing import processes_end_together
 from span_electra.errors import InputError, print_error
 from span_electra.finetuning.arguments import TASKS, FinetuningArguments, parse_arguments, settle_by_size
 from span_electra.finetuning.card import write_card
@@ -46,6 +45,7 @@ from span_electra.finetuning.task import Task
 from span_electra.finetuning.tokens import TokenClassification
 from span_electra.finetuning.trainer import FinetuningTrainer
 from span_electra.options import follow_metric
+from span_electra.processes import processes_end_together
 from span_electra.reporting import CARD
 from span_electra.run_folder import LOCK, check_folder, names_in_run, start_folder, started
 

@@ -13,13 +13,13 @@ from filelock import FileLock, Timeout
 from transformers import TrainingArguments
 from transformers.utils import CONFIG_NAME
 
-from span_electra.checkpointing import ASIDE, find_checkpoint, remove, sealed_facts
+from span_electra.checkpoint_folders import ASIDE, find_checkpoint, remove, sealed_facts
 from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraConfig
 from span_electra.errors import InputError
 from span_electra.reporting import CARD, CURVES, HISTORY
 from span_electra.span_sampling import MASKING_VERSION
 
-logger = logging.getLogger("span_electra")
+logger = logging.getLogger(__name__)
 
 ARGUMENTS = "arguments.json"  # written first: by it a folder is known to be a run's
 IGNORED = ".gitignore"  # what of the folder is not published: the Hub's clients and git go by it

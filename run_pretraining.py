@@ -16,11 +16,12 @@ from transformers import set_seed
 
 from span_electra.arguments import DataArguments, PretrainingArguments, check_metric, check_rows, parse_arguments
 from span_electra.building import build_model, build_probe, build_rows, build_tokenizer, resolve_rows
-from span_electra.checkpointing import InterruptedRun, SaveError, processes_end_together, run_facts
+from span_electra.checkpointing import SaveError, run_facts
 from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
 from span_electra.errors import InputError, print_error
 from span_electra.options import fsdp_state_dict_type
 from span_electra.probes import EvaluationCollator
+from span_electra.processes import InterruptedRun, processes_end_together
 from span_electra.publishing import PublishingError, prepare_repository
 from span_electra.reporting import describe, model_card, write_report
 from span_electra.run_folder import (

@@ -22,8 +22,8 @@ from datasets.iterable_dataset import ExamplesIterable
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import Trainer
 
-from span_electra.checkpointing import ignore_stops
 from span_electra.errors import InputError
+from span_electra.processes import ignore_stops
 from span_electra.tokenization.create_features import Packer
 from span_electra.tokenization.text import Corpus, Source
 

@@ -2,6 +2,7 @@
 counted on the device, an alarm for each way of learning nothing, and a report with everything that is published."""
 
 import copy
+import logging
 import math
 from collections import defaultdict
 from contextlib import ExitStack
@@ -13,9 +14,9 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.trainer_callback import ExportableState
-from transformers.utils import logging
 
-from span_electra.checkpointing import CheckpointingTrainer, replaced_attribute, step_of
+from span_electra.checkpoint_folders import step_of
+from span_electra.checkpointing import CheckpointingTrainer, replaced_attribute
 from span_electra.errors import one_line
 from span_electra.metrics import FIXED, LOSSES, PretrainingMetrics, token_counts
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
@@ -24,7 +25,7 @@ from span_electra.publishing import PublishingError, is_from_the_hub
 from span_electra.reporting import write_report
 from span_electra.streaming import StreamingTrainer, TextStream
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 EVALUATION_EPOCH = 0  # evaluation's own collator never leaves it, so that every evaluation sees the same masks
 # What counts as having learnt nothing, and when it is late enough to say so: attention takes thousands of steps to
@@ -51,12 +52,22 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
     Attributes:
         settings: All options of the run by name, for its report; at first those in `args`.
         probe: Scores the discriminator on labelled texts at every evaluation; at first there is none.
+
+    Raises:
+        ValueError: the two collators are one, or pad with another token than the model's.
+        NonFiniteLossError: (from `train`) the loss or its gradient stopped being finite.
     """
 
     def __init__(self, *args, data_collator, eval_data_collator=None, **kwargs):
         if eval_data_collator is data_collator:
             raise ValueError("`eval_data_collator` is `data_collator` itself; evaluation needs a collator of its own.")
         super().__init__(*args, data_collator=data_collator, **kwargs)  # type: ignore[misc]
+        padding: int | None = self.model.config.pad_token_id  # type: ignore[assignment]
+        if padding != data_collator.pad_token_id:
+            raise ValueError(
+                f"The model's `pad_token_id` is {padding}, and `data_collator` pads with the tokenizer's, "
+                f"{data_collator.pad_token_id}: give SpanElectraConfig that, or token {padding} never learns."
+            )
         self.settings = self.args.to_dict()
         self.probe: LinearProbe | None = None
         self.eval_data_collator = copy.deepcopy(data_collator) if eval_data_collator is None else eval_data_collator
@@ -67,7 +78,6 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
         self.eval_metrics = PretrainingMetrics(vocab_size, device)
         self.resumable_tensors = vars(self.train_metrics)
         self.found_nonfinite = torch.zeros((), device=device)  # 1 from the first non-finite loss or gradient on
-        self.add_callback(EpochMasks(data_collator))
         self.add_callback(LastLog())
         self.add_callback(LearningMonitor(self.model.config.objective))  # type: ignore[arg-type, union-attr]
         self.add_callback(WholeUploads(self))
@@ -80,6 +90,10 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
         # The Trainer reads again what a resumed run has seen, to skip it; the stream starts where that ends.
         with replaced_attribute(transformers.trainer, "skip_first_batches", lambda dataloader, _: dataloader):
             return super().train(*args, **kwargs)
+
+    def _run_epoch(self, *args, epoch: int, **kwargs):  # type: ignore[override]
+        self.data_collator.set_epoch(epoch)  # before the iterator over its batches, and with it a worker, is made
+        super()._run_epoch(*args, epoch=epoch, **kwargs)
 
     def _prepare_for_training(self, *args, **kwargs):
         if not self.is_fsdp_enabled:
@@ -199,7 +213,7 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
             write_report(self.args.output_dir, settings, self.state.log_history, self.kept_step(), **metadata)
 
     def kept_step(self) -> int:
-        """After which step the weights were as they are now."""
+        """The step that the model's weights are of: the best checkpoint's once it is loaded, else the last."""
         best = self.state.best_model_checkpoint  # not `best_global_step`, which may have left no checkpoint
         is_loaded = best and self.args.load_best_model_at_end and not self.is_in_train
         return step_of(Path(best)) if is_loaded else self.state.global_step
@@ -251,16 +265,6 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
                 f"true, and with a learning rate below {self.args.learning_rate:g}, a longer --warmup_steps or "
                 "--bf16 instead of --fp16."
             )
-
-
-class EpochMasks(TrainerCallback):
-    """Tells the collator of a new epoch before the iterator over its batches, and with it a worker, is made."""
-
-    def __init__(self, collator):
-        self.collator = collator
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.collator.set_epoch(int(state.epoch or 0))  # the whole epochs behind us, after a resume as well
 
 
 class LastLog(TrainerCallback):

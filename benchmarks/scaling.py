@@ -21,6 +21,7 @@ import numpy as np
 import step as benchmark
 import torch
 import torch.distributed
+from accelerate.utils.other import get_free_port
 from data import bench_loader, features_of, speeches
 from matplotlib.figure import Figure
 from step import OURS, Setting
@@ -104,7 +105,7 @@ def over_processes(base: Setting, rounds: int) -> list[dict]:
     context = torch.multiprocessing.get_context("spawn")
     results = []
     for processes in (count for count in PROCESSES if count <= available):
-        queue, address = context.SimpleQueue(), f"tcp://localhost:{benchmark.free_port()}"
+        queue, address = context.SimpleQueue(), f"tcp://localhost:{get_free_port()}"
         torch.multiprocessing.spawn(run_process, (processes, base, rounds, address, queue), nprocs=processes)
         tokens = processes * base.batch * base.length
         results.append({"axis": "processes", "value": processes, "seconds_per_token": queue.get() / tokens})

@@ -17,7 +17,6 @@ import importlib.util
 import itertools
 import json
 import multiprocessing
-import socket
 import statistics
 import sys
 import time
@@ -353,12 +352,6 @@ def tensors_alive() -> list[torch.Tensor]:
     """The tensors that the garbage collector knows, one for each storage."""
     found = (thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
     return list({tensor.untyped_storage().data_ptr(): tensor for tensor in found}.values())
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("localhost", 0))
-        return server.getsockname()[1]
 
 
 def in_new_process(function: Callable, *arguments):

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from span_electra.checkpointing import ASIDE
+from span_electra.checkpoint_folders import ASIDE
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 SIZES = {"embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

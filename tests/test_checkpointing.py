@@ -18,20 +18,12 @@ from safetensors.torch import load_file, save_file
 from trainer_examples import make_trainer, rows, tiny_model
 from transformers import TrainerCallback, TrainingArguments
 
-from span_electra import SpanElectraForPreTraining, checkpointing
-from span_electra.checkpointing import (
-    ASIDE,
-    MANIFEST,
-    InterruptedRun,
-    SaveError,
-    damage,
-    file_digest,
-    find_checkpoint,
-    run_facts,
-    seal,
-)
+from span_electra import SpanElectraForPreTraining, checkpoint_folders, checkpointing, processes
+from span_electra.checkpoint_folders import ASIDE, MANIFEST, damage, file_digest, find_checkpoint, seal
+from span_electra.checkpointing import SaveError, run_facts
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.errors import InputError
+from span_electra.processes import InterruptedRun
 from span_electra.run_folder import check_same_run
 from span_electra.trainer import SpanElectraTrainer
 
@@ -79,7 +71,7 @@ DAMAGES = {
 def test_a_damaged_checkpoint_is_passed_over_by_name_and_refused_when_named(finished, caplog, case):
     harm, reason = DAMAGES[case]
     harm(finished / "checkpoint-6")
-    with caplog.at_level("WARNING", logger="span_electra.checkpointing"):
+    with caplog.at_level("WARNING", logger="span_electra.checkpoint_folders"):
         assert find_checkpoint(finished, "true").name == "checkpoint-4"
     assert re.search(rf"Passed over checkpoint-6: .*{reason}", caplog.text)
     with pytest.raises(InputError, match=rf"checkpoint-6: not a checkpoint to go on from, .*{reason}"):
@@ -150,7 +142,7 @@ def test_a_checkpoint_that_the_disk_cannot_read_is_passed_over(finished, monkeyp
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return file_digest(path)
 
-    monkeypatch.setattr(checkpointing, "file_digest", failing)
+    monkeypatch.setattr(checkpoint_folders, "file_digest", failing)
     assert re.search(r"cannot be read \(Input/output error\)", damage(finished / "checkpoint-6"))
     assert find_checkpoint(finished, "true").name == "checkpoint-4"
 
@@ -214,16 +206,16 @@ def test_only_what_a_run_wrote_is_rotated_and_what_is_torn_goes_first(finished, 
         "checkpoint-6",
         "checkpoint-8",
     }
-    checkpointing.rotate(finished, 1, {"checkpoint-8"})
+    checkpoint_folders.rotate(finished, 1, {"checkpoint-8"})
     assert not (finished / "checkpoint-2").is_symlink() and damage(tmp_path / "elsewhere") is None
 
 
 def test_a_clock_that_is_set_back_makes_no_checkpoint_older(finished, tokenizer, monkeypatch):
-    monkeypatch.setattr(checkpointing.time, "time", lambda: 1e9)
+    monkeypatch.setattr(checkpoint_folders.time, "time", lambda: 1e9)
     trainer = make_trainer(tokenizer, finished, **SAVING | {"max_steps": 10})
     trainer.train(resume_from_checkpoint=True)
     assert [path.name for path in finished.glob("checkpoint-*")] == ["checkpoint-10"]
-    assert checkpointing.time_written(finished / "checkpoint-10") > 1e9 + 1
+    assert checkpoint_folders.time_written(finished / "checkpoint-10") > 1e9 + 1
 
 
 def full_disk(*args, **kwargs):
@@ -463,7 +455,7 @@ def test_the_trainers_own_arguments_outlive_a_disk_that_is_full(tokenizer, tmp_p
     trainer = SpanElectraTrainer(model=tiny_model(), args=args, train_dataset=rows(24), data_collator=collator)
     (tmp_path / ASIDE).write_text("in the way")  # of a folder
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpointing.shutil, "rmtree", lambda *args, **kwargs: None)
+        patch.setattr(checkpoint_folders.shutil, "rmtree", lambda *args, **kwargs: None)
         trainer.train()
     assert trainer.state.global_step == 2 and not list(tmp_path.glob("checkpoint-*"))
 
@@ -486,12 +478,12 @@ def test_a_signal_ends_the_run_after_a_checkpoint_that_goes_on_exactly(tokenizer
     whole.train()
     stopped = make_trainer(tokenizer, tmp_path / "run", model=tiny_model())
     stopped.add_callback(Send(number, step=3))
-    before = [signal.getsignal(number) for number in checkpointing.STOPS]
+    before = [signal.getsignal(number) for number in processes.STOPS]
     name = signal.Signals(number).name
     with pytest.raises(InterruptedRun, match=rf"{name} after step 4 of 6\. .*--resume_from_checkpoint true") as caught:
         stopped.train()
     assert caught.value.signal == number
-    assert [signal.getsignal(number) for number in checkpointing.STOPS] == before
+    assert [signal.getsignal(number) for number in processes.STOPS] == before
     resumed = make_trainer(tokenizer, tmp_path / "run", model=tiny_model())
     resumed.train(resume_from_checkpoint=str(find_checkpoint(tmp_path / "run", "true")))
     for name, parameter in whole.model.named_parameters():
@@ -499,12 +491,12 @@ def test_a_signal_ends_the_run_after_a_checkpoint_that_goes_on_exactly(tokenizer
 
 
 def test_signals_are_given_back_when_training_fails(tokenizer, tmp_path, monkeypatch):
-    before = [signal.getsignal(number) for number in checkpointing.STOPS]
+    before = [signal.getsignal(number) for number in processes.STOPS]
     trainer = make_trainer(tokenizer, tmp_path)
     monkeypatch.setattr(trainer, "compute_loss", full_disk)
     with pytest.raises(OSError, match="No space"):
         trainer.train()
-    assert [signal.getsignal(number) for number in checkpointing.STOPS] == before
+    assert [signal.getsignal(number) for number in processes.STOPS] == before
 
 
 def test_a_run_in_another_thread_leaves_signals_alone(tokenizer, tmp_path):
@@ -536,7 +528,7 @@ def test_a_signal_to_the_data_workers_too_ends_the_run_after_a_checkpoint(tokeni
 LEAVES_WORKERS = """
 import sys
 from torch.utils.data import DataLoader
-from span_electra.checkpointing import ignore_stops
+from span_electra.processes import ignore_stops
 if __name__ == "__main__":
     method = sys.argv[1]
     batches = iter(
@@ -621,7 +613,7 @@ def test_a_signal_that_a_launcher_repeats_is_one(tokenizer, tmp_path):
 
 
 def test_a_second_signal_ends_the_run_at_once(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpointing, "ECHO", 0.0)
+    monkeypatch.setattr(processes, "ECHO", 0.0)
     trainer = make_trainer(tokenizer, tmp_path)
     trainer.add_callback(Send(signal.SIGINT, step=3))
     trainer.add_callback(Send(signal.SIGINT, step=3))

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,21 +36,16 @@ from span_electra.export import export
 
 WORDS = ["[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]", *"abcdefghijklmnopqrstuvwxyz"]
 SHARING = ("tied", "disentangled", "separate")
+TINY = {"vocab_size": len(WORDS), "embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 2}
+TINY |= {"num_attention_heads": 2, "intermediate_size": 37, "max_position_embeddings": 64, "pad_token_id": 2}
+TINY |= {"boundary_position_size": 12}
 
 
 @pytest.fixture(scope="module", params=[*SHARING, "one encoder"])
 def checkpoint(request, tmp_path_factory) -> tuple[SpanElectraForPreTraining, Path]:
     """A model whose weights all differ from their initialisation, and the folder it was saved to."""
     config = SpanElectraConfig(
-        vocab_size=len(WORDS),
-        embedding_size=16,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=37,
-        max_position_embeddings=64,
-        boundary_position_size=12,
-        pad_token_id=2,
+        **TINY,
         embedding_sharing=request.param if request.param in SHARING else "tied",
         generator_hidden_size=None if request.param in SHARING else 32,
     )
@@ -83,6 +79,30 @@ def test_a_reloaded_model_is_the_same(checkpoint):
     for name, weight in model.fold_embeddings(model.state_dict()).items():
         assert torch.equal(weights[name], weight), name
     assert torch.equal(loaded.eval()(IDS).logits, model(IDS).logits)
+
+
+@pytest.mark.parametrize("sharing", SHARING)
+def test_a_model_that_is_to_share_other_embeddings_begins_where_the_checkpoint_ended(checkpoint, tmp_path, sharing):
+    model, folder = checkpoint
+    load = partial(SpanElectraForPreTraining.from_pretrained, output_loading_info=True)
+    changed, report = load(folder, embedding_sharing=sharing)
+    assert not report["missing_keys"]
+    changed.save_pretrained(tmp_path)
+    for other in (changed.eval(), load(tmp_path)[0].eval()):
+        assert torch.allclose(other(IDS).logits, model(IDS).logits, atol=1e-5)
+        if sharing != "tied" or model.config.embedding_sharing == "tied":  # else the discriminator's take their place
+            assert torch.allclose(other.generator(IDS).logits, model.generator(IDS).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("sharing", SHARING)
+def test_stock_electras_embeddings_are_both_networks_first(tmp_path, sharing):
+    config = SpanElectraConfig(**TINY).discriminator_config()
+    stock = ElectraForPreTraining(config).eval()
+    stock.save_pretrained(tmp_path)
+    model = SpanElectraForPreTraining.from_pretrained(tmp_path, embedding_sharing=sharing).eval()
+    assert torch.allclose(model(IDS).logits, stock(IDS).logits, atol=1e-5)
+    table = model.generator.get_input_embeddings().weight
+    assert torch.equal(table, stock.get_input_embeddings().weight)
 
 
 def test_each_auto_class_takes_its_half(checkpoint):

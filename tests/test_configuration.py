@@ -90,6 +90,7 @@ def test_what_other_code_adds_to_a_saved_configuration_is_kept(tmp_path):
         ({"mlm_weight": 0, "rtd_weight": 0, "use_sbgo": False, "sbpo_weight": 0}, "`mlm_weight`, .*: all 0"),
         ({"objective": "generator", "mlm_weight": 0, "sbgo_weight": 0}, "`mlm_weight`, `sbgo_weight`: all 0"),
         ({"hiden_size": 32}, "`hiden_size` is not a setting of SpanElectraConfig. Did you mean `hidden_size`?"),
+        ({"temperature": 0.5}, "`temperature` is not a setting .* `sampling_temperature`?"),
         ({"gen_hiden_size": 32}, "`gen_hiden_size` is not a setting .* `generator_hidden_size`?"),
         (
             {"embedding_sharing": "shared"},

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from trainer_examples import make_trainer, rows
 
 from span_electra import run_finetuning, run_pretraining
-from span_electra.checkpointing import damage
+from span_electra.checkpoint_folders import damage
 from span_electra.errors import InputError
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 

@@ -27,11 +27,12 @@ from transformers import (
 from span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining, run_folder
 from span_electra.arguments import ModelArguments, PretrainingArguments, parse_arguments
 from span_electra.building import build_model, build_rows, build_tokenizer, new_model, read_config, resolve_rows
-from span_electra.checkpointing import InterruptedRun, damage
+from span_electra.checkpoint_folders import damage
 from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
 from span_electra.errors import InputError
 from span_electra.export import export
+from span_electra.processes import InterruptedRun
 from span_electra.run_folder import LOCK, check_run_folder, check_same_checkpoint, check_shape, check_sharding
 from span_electra.run_pretraining import build_trainer, main, run
 from span_electra.tokenization.create_features import METADATA, create_features
@@ -60,7 +61,8 @@ def home(tmp_path_factory):
         "old": SIZES | {"mask_ratio": 0.3, "max_seq_len": 48, "pad_id": 2},
     }
     write |= {"bad_ratio": SIZES | {"mask_ratio": 1.5}, "text_ratio": SIZES | {"mask_ratio": "0.2"}}
-    write |= {"saved": SIZES | {"transformers_version": "5.17.0"}}
+    write |= {"saved": SIZES | {"transformers_version": "5.17.0", "temperature": 1.0}}
+    write |= {"saved_misspelt": write["saved"] | {"rtd_wieght": 25}}
     write |= {"text_size": SIZES | {"hidden_size": "64"}, "bad_act": SIZES | {"hidden_act": "gelux"}}
     write |= {"twice": SIZES | {"max_span_len": 5, "max_span_length": 6}}
     for name, settings in write.items():
@@ -158,7 +160,15 @@ REFUSED = {
     "an unknown override": ({"config_overrides": '{"use_sbg": false}'}, r"`use_sbg` is not .* mean `use_sbgo`"),
     "an unknown override of a saved file": (
         {"config": "{home}/saved.json", "config_overrides": '{"rtd_wieght": 25}'},
-        r"--config_overrides: `rtd_wieght` is not .* mean `rtd_weight`",
+        r"--config_overrides: cannot be used \(`rtd_wieght` is not .* mean `rtd_weight`",
+    ),
+    "an unknown setting in a saved file": (
+        {"config": "{home}/saved_misspelt.json"},
+        r"--config .*misspelt\.json: cannot be used \(`rtd_wieght` is not .* mean `rtd_weight`",
+    ),
+    "another library's name": (
+        {"config_overrides": '{"temperature": 0.5}'},
+        r"`temperature` is not .* mean `sampling_temperature`",
     ),
     "steps without end": ({"logging_steps": "inf"}, r"--logging_steps is inf; give a number of steps"),
     "steps that are no number": ({"save_steps": "nan"}, r"--save_steps is nan; give a number of steps"),

@@ -34,8 +34,9 @@ def masked_in_epoch(tokenizer, batch, epoch):
     return collator([{"input_ids": row} for row in original.tolist()])
 
 
+@pytest.mark.parametrize("kind", ["map-style", "iterable"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_every_epoch_has_masks_of_its_own_with_and_without_workers(tokenizer, tmp_path, workers):
+def test_every_epoch_has_masks_of_its_own_with_and_without_workers(tokenizer, tmp_path, workers, kind):
     trainer = make_trainer(
         tokenizer,
         tmp_path,
@@ -45,9 +46,11 @@ def test_every_epoch_has_masks_of_its_own_with_and_without_workers(tokenizer, tm
         eval_strategy="steps",
         eval_steps=1,
     )
+    if kind == "iterable":
+        trainer.train_dataset = trainer.train_dataset.to_iterable_dataset(num_shards=max(workers, 1))
     trainer.train()
-    assert [epoch for epoch, _ in trainer.batches] == [0, 0, 1, 1, 2, 2]
-    for epoch, batch in trainer.batches:
+    assert len(trainer.batches) == 6
+    for epoch, (_, batch) in zip([0, 0, 1, 1, 2, 2], trainer.batches, strict=True):
         expected = masked_in_epoch(tokenizer, batch, epoch)
         assert all(torch.equal(batch[name], expected[name]) for name in expected)
 
@@ -277,13 +280,19 @@ def test_decay_spares_biases_and_norms_but_not_embeddings(tokenizer, tmp_path):
     assert any("word_embeddings" in name for name in decayed & names)
 
 
-def test_the_collator_that_evaluation_has_by_default_begins_with_the_first_epoch(tokenizer):
+def test_the_collator_that_evaluation_has_by_default_begins_with_the_first_epoch(tokenizer, tmp_path):
     collator, row = DataCollatorForSpanMasking(tokenizer, seed=0), {"input_ids": rows(1)[0]["input_ids"]}
     first = collator([row])["labels"]
     collator.set_epoch(3)
-    trainer = SpanElectraTrainer(model=tiny_model(), data_collator=collator)
+    args = PretrainingArguments(str(tmp_path), use_cpu=True, eval_strategy="no")
+    trainer = SpanElectraTrainer(model=tiny_model(), args=args, data_collator=collator)
     assert torch.equal(trainer.eval_data_collator([row])["labels"], first)
     assert not torch.equal(collator([row])["labels"], first)
+
+
+def test_what_the_model_takes_for_padding_is_what_the_collator_pads_with(tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="`pad_token_id` is 0, and `data_collator` pads with the tokenizer's, 2: "):
+        make_trainer(tokenizer, tmp_path, model=tiny_model(pad_token_id=0))
 
 
 def test_evaluation_needs_a_collator_of_its_own(tokenizer, tmp_path):

@@ -12,7 +12,7 @@ import sys
 from trainer_examples import make_trainer, rows, word_tokenizer
 from transformers import TrainerCallback
 
-from span_electra.checkpointing import InterruptedRun, processes_end_together
+from span_electra.processes import InterruptedRun, processes_end_together
 
 
 class SignalToOne(TrainerCallback):
