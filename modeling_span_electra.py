@@ -321,7 +321,7 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
                 self.get_parameter(counterpart).copy_(weight)
                 filled.add(counterpart)
         if f"generator.{WORD_EMBEDDINGS}" in filled:  # which is the output layer as well
-            self.generator.generator_lm_head.weight = generators.weight
+            self.generator.generator_lm_head.weight = generators.weight  # type: ignore[assignment]
             filled.add("generator.generator_lm_head.weight")
         if "embedding_residual" in missing and WORD_EMBEDDINGS not in missing:
             self.embedding_residual.copy_(self.electra.get_input_embeddings().weight - generators.weight)
