@@ -101,13 +101,13 @@ def names_in_run(folder: Path, marker: str) -> list[str]:
     return names
 
 
-def check_same_run(checkpoint: Path, settings: dict) -> None:
+def check_same_run(checkpoint: Path, facts: dict) -> None:
     """Refuse to resume where the rows still to come would be others than those the run has not seen, or masked in
     another way, or where the optimizer is another.
 
     Args:
         checkpoint: The one to go on from.
-        settings: This run's `run_facts`, and its options of `MASKING`.
+        facts: This run's `run_facts`, and its options of `MASKING`.
     """
     saved_facts = sealed_facts(checkpoint)
     if saved_facts.setdefault("masking_version", 1) != MASKING_VERSION:
@@ -117,10 +117,10 @@ def check_same_run(checkpoint: Path, settings: dict) -> None:
             f"{checkpoint}."
         )
     for name, saved in saved_facts.items():
-        if settings[name] != saved:
+        if facts[name] != saved:
             why = WHY_THE_SAME.get(name, "some rows would come twice and others not at all")
             raise InputError(
-                f"--resume_from_checkpoint {checkpoint}: its run had {name} {saved}, this one {settings[name]}: "
+                f"--resume_from_checkpoint {checkpoint}: its run had {name} {saved}, this one {facts[name]}: "
                 f"{why}. Resume as it began (rows_per_update is processes x per_device_train_batch_size x "
                 "gradient_accumulation_steps; of rows on disk only the product must stay), or begin a run of its own "
                 f"with --model_name_or_path {checkpoint}."

@@ -11,10 +11,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from transformers import set_seed
 
-from span_electra.arguments import DataArguments, PretrainingArguments, check_metric, check_rows, parse_arguments
+from span_electra.arguments import (
+    DataArguments,
+    ModelArguments,
+    PretrainingArguments,
+    check_metric,
+    check_rows,
+    parse_arguments,
+)
 from span_electra.building import build_model, build_probe, build_rows, build_tokenizer, resolve_rows
 from span_electra.checkpointing import SaveError, run_facts
 from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
@@ -68,7 +76,7 @@ def run(arguments: Sequence[str]) -> None:
         check_shape(checkpoint, model.config)
         check_sharding(checkpoint, is_sharded)
     if training_arguments.push_to_hub and training_arguments.process_index == 0:
-        described = {**asdict(model_arguments), **asdict(data_arguments), "objective": model.config.objective}
+        described = run_settings(model_arguments, data_arguments, training_arguments, model.config.objective)
         prepare_repository(training_arguments, model_card(described, history=[]))
     train_rows, eval_rows = build_rows(data_arguments, tokenizer, training_arguments)
     masking = {name: getattr(data_arguments, name) for name in MASKING}
@@ -79,15 +87,16 @@ def run(arguments: Sequence[str]) -> None:
     probe = build_probe(data_arguments, tokenizer, eval_rows)
     check_rows(training_arguments, facts["rows"], is_evaluated=eval_rows is not None)
     check_metric(training_arguments, model.config, has_probe=probe is not None)
-    settings = {**asdict(model_arguments), **asdict(data_arguments), **training_arguments.to_dict()}
-    precision = training_arguments.mixed_precision  # which `accelerate` may have set
-    settings |= {"objective": model.config.objective, "bf16": precision == "bf16", "fp16": precision == "fp16"}
+    settings = run_settings(model_arguments, data_arguments, training_arguments, model.config.objective)
     settings["rows_per_update"] = facts["rows_per_update"]
     start = partial(start_run, output_dir, settings, resumes=checkpoint is not None)
     with started(training_arguments, ARGUMENTS, seen, start):
-        trainer = build_trainer(model, tokenizer, train_rows, eval_rows, data_arguments, training_arguments)
-        trainer.settings, trainer.facts = settings, masking
-        trainer.probe = probe
+        trainer = build_trainer(
+            *(model, tokenizer, train_rows, eval_rows, data_arguments, training_arguments),
+            settings=settings,
+            facts=masking,
+            probe=probe,
+        )
         describe(trainer, data_arguments.max_seq_length)
         trainer.args.eval_on_start &= checkpoint is None  # the history of a run that goes on has that evaluation
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
@@ -98,7 +107,19 @@ def run(arguments: Sequence[str]) -> None:
             print(write_report(output_dir, settings, trainer.state.log_history, trainer.kept_step()))
 
 
-def build_trainer(model, tokenizer, train_rows, eval_rows, data: DataArguments, arguments: PretrainingArguments):
+def run_settings(
+    model: ModelArguments, data: DataArguments, training: PretrainingArguments, objective: str
+) -> dict[str, Any]:
+    """All options of a run by name, as they are now, for its report."""
+    precision = training.mixed_precision  # which `accelerate` may have set
+    settled = {"objective": objective, "bf16": precision == "bf16", "fp16": precision == "fp16"}
+    return {**asdict(model), **asdict(data), **training.to_dict(), **settled}
+
+
+def build_trainer(
+    model, tokenizer, train_rows, eval_rows, data: DataArguments, arguments: PretrainingArguments, **kwargs
+) -> SpanElectraTrainer:
+    """The Trainer with its collators; `kwargs` are its own."""
     if eval_rows is None:
         arguments.eval_strategy = "no"
     pad_to = None
@@ -121,6 +142,7 @@ def build_trainer(model, tokenizer, train_rows, eval_rows, data: DataArguments, 
         processing_class=tokenizer,
         data_collator=collator(seed=arguments.seed),
         eval_data_collator=EvaluationCollator(collator(seed=EVALUATION_SEED), fixed_collator(seed=EVALUATION_SEED)),
+        **kwargs,
     )
 
 

@@ -47,18 +47,26 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
         eval_data_collator: Masks the rows of evaluation; by default a copy of `data_collator`. It must be another one:
             worker processes may hold on to either. An `EvaluationCollator` makes `fixed_discriminator_auc`
             comparable between runs that mask differently.
+        settings: All options of the run by name, for its report; by default those in `args`.
+        facts: What else than `run_facts` a run that resumes must have in common with this one, by name.
+        probe: Scores the discriminator on labelled texts at every evaluation.
         kwargs: As for [`~transformers.Trainer`].
-
-    Attributes:
-        settings: All options of the run by name, for its report; at first those in `args`.
-        probe: Scores the discriminator on labelled texts at every evaluation; at first there is none.
 
     Raises:
         ValueError: the two collators are one, or pad with another token than the model's.
         NonFiniteLossError: (from `train`) the loss or its gradient stopped being finite.
     """
 
-    def __init__(self, *args, data_collator, eval_data_collator=None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        data_collator,
+        eval_data_collator=None,
+        settings: dict | None = None,
+        facts: dict | None = None,
+        probe: LinearProbe | None = None,
+        **kwargs,
+    ):
         if eval_data_collator is data_collator:
             raise ValueError("`eval_data_collator` is `data_collator` itself; evaluation needs a collator of its own.")
         super().__init__(*args, data_collator=data_collator, **kwargs)  # type: ignore[misc]
@@ -68,8 +76,9 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
                 f"The model's `pad_token_id` is {padding}, and `data_collator` pads with the tokenizer's, "
                 f"{data_collator.pad_token_id}: give SpanElectraConfig that, or token {padding} never learns."
             )
-        self.settings = self.args.to_dict()
-        self.probe: LinearProbe | None = None
+        self.settings = self.args.to_dict() if settings is None else settings
+        self.facts = facts or {}
+        self.probe = probe
         self.eval_data_collator = copy.deepcopy(data_collator) if eval_data_collator is None else eval_data_collator
         self.eval_data_collator.set_epoch(EVALUATION_EPOCH)
         vocab_size: int = self.model.config.vocab_size  # type: ignore[assignment]
