@@ -45,12 +45,11 @@ from span_electra.tokenization.create_features import (
     make_packer,
     read_metadata,
 )
-from span_electra.tokenization.text import Corpus
+from span_electra.tokenization.text import DEFAULT_DOCUMENTS, Corpus
 
 logger = logging.getLogger(__name__)
 
 MASK_RATIO, MAX_SEQ_LENGTH = 0.15, 128  # ELECTRA-Small's
-DOCUMENTS = "blank_line"
 SPLIT_SEED = 0  # not the run's: runs with different seeds are evaluated on the same rows
 # Ids that a configuration file may repeat -> the token's role in the tokenizer.
 TOKEN_IDS = {alias: alias.removesuffix("_id") for alias in TOKENIZER_ALIASES} | {"pad_token_id": "pad"}
@@ -351,7 +350,7 @@ def settle_documents(data: DataArguments, prepared: dict[str, dict]) -> None:
                 f"{path}: --documents {ends[path]} ended its documents, not {data.documents}; make the features again "
                 "with that, or leave it out."
             )
-    data.documents = data.documents or next(iter(ends.values()), DOCUMENTS)
+    data.documents = data.documents or next(iter(ends.values()), DEFAULT_DOCUMENTS)
 
 
 def settle_length(data: DataArguments, prepared: dict[str, dict], positions: int) -> None:

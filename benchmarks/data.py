@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
 from span_electra.data_collator import DataCollatorForSpanMasking
-from span_electra.tokenization.create_features import METADATA, create_features
+from span_electra.tokenization.create_features import create_features, read_metadata
 from span_electra.tokenization.output import run_command
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
@@ -155,7 +155,7 @@ def features_of(text: Path, tokenizer: Path, workers: int) -> dict:
         begin = time.perf_counter()
         create_features([text], tokenizer, Path(folder) / "features", documents="file", workers=workers)
         seconds = time.perf_counter() - begin
-        counts = json.loads((Path(folder) / "features" / METADATA).read_text(encoding="utf-8"))["counts"]
+        counts = read_metadata(Path(folder) / "features")["counts"]
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
     return {"tokens": counts["tokens"], "seconds": seconds, "peak_bytes": peak}
 

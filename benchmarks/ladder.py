@@ -40,7 +40,7 @@ from pieces import pack, unpack
 
 from span_electra import SpanElectraForPreTraining
 from span_electra.data_collator import DataCollatorForSpanMasking
-from span_electra.tokenization.create_features import METADATA, create_features
+from span_electra.tokenization.create_features import create_features, read_metadata
 from span_electra.tokenization.output import run_command
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
@@ -284,7 +284,7 @@ def pretraining_result(runs: list[Path]) -> dict:
 
 def filled_share(features: Path) -> float:
     """How full the rows are: tokens, special ones included, over the places for them."""
-    metadata = json.loads((features / METADATA).read_text(encoding="utf-8"))
+    metadata = read_metadata(features)
     return metadata["counts"]["mean_row_length"] / metadata["settings"]["max_seq_length"]
 
 

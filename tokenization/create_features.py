@@ -30,7 +30,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from span_electra.errors import InputError, as_input_error, first_line
 
 from .output import atomic_folder, check_output_dir, run_command
-from .text import DOCUMENT_RULES, Corpus
+from .text import DEFAULT_DOCUMENTS, DOCUMENT_RULES, Corpus
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def create_features(
     output_dir: str | Path,
     *,
     max_seq_length: int = 128,
-    documents: str = "blank_line",
+    documents: str = DEFAULT_DOCUMENTS,
     pack_documents: bool = False,
     short_seq_probability: float = SHORT_SEQ_PROBABILITY,
     seed: int = 0,
@@ -511,7 +511,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument(
         "--documents",
-        default="blank_line",
+        default=DEFAULT_DOCUMENTS,
         choices=DOCUMENT_RULES,
         help="what ends a document, which no row crosses; in tables, blank_line means every row",
     )

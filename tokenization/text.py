@@ -29,6 +29,7 @@ from span_electra.errors import InputError, InputNotFoundError, first_line
 logger = logging.getLogger(__name__)
 
 DOCUMENT_RULES = ("blank_line", "file", "line")
+DEFAULT_DOCUMENTS = "blank_line"
 TEXT_SUFFIXES = ("", ".txt", ".text", ".raw", ".tokens")
 TABLE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 COMPRESSION_SUFFIXES = (".gz", ".zst")
@@ -75,7 +76,7 @@ class Corpus:
     """
 
     paths: Sequence[str | Path]
-    documents: str = "blank_line"
+    documents: str = DEFAULT_DOCUMENTS
     text_column: str = "text"
     split: str = "train"
     streaming: bool = False
