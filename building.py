@@ -370,7 +370,9 @@ def settle_length(data: DataArguments, prepared: dict[str, dict], positions: int
                 "no later positions. Make the features again with that length to change it."
             )
         asked = longest  # where batches are padded to it, to no more than there is
-    data.max_seq_length = asked or longest or min(MAX_SEQ_LENGTH, positions)
+    data.max_seq_length = next(
+        (length for length in (asked, longest) if length is not None), min(MAX_SEQ_LENGTH, positions)
+    )
     if data.max_seq_length > positions:
         raise InputError(
             f"Rows of {data.max_seq_length} tokens do not fit the model's {positions} positions: lower "

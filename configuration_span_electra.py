@@ -60,7 +60,7 @@ LIBRARY_KEYS = {
     *("_attn_implementation", "attn_implementation", "experts_implementation", "name_or_path", "torch_dtype"),
     *("architectures", "auto_map", "custom_pipelines", "model_type", "num_labels", "output_attentions"),
     *("position_embedding_type", "transformers_version", "transformers_weights", "per_layer_config"),
-    *("finetuning_task", "task_specific_params", "quantization_config", "base_model_tp_plan"),
+    *("tie_encoder_decoder", "finetuning_task", "task_specific_params", "quantization_config", "base_model_tp_plan"),
     *("tp_plan", "distributed_config", "_from_auto", "trust_remote_code", "gradient_checkpointing"),
 }
 
@@ -175,10 +175,10 @@ class SpanElectraConfig(ElectraConfig):
         super().__post_init__(**kwargs)
         self._check_values()
         self._fill_generator()
-        if self.share_encoder and self.transformers_version is None and (differing := self._differing_sizes()):
-            raise ValueError(
-                f"`share_encoder` is True, but the two networks have different shapes ({differing}); leave it out."
-            )
+        if self.share_encoder is None:  # encoders of one shape are one, but for a half that is to stay as it is
+            self.share_encoder = not self._differing_sizes() and self.objective != "discriminator"
+        if self.transformers_version is None:  # of a saved model, a head may need the discriminator alone
+            self.check_encoders()
         self.check()
 
     def check(self) -> None:
@@ -189,7 +189,20 @@ class SpanElectraConfig(ElectraConfig):
         """
         self._check_values()
         self._check_heads("generator_hidden_size", "generator_num_attention_heads")
-        self._settle_sharing()
+        if self.objective == "discriminator" and (self.share_encoder or self.embedding_sharing == "tied"):
+            shared = "`share_encoder` is True" if self.share_encoder else "`embedding_sharing` is 'tied'"
+            raise ValueError(
+                f"`objective` is 'discriminator' and {shared}, so that training the discriminator would change the "
+                "generator; accepted are `embedding_sharing` 'separate' or 'disentangled', and an encoder each."
+            )
+
+    def check_encoders(self) -> None:
+        """Raise a ValueError where one encoder is to have two shapes."""
+        if self.share_encoder and (differing := self._differing_sizes()):
+            raise ValueError(
+                f"`share_encoder` is True, and the two networks have different shapes ({differing}): give both the "
+                "same, or leave it out of a new configuration."
+            )
 
     def _apply_aliases(self, kwargs: dict) -> dict:
         """Set the fields that `kwargs` names by an older name; return what is left."""
@@ -297,21 +310,6 @@ class SpanElectraConfig(ElectraConfig):
         sizes = [(name, getattr(self, name), getattr(self, f"generator_{name}")) for name in ENCODER_SHAPE]
         return ", ".join(f"`{name}` {size}, the generator's {other}" for name, size, other in sizes if size != other)
 
-    def _settle_sharing(self) -> None:
-        """Encoders of one shape are one, but for a half that is to stay as it is."""
-        differing = self._differing_sizes()
-        if self.share_encoder is None:
-            self.share_encoder = not differing and self.objective != "discriminator"
-        elif self.share_encoder and differing:  # of what was saved, or set later
-            logger.warning(f"The two networks were one encoder and differ now ({differing}): each has its own.")
-            self.share_encoder = False
-        if self.objective == "discriminator" and (self.share_encoder or self.embedding_sharing == "tied"):
-            shared = "`share_encoder` is True" if self.share_encoder else "`embedding_sharing` is 'tied'"
-            raise ValueError(
-                f"`objective` is 'discriminator' and {shared}, so that training the discriminator would change the "
-                "generator; accepted are `embedding_sharing` 'separate' or 'disentangled', and an encoder each."
-            )
-
     @property
     def loss_weights(self) -> dict[str, float]:
         """The weights of the losses that the objective trains, by name: mlm, rtd, sbgo, sbpo."""
@@ -339,14 +337,14 @@ class SpanElectraConfig(ElectraConfig):
 
 def refuse_unknown(names: Iterable[str], *, are_saved: bool = False) -> None:
     """Raise a ValueError for the first of `names` that is no setting, of today or of older files. If they `are_saved`,
-    they may be of text generation, too: Transformers 4 saved those with any model."""
-    from transformers import GenerationConfig
-
+    only for what is nearly one: other code, and Transformers 4 with any model, saves more than that."""
     known = {field.name for field in fields(SpanElectraConfig)}
-    others = {*LIBRARY_KEYS, *DATA_ALIASES, *TOKENIZER_ALIASES, *(GenerationConfig().to_dict() if are_saved else ())}
+    accepted = {*LIBRARY_KEYS, *DATA_ALIASES, *TOKENIZER_ALIASES}
     for name in names:
-        if current_name(name) not in known and name not in others:
-            close = difflib.get_close_matches(current_name(name), known, n=1, cutoff=0.6)
+        if current_name(name) in known or name in accepted:
+            continue
+        close = difflib.get_close_matches(current_name(name), known, n=1, cutoff=0.85 if are_saved else 0.6)
+        if close or not are_saved:
             hint = f" Did you mean `{close[0]}`?" if close else ""
             raise ValueError(f"`{name}` is not a setting of SpanElectraConfig.{hint}")
 

@@ -247,15 +247,21 @@ def real_tokens(feature: dict, row: int) -> np.ndarray:
         raise ValueError(
             f"row {row} of the batch is {held[:80]}: a dictionary with `input_ids` is needed, as tokenizers give them."
         )
-    ids = np.asarray(feature["input_ids"])
-    if (mask := feature.get("attention_mask")) is not None:
-        ids = ids[np.asarray(mask) == 1]
+    ids, mask = np.asarray(feature["input_ids"]), feature.get("attention_mask")
     if ids.ndim != 1:
         raise ValueError(
             f"row {row} of the batch has `input_ids` of shape {ids.shape}: the ids of one row are needed, (tokens,). "
             "Leave return_tensors out of the tokenizer's call, or take the batch apart."
         )
-    return ids
+    if mask is None:
+        return ids
+    mask = np.asarray(mask)
+    if mask.shape != ids.shape:
+        raise ValueError(
+            f"row {row} of the batch has {ids.size} `input_ids` and an `attention_mask` of shape {mask.shape}: one "
+            "number for each id is needed; leave it out where nothing is padded."
+        )
+    return ids[mask == 1]
 
 
 def largest_masked_share(mask_ratio: float, max_seq_length: int) -> float:

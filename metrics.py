@@ -95,7 +95,7 @@ class PretrainingMetrics:
             add(judged, f"{prefix}discriminator_", **classification_scores(histogram))
         fixed = states["logits"][FIXED]
         add(fixed.sum(), fixed_discriminator_auc=classification_scores(fixed)["auc"])
-        numbers = torch.stack([*values.values(), *tokens.values()]).double().view(2, -1).tolist()
+        numbers = torch.stack([value.float() for value in (*values.values(), *tokens.values())]).view(2, -1).tolist()
         return {name: value for name, value, count in zip(values, *numbers, strict=True) if count}
 
 

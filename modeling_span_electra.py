@@ -201,6 +201,7 @@ class SpanElectraForMaskedLM(SpanElectraPreTrainedModel):
     ]
 
     def __init__(self, config: SpanElectraConfig):
+        config.check_encoders()
         super().__init__(config)
         self.generator = ElectraForMaskedLM(config.generator_config())
         # What both networks share is stored once, under the discriminator's names: it has to be there to be found.
@@ -283,6 +284,7 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = None
 
     def __init__(self, config: SpanElectraConfig):
+        config.check_encoders()
         super().__init__(config)
         generator_config = config.generator_config()
         self.electra = SpanElectraModel(config)
@@ -306,7 +308,13 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
     def from_pretrained(cls, *args, **kwargs):
         """As [`PreTrainedModel.from_pretrained`]."""
         model, loaded = super().from_pretrained(*args, **kwargs | {"output_loading_info": True})
-        loaded["missing_keys"] = set(loaded["missing_keys"]) - model.fill_embeddings(set(loaded["missing_keys"]))
+        filled = model.fill_embeddings(set(loaded["missing_keys"]))
+        loaded["missing_keys"] = set(loaded["missing_keys"]) - filled
+        if filled:
+            logger.warning(
+                f"{model.name_or_path}: has embeddings for one network. What is called missing of "
+                f"{', '.join(sorted(filled))} begins as they are."
+            )
         model.freeze_untrained()
         return (model, loaded) if kwargs.get("output_loading_info") else model
 
@@ -314,7 +322,10 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
     def fill_embeddings(self, missing: set[str]) -> set[str]:
         """Where a checkpoint of one table has been loaded into a model that asks for more (`embedding_sharing`), let
         both networks begin with it. `missing` names what was not in the checkpoint; return what no longer is."""
-        filled, generators = set(), self.generator.get_input_embeddings()
+        filled: set[str] = set()
+        generators = self.generator.get_input_embeddings()
+        if any(parameter.is_meta for parameter in self.parameters()):  # in part on the disk
+            return filled
         for name, weight in self.electra.embeddings.named_parameters():
             counterpart = f"generator.electra.embeddings.{name}"
             if counterpart in missing and f"electra.embeddings.{name}" not in missing:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from span_electra import SpanElectraConfig
-from span_electra.configuration_span_electra import split_data_settings
+from span_electra.configuration_span_electra import refuse_unknown, split_data_settings
 
 TUTORIAL = {
     "embedding_size": 512,
@@ -82,6 +82,18 @@ def test_what_other_code_adds_to_a_saved_configuration_is_kept(tmp_path):
     saved = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(saved | {"added_by_a_tool": 1}))
     assert SpanElectraConfig.from_pretrained(tmp_path).added_by_a_tool == 1
+
+
+def test_what_transformers_4_saved_with_any_model_is_no_misspelt_setting():
+    names = "_attn_implementation_autoset torchscript pruned_heads use_bfloat16 tf_legacy_loss tie_encoder_decoder "
+    names += (
+        "cross_attention_hidden_size is_decoder is_encoder_decoder tokenizer_class prefix sep_token_id xla_device "
+    )
+    names += "temperature top_k num_beams max_length forced_bos_token_id output_scores summary_type use_cache"
+    refuse_unknown(names.split(), are_saved=True)
+    for name in ("hiden_size", "rtd_wieght", "gen_hiden_size", "embeding_sharing"):
+        with pytest.raises(ValueError, match=f"`{name}` is not a setting"):
+            refuse_unknown([name], are_saved=True)
 
 
 @pytest.mark.parametrize(

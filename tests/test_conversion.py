@@ -324,7 +324,7 @@ def test_a_stage_in_which_the_generator_would_change_is_refused(tmp_path):
     random_model().save_pretrained(tmp_path / "tied")
     with pytest.raises(ValueError, match="`objective` is 'discriminator' and `embedding_sharing` is 'tied'"):
         SpanElectraForPreTraining.from_pretrained(tmp_path / "tied", objective="discriminator")
-    with pytest.raises(ValueError, match="`share_encoder` is True, but the two networks have different shapes"):
+    with pytest.raises(ValueError, match="`share_encoder` is True, and the two networks have different shapes"):
         tiny_config(share_encoder=True)
     with pytest.raises(ValueError, match="`objective` is 'both'; accepted are joint, generator, discriminator"):
         tiny_config(objective="both")

@@ -767,6 +767,14 @@ def test_rows_that_are_padded_already_are_masked_as_they_are_without(side):
             {"input_ids": torch.tensor([[5, 6, 7]])},
             r"row 1 of the batch has `input_ids` of shape \(1, 3\): .* one row",
         ),
+        (
+            {"input_ids": torch.ones(2, 3), "attention_mask": torch.ones(2, 3)},
+            r"row 1 of the batch has `input_ids` of shape \(2, 3\): .* one row",
+        ),
+        (
+            {"input_ids": [5, 6, 7], "attention_mask": [1, 1]},
+            r"row 1 of the batch has 3 `input_ids` and an `attention_mask` of shape \(2,\): one number for each",
+        ),
     ],
 )
 def test_what_is_no_row_is_named(wordpiece, feature, message):
