@@ -94,6 +94,12 @@ def test_a_model_that_is_to_share_other_embeddings_begins_where_the_checkpoint_e
             assert torch.allclose(other.generator(IDS).logits, model.generator(IDS).logits, atol=1e-5)
 
 
+def test_what_stays_on_the_disk_is_not_filled():
+    model = SpanElectraForPreTraining(SpanElectraConfig(**TINY, embedding_sharing="disentangled"))
+    model.generator.to("meta")  # as Accelerate leaves what it loads when it is needed
+    assert model.fill_embeddings({"embedding_residual"}) == set()
+
+
 @pytest.mark.parametrize("sharing", SHARING)
 def test_stock_electras_embeddings_are_both_networks_first(tmp_path, sharing):
     config = SpanElectraConfig(**TINY).discriminator_config()
