@@ -10,18 +10,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from span_electra.span_sampling import (
-    RANDOM_TOKENS,
-    REPLACEMENT,
-    SAMPLING,
-    random_bits,
-    row_keys,
-    runs,
-    sample_span_mask,
-    sequence_budgets,
-    span_length_tables,
-)
-from span_electra.word_boundaries import BREAKS, MAX_WORD_TOKENS, word_starts, word_tables
+from span_electra.masking.randomness import RANDOM_TOKENS, REPLACEMENT, SAMPLING, random_bits, row_keys
+from span_electra.masking.spans import runs, sample_span_mask, sequence_budgets, span_length_tables
+from span_electra.masking.word_boundaries import BREAKS, MAX_WORD_TOKENS, word_starts, word_tables
 
 IGNORED_LABEL = -100
 

@@ -10,15 +10,11 @@ span's two boundary tokens (Joshi et al., 2020, SpanBERT).
 This file travels with every checkpoint, so it imports nothing of the package but the two files beside it.
 """
 
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -48,22 +44,11 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, ModelOutput, lo
 from transformers.utils.generic import is_flash_attention_requested
 
 from .configuration_span_electra import SpanElectraConfig
-from .masked_tokens import MaskedTokens, SpanBoundaryHead, masked_mean, sample_tokens, sequence_numbers, token_keys
+from .span_objectives import MaskedTokens, SpanBoundaryHead, masked_mean, sample_tokens, sequence_numbers, token_keys
 
 logger = logging.get_logger(__name__)
 
 WORD_EMBEDDINGS = "electra.embeddings.word_embeddings.weight"
-# What a run leaves beside the weights, as globs.
-RUN_CARD = "README.md"
-RUN_COMPANIONS = (
-    "arguments.json",
-    "history.json",
-    "curves.png",
-    "tokenizer*",
-    "vocab*",
-    "merges.txt",
-    "special_tokens*",
-)
 
 
 @dataclass
@@ -132,7 +117,7 @@ class SpanElectraPreTrainedModel(ElectraPreTrainedModel):
             )
         return loaded
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
+    def save_pretrained(self, save_directory, *args, **kwargs):
         """Save weights, configuration and modelling code, so that every Auto class loads the folder anywhere."""
         # The library's own registration writes only the class that is being saved.
         self.config.auto_map = AUTO_MAP.copy()
@@ -414,19 +399,6 @@ class SpanElectraForPreTraining(SpanElectraPreTrainedModel):
             folded = self.fold_embeddings(state_dict).items()
             state_dict = {name: weight for name, weight in folded if name not in self.all_tied_weights_keys}
         super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
-
-    def _upload_modified_files(self, working_dir, *args, **kwargs):
-        """As of [`PreTrainedModel.push_to_hub`]. A model that was loaded from the folder of a run takes along what
-        lies there beside the weights, in the same commit: tokenizer, model card, history and curves."""
-        run = Path(self.name_or_path)
-        if self.name_or_path and (run / RUN_CARD).is_file():
-            tags = ModelCard.load(Path(working_dir) / RUN_CARD).data.tags  # the caller's
-            for path in (path for pattern in RUN_COMPANIONS for path in run.glob(pattern)):
-                shutil.copy(path, working_dir)
-            card = ModelCard.load(run / RUN_CARD)
-            card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *(tags or [])]))
-            card.save(Path(working_dir) / RUN_CARD)
-        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     def discriminator_embeddings(self, input_ids: torch.Tensor) -> torch.Tensor | None:
         """The discriminator's word embeddings of `input_ids`, (B, T, E), or None where it has a table of its own."""

@@ -19,10 +19,10 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, set_seed
 
-from span_electra.errors import InputError, print_error
+from span_electra.common.errors import InputError, print_error
+from span_electra.common.run_files import CARD
 from span_electra.finetuning.arguments import TASKS, FinetuningArguments, parse_arguments, settle_by_size
-from span_electra.finetuning.card import write_card
-from span_electra.finetuning.encoders import (
+from span_electra.finetuning.encoder import (
     build_model,
     check_vocabulary,
     load_config,
@@ -30,7 +30,8 @@ from span_electra.finetuning.encoders import (
     longest_row,
     set_dropout,
 )
-from span_electra.finetuning.questions import QuestionAnswering
+from span_electra.finetuning.model_card import write_card
+from span_electra.finetuning.question_answering import QuestionAnswering
 from span_electra.finetuning.report import (
     CONFUSION,
     RESULTS,
@@ -40,14 +41,13 @@ from span_electra.finetuning.report import (
     summarise,
     write_results,
 )
-from span_electra.finetuning.sentences import Classification, Regression
+from span_electra.finetuning.sentence_tasks import Classification, Regression
 from span_electra.finetuning.task import Task
-from span_electra.finetuning.tokens import TokenClassification
+from span_electra.finetuning.token_classification import TokenClassification
 from span_electra.finetuning.trainer import FinetuningTrainer
-from span_electra.options import follow_metric
-from span_electra.processes import processes_end_together
-from span_electra.reporting import CARD
-from span_electra.run_folder import LOCK, check_folder, names_in_run, start_folder, started
+from span_electra.training.arguments import follow_metric
+from span_electra.training.output_dir import LOCK, check_folder, names_in_run, start_folder, started
+from span_electra.training.shutdown import processes_end_together
 
 logger = logging.getLogger("span_electra")
 
@@ -55,6 +55,7 @@ TASK_CLASSES: dict[str, type[Task]] = dict(
     zip(TASKS, (Classification, Regression, TokenClassification, QuestionAnswering), strict=True)
 )
 SETTINGS = "finetuning.json"  # written first: by it a folder is known to be a fine-tuning's
+
 # All that a run writes, as globs; --overwrite_output_dir removes nothing else.
 WRITTEN = ("seed-*", "*.safetensors", "config.json", CARD, RESULTS, CONFUSION)
 NOT_COPIED = ("runs", "training_args.bin")  # of the best seed's folder

@@ -15,7 +15,11 @@ from typing import Any
 
 from transformers import set_seed
 
-from span_electra.arguments import (
+from span_electra.common.errors import InputError, print_error
+from span_electra.common.run_files import ARGUMENTS
+from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
+from span_electra.hub.publishing import PublishingError, prepare_repository
+from span_electra.pretraining.arguments import (
     DataArguments,
     ModelArguments,
     PretrainingArguments,
@@ -23,29 +27,26 @@ from span_electra.arguments import (
     check_rows,
     parse_arguments,
 )
-from span_electra.building import build_model, build_probe, build_rows, build_tokenizer, resolve_rows
-from span_electra.checkpointing import SaveError, run_facts
-from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
-from span_electra.errors import InputError, print_error
-from span_electra.options import fsdp_state_dict_type
-from span_electra.probes import EvaluationCollator
-from span_electra.processes import InterruptedRun, processes_end_together
-from span_electra.publishing import PublishingError, prepare_repository
-from span_electra.reporting import describe, model_card, write_report
-from span_electra.run_folder import (
-    ARGUMENTS,
+from span_electra.pretraining.fixed_corruption import EvaluationCollator
+from span_electra.pretraining.linear_probe import build_probe
+from span_electra.pretraining.model import build_model, build_tokenizer
+from span_electra.pretraining.model_card import model_card
+from span_electra.pretraining.report import describe, write_report
+from span_electra.pretraining.rows import build_rows, resolve_rows
+from span_electra.pretraining.stream import check_stream
+from span_electra.pretraining.trainer import NonFiniteLossError, SpanElectraTrainer
+from span_electra.training.arguments import fsdp_state_dict_type
+from span_electra.training.checkpointing_trainer import SaveError
+from span_electra.training.output_dir import check_run_folder, names_in_run, start_run, started
+from span_electra.training.resuming import (
     MASKING,
-    check_run_folder,
     check_same_checkpoint,
     check_same_run,
     check_shape,
     check_sharding,
-    names_in_run,
-    start_run,
-    started,
+    run_facts,
 )
-from span_electra.streaming import check_stream
-from span_electra.trainer import NonFiniteLossError, SpanElectraTrainer
+from span_electra.training.shutdown import InterruptedRun, processes_end_together
 
 logger = logging.getLogger("span_electra")
 

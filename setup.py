@@ -6,6 +6,17 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
+FOLDERS = (
+    "common",
+    "masking",
+    "tokenization",
+    "conversion",
+    "training",
+    "hub",
+    "pretraining",
+    "finetuning",
+    "configs",
+)
 
 
 class BuildPackage(build_py):
@@ -24,13 +35,8 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    packages=["span_electra", "span_electra.tokenization", "span_electra.finetuning", "span_electra.configs"],
-    package_dir={
-        "span_electra": ".",
-        "span_electra.tokenization": "tokenization",
-        "span_electra.finetuning": "finetuning",
-        "span_electra.configs": "configs",
-    },
+    packages=["span_electra", *(f"span_electra.{folder}" for folder in FOLDERS)],
+    package_dir={"span_electra": "."} | {f"span_electra.{folder}": folder for folder in FOLDERS},
     package_data={"span_electra.configs": ["*.json", "*.yaml", "recipes/*", "accelerate/*"]},
     include_package_data=False,
     cmdclass={"build_py": BuildPackage},

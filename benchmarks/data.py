@@ -27,9 +27,9 @@ from tokenizers import Tokenizer, models
 from torch.utils.data import DataLoader
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
+from span_electra.common.command_line import run_command
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.tokenization.create_features import create_features, read_metadata
-from span_electra.tokenization.output import run_command
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 LINES_IN_BATCH = 1000

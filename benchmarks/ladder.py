@@ -39,9 +39,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from pieces import pack, unpack
 
 from span_electra import SpanElectraForPreTraining
+from span_electra.common.command_line import run_command
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.tokenization.create_features import create_features, read_metadata
-from span_electra.tokenization.output import run_command
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 HERE = Path(__file__).parent / "ladder"

@@ -15,8 +15,9 @@ from pathlib import Path
 import datasets
 import pyarrow.parquet as pq
 
+from span_electra.common.command_line import run_command
+from span_electra.common.output_folder import atomic_folder, check_output_dir
 from span_electra.tokenization.create_features import FEATURE_FILES, METADATA
-from span_electra.tokenization.output import atomic_folder, check_output_dir, run_command
 
 MARGIN = 1.05  # pieces of equally many rows differ a little in size
 

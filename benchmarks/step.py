@@ -35,7 +35,7 @@ from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
 from span_electra import SpanElectraConfig, SpanElectraForPreTraining, modeling_span_electra
 from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
-from span_electra.tokenization.create_features import share_rows
+from span_electra.tokenization.packing import share_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
 from data import made_up_tokenizer

@@ -24,10 +24,12 @@ import psutil
 from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 
+from span_electra.common.command_line import run_command
 from span_electra.data_collator import DataCollatorForSpanMasking
-from span_electra.streaming import POSITION, TextStream, collate_with_position
-from span_electra.tokenization.create_features import load_tokenizer, make_packer
-from span_electra.tokenization.output import run_command
+from span_electra.pretraining.stream import POSITION, TextStream
+from span_electra.pretraining.streaming_trainer import collate_with_position
+from span_electra.tokenization.create_features import load_tokenizer
+from span_electra.tokenization.packing import make_packer
 from span_electra.tokenization.text import Corpus
 
 ROWS, LENGTH = 32, 128

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import psutil
 
-from span_electra.checkpoint_folders import ASIDE
 from span_electra.tokenization.train_tokenizer import train_tokenizer
+from span_electra.training.checkpoint_folders import ASIDE
 
 SIZES = {"embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 SIZES |= {"intermediate_size": 64, "max_position_embeddings": 64}

@@ -3,20 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from span_electra.errors import InputError
-from span_electra.options import (
+from span_electra.common.command_line import check_positive, parse_options
+from span_electra.common.errors import InputError
+from span_electra.common.paths import looks_like_path
+from span_electra.training.arguments import (
     MOST_SEEDS,
     RunArguments,
-    check_positive,
     check_source,
     check_training,
     fsdp_state_dict_type,
-    parse_options,
 )
-from span_electra.tokenization.text import looks_like_path
 
 TASKS = ("classification", "regression", "token-classification", "question-answering")
 UNSMOOTHED = ("regression", "question-answering")
+
 # Learning rate and its decay from layer to layer for encoders of at least so many hidden units (Clark et al., 2020,
 # table 7: Small, Base, Large).
 SETTINGS_BY_SIZE = {0: (3e-4, 0.8), 768: (1e-4, 0.8), 1024: (5e-5, 0.9)}

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
-from span_electra.reporting import without_nan
+from span_electra.common.run_files import without_nan
 
 RESULTS, CONFUSION = "results.json", "confusion.png"
 LONGEST_LABEL = 24  # characters of a label in the picture

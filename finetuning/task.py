@@ -10,10 +10,10 @@ import datasets
 import numpy as np
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
-from span_electra.errors import InputError
+from span_electra.common.errors import InputError
+from span_electra.common.paths import looks_like_path
+from span_electra.common.tables import Column, parse_columns, read_examples, sample
 from span_electra.finetuning.arguments import TaskArguments
-from span_electra.finetuning.data import Column, parse_columns, read_examples, sample
-from span_electra.tokenization.text import looks_like_path
 
 logger = logging.getLogger(__name__)
 

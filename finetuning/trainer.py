@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import nn
 from transformers import Trainer
 
-from span_electra.checkpointing import replaced_attribute
+from span_electra.common.attributes import replaced_attribute
 from span_electra.finetuning.arguments import FinetuningArguments
 
 LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")  # a layer's number in a parameter's name: the first there

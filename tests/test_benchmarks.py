@@ -20,10 +20,10 @@ import ladder
 import pieces
 import step
 
-from span_electra.arguments import parse_arguments
-from span_electra.building import read_config, read_overrides
+from span_electra.common.errors import InputError
 from span_electra.configuration_span_electra import SpanElectraConfig
-from span_electra.errors import InputError
+from span_electra.pretraining.arguments import parse_arguments
+from span_electra.pretraining.model import read_config, read_overrides
 from span_electra.tokenization.create_features import create_features, load_features
 
 SETTING = step.Setting("tiny", length=24, vocab_size=300, batch=2, precision="fp32", dropout=0.1, device="cpu")

@@ -28,11 +28,11 @@ from transformers import (
 
 import span_electra
 from span_electra import SpanElectraConfig, SpanElectraForMaskedLM, SpanElectraForPreTraining, SpanElectraModel
-from span_electra.arguments import ModelArguments
-from span_electra.building import build_tokenizer, load_model
-from span_electra.conversion import from_generator
-from span_electra.errors import InputError
-from span_electra.export import export
+from span_electra.common.errors import InputError
+from span_electra.conversion.export import export
+from span_electra.conversion.warm_start import from_generator
+from span_electra.pretraining.arguments import ModelArguments
+from span_electra.pretraining.model import build_tokenizer, load_model
 
 WORDS = ["[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]", *"abcdefghijklmnopqrstuvwxyz"]
 SHARING = ("tied", "disentangled", "separate")
@@ -145,7 +145,7 @@ def test_the_folder_names_a_class_for_every_auto_class(checkpoint):
     names = {f"AutoModelFor{task}" for task in ("PreTraining", "MaskedLM", "TextEncoding", *tasks)}
     names |= {"AutoConfig", "AutoModel"}
     assert set(json.loads((folder / "config.json").read_text())["auto_map"]) == names
-    code = {"modeling_span_electra.py", "masked_tokens.py", "configuration_span_electra.py"}
+    code = {"modeling_span_electra.py", "span_objectives.py", "configuration_span_electra.py"}
     assert {path.name for path in folder.glob("*.py")} == code
 
 

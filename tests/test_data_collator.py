@@ -16,18 +16,12 @@ from torch.utils.data import DataLoader
 from trainer_examples import chained
 from transformers import PreTrainedTokenizerFast
 
-from span_electra import data_collator, span_sampling
+from span_electra import data_collator
 from span_electra.data_collator import DataCollatorForSpanMasking
-from span_electra.span_sampling import (
-    candidate_spans,
-    random_bits,
-    row_keys,
-    runs,
-    sample_span_mask,
-    span_length_tables,
-    span_lengths,
-)
-from span_electra.word_boundaries import word_starts, word_tables
+from span_electra.masking import spans as span_sampling
+from span_electra.masking.randomness import random_bits, row_keys
+from span_electra.masking.spans import candidate_spans, runs, sample_span_mask, span_length_tables, span_lengths
+from span_electra.masking.word_boundaries import word_starts, word_tables
 
 SPECIAL = ["[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]"]
 TEXT = """We hold these truths to be self-evident, that all men are created equal; don't they say so? In 1776 the

@@ -15,10 +15,8 @@ from span_electra import (
     SpanElectraForPreTraining,
     SpanElectraForSequenceClassification,
 )
-from span_electra.masked_tokens import SpanBoundaryHead, sample_tokens, token_keys
-from span_electra.modeling_span_electra import (
-    WORD_EMBEDDINGS,
-)
+from span_electra.modeling_span_electra import WORD_EMBEDDINGS
+from span_electra.span_objectives import SpanBoundaryHead, sample_tokens, token_keys
 
 MASK = 3
 

@@ -24,19 +24,22 @@ from transformers import (
     Trainer,
 )
 
-from span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining, run_folder
-from span_electra.arguments import ModelArguments, PretrainingArguments, parse_arguments
-from span_electra.building import build_model, build_rows, build_tokenizer, new_model, read_config, resolve_rows
-from span_electra.checkpoint_folders import damage
+from span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining
+from span_electra.common.errors import InputError
 from span_electra.configuration_span_electra import SpanElectraConfig
+from span_electra.conversion.export import export
 from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
-from span_electra.errors import InputError
-from span_electra.export import export
-from span_electra.processes import InterruptedRun
-from span_electra.run_folder import LOCK, check_run_folder, check_same_checkpoint, check_shape, check_sharding
+from span_electra.pretraining.arguments import ModelArguments, PretrainingArguments, parse_arguments
+from span_electra.pretraining.model import build_model, build_tokenizer, new_model, read_config
+from span_electra.pretraining.rows import build_rows, resolve_rows
 from span_electra.run_pretraining import build_trainer, main, run
 from span_electra.tokenization.create_features import METADATA, create_features
 from span_electra.tokenization.train_tokenizer import train_tokenizer
+from span_electra.training import resuming
+from span_electra.training.checkpoint_folders import damage
+from span_electra.training.output_dir import LOCK, check_run_folder
+from span_electra.training.resuming import check_same_checkpoint, check_shape, check_sharding
+from span_electra.training.shutdown import InterruptedRun
 
 torch.set_num_threads(1)  # more cost time on models as small as these
 SIZES = {"embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -482,8 +485,7 @@ def test_a_run_is_not_resumed_with_other_masks(home, finished, option, value, te
 
 def test_a_run_of_a_version_that_masked_otherwise_is_not_resumed(home, finished, monkeypatch):
     before = snapshot(finished)
-    monkeypatch.setattr("span_electra.checkpointing.MASKING_VERSION", 99)
-    monkeypatch.setattr("span_electra.run_folder.MASKING_VERSION", 99)
+    monkeypatch.setattr("span_electra.training.resuming.MASKING_VERSION", 99)
     with pytest.raises(InputError, match=r"a version of this package that masks in another way. Resume with that"):
         run(arguments(home, finished, resume_from_checkpoint="true"))
     assert snapshot(finished) == before
@@ -557,7 +559,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew_either_way(home, t
 
 
 def test_a_folder_in_which_another_run_writes_is_left_alone(home, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("span_electra.run_folder.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("span_electra.training.output_dir.LOCK_SECONDS", 0.1)
     output = tmp_path / "out"
     output.mkdir()
     command = arguments(home, output, max_steps=1)
@@ -1012,7 +1014,7 @@ def test_a_run_is_resumed_sharded_as_it_began_and_where_every_process_finds_it(h
     with pytest.raises(InputError, match="checkpoint-2: holds no model"):
         check_shape(checkpoint, SpanElectraConfig(**SIZES))
     check_same_checkpoint(checkpoint)
-    monkeypatch.setattr(run_folder, "gather_object", lambda own: [*own, None])  # another machine's
+    monkeypatch.setattr(resuming, "gather_object", lambda own: [*own, None])  # another machine's
     with pytest.raises(InputError, match=r"different checkpoints \(checkpoint-2, None\); give an --output_dir"):
         check_same_checkpoint(checkpoint)
     check_same_checkpoint(None)

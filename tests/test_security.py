@@ -7,8 +7,8 @@ import torch
 from transformers import AutoTokenizer
 
 from span_electra import SpanElectraConfig, run_finetuning
-from span_electra.errors import InputError
-from span_electra.export import export
+from span_electra.common.errors import InputError
+from span_electra.conversion.export import export
 from span_electra.run_pretraining import main, run
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 

@@ -6,9 +6,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from span_electra import SpanElectraConfig, SpanElectraForPreTraining
-from span_electra.arguments import PretrainingArguments
 from span_electra.data_collator import DataCollatorForSpanMasking
-from span_electra.trainer import SpanElectraTrainer
+from span_electra.pretraining.arguments import PretrainingArguments
+from span_electra.pretraining.trainer import SpanElectraTrainer
 
 torch.set_num_threads(1)  # more cost time on models as small as these
 SPECIAL = ["[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]"]

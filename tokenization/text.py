@@ -5,14 +5,11 @@ whatever the size of a file, and everything wrong with the text is found here, w
 the message.
 """
 
-import csv
 import glob
-import gzip
 import json
 import logging
 import os
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,26 +19,21 @@ from typing import Any, NamedTuple, TypeAlias
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
-from span_electra.errors import InputError, InputNotFoundError, first_line
+from span_electra.common.errors import InputError, InputNotFoundError
+from span_electra.common.paths import COMPRESSION_SUFFIXES, TABLE_SUFFIXES, TEXT_SUFFIXES, looks_like_path
+from span_electra.common.tables import load_named_dataset, open_csv
+from span_electra.common.text_files import LONGEST_LINE, numbered_lines, read_text
 
 logger = logging.getLogger(__name__)
 
 DOCUMENT_RULES = ("blank_line", "file", "line")
 DEFAULT_DOCUMENTS = "blank_line"
-TEXT_SUFFIXES = ("", ".txt", ".text", ".raw", ".tokens")
-TABLE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-COMPRESSION_SUFFIXES = (".gz", ".zst")
 ACCEPTED = "text (.txt, .text, .raw, .tokens or no suffix), .jsonl, .json or .csv, each plain, .gz or .zst; .parquet"
 
 BLOCK_SIZE = 1 << 20  # characters: the unit that is handed to a worker
-READ_SIZE = 1 << 20  # bytes
-COMPRESSED_READ_SIZE = 1 << 14  # bytes; small, because what comes out can be thousands of times larger
-LONGEST_LINE = 10 << 20  # bytes
 Source: TypeAlias = Path | datasets.Dataset | datasets.IterableDataset
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-DATASET_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
 class Block(NamedTuple):
@@ -154,29 +146,13 @@ class Corpus:
 
     def _documents(self, source: Source) -> Iterator[Document]:
         if isinstance(source, Path) and _file_format(source) == "text":
-            lines = (text.split("\n") for _, text in _read_text(source))
+            lines = (text.split("\n") for _, text in read_text(source))
             return _split_documents(lines, self.documents)
         rows = _read_rows(source, self.text_column)
         row_lines = (row.replace("\r\n", "\n").split("\n") for row in rows)
         if self.documents == "blank_line":
             return (document for lines in row_lines for document in _split_documents([lines], "file"))
         return _split_documents(row_lines, self.documents)
-
-
-def load_named_dataset(name: str, split: str, streaming: bool = False) -> datasets.Dataset | datasets.IterableDataset:
-    """A split of the dataset that is called `name`, or `name:configuration`, on the Hub.
-
-    Raises:
-        InputNotFoundError: if there is none, or no network and none in the cache.
-    """
-    dataset_name, _, configuration = name.partition(":")
-    try:
-        return datasets.load_dataset(dataset_name, configuration or None, split=split, streaming=streaming)
-    except Exception as error:  # every kind of failure to reach or to read a dataset has its own class
-        raise InputNotFoundError(
-            f"{name}: neither a file, folder or glob here, nor a dataset that can be loaded (split {split!r}): "
-            f"{first_line(error)}. Give local files, or a name like wikitext:wikitext-2-raw-v1 and its --split."
-        ) from error
 
 
 def _identity(source: Source) -> dict[str, Any]:
@@ -188,14 +164,6 @@ def _identity(source: Source) -> dict[str, Any]:
         "split": str(source.split),
         "fingerprint": source._fingerprint,
     }
-
-
-def looks_like_path(path: str) -> bool:
-    """Whether to answer "no such file" at once, without asking the Hub for a dataset of that name."""
-    name = Path(path)
-    has_suffix = name.suffix in (*TEXT_SUFFIXES[1:], *TABLE_SUFFIXES, *COMPRESSION_SUFFIXES)
-    is_in_folder = len(name.parts) > 1 and Path(name.parts[0]).is_dir()
-    return has_suffix or is_in_folder or not DATASET_NAME.fullmatch(path) or path.startswith(".")
 
 
 def _file_format(path: Path) -> str:
@@ -248,77 +216,6 @@ def _visible_files(folder: Path) -> Iterator[Path]:
         yield from (path for name in names if not name.startswith(".") and (path := Path(root, name)).is_file())
 
 
-def _raw_chunks(path: Path) -> Iterator[bytes]:
-    """The file's bytes, decompressed."""
-    try:
-        if path.suffix.lower() == ".zst":
-            yield from _zstd_chunks(path)
-            return
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
-            while data := stream.read(READ_SIZE):
-                yield data
-    except (zstandard.ZstdError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise InputError(f"{path}: not a whole {path.suffix} file ({error}). Fetch or compress it again.") from error
-
-
-def _zstd_chunks(path: Path) -> Iterator[bytes]:
-    # zstandard's own stream reader takes a truncated file for a whole one. A window of 2 ** 31 is what
-    # `zstd --long=31` writes; the library's default refuses anything over 2 ** 27.
-    decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
-    frame = None
-    with path.open("rb") as stream:
-        while data := stream.read(COMPRESSED_READ_SIZE):
-            while data:
-                frame = frame or decompressor.decompressobj()
-                if text := frame.decompress(data):
-                    yield text
-                data = frame.unused_data if frame.eof else b""
-                frame = None if frame.eof else frame
-    if frame:
-        raise EOFError("it ends in the middle")
-
-
-def _read_text(path: Path) -> Iterator[tuple[int, str]]:
-    """Whole lines of a UTF-8 file, about `READ_SIZE` at a time, and the number of the first line."""
-    line_number, pending = 1, b""
-    for data in _raw_chunks(path):
-        if line_number == 1 and not pending:
-            data = data.removeprefix(b"\xef\xbb\xbf")
-        if (position := data.find(b"\0")) >= 0:
-            line = line_number + data.count(b"\n", 0, position)
-            raise InputError(
-                f"{path}, line {line}: a NUL byte. This is binary (or UTF-16), not UTF-8 text: convert it."
-            )
-        first_end = data.find(b"\n")
-        if len(pending) + (len(data) if first_end < 0 else first_end) > LONGEST_LINE:
-            raise InputError(
-                f"{path}, line {line_number}: longer than {LONGEST_LINE >> 20} MiB. Lines up to that length are "
-                "accepted: break the text into lines, one paragraph or sentence each."
-            )
-        lines, newline, rest = data.rpartition(b"\n")
-        if not newline:
-            pending += data
-            continue
-        whole = pending + lines
-        yield line_number, _decode(path, line_number, whole)
-        line_number += whole.count(b"\n") + 1
-        pending = rest
-    if pending:
-        yield line_number, _decode(path, line_number, pending)
-
-
-def _decode(path: Path, line_number: int, data: bytes) -> str:
-    try:
-        return data.decode("utf-8").replace("\r\n", "\n").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        line = line_number + data.count(b"\n", 0, error.start)
-        column = error.start - data.rfind(b"\n", 0, error.start)
-        raise InputError(
-            f"{path}, line {line}, byte {column}: 0x{data[error.start]:02x} is not UTF-8. Only UTF-8 text is "
-            "accepted: convert the file, for example with `iconv -f latin1 -t utf-8`."
-        ) from error
-
-
 def _read_rows(source: Source, column: str) -> Iterator[str]:
     """The text column of a table, row by row."""
     rows: Iterator[tuple[str, Any]]
@@ -343,13 +240,8 @@ def _read_rows(source: Source, column: str) -> Iterator[str]:
         yield value
 
 
-def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    for first, text in _read_text(path):
-        yield from enumerate(text.split("\n"), first)
-
-
 def _read_json_lines(path: Path, column: str) -> Iterator[tuple[str, Any]]:
-    for number, line in _numbered_lines(path):
+    for number, line in numbered_lines(path):
         if not line or line.isspace():
             continue
         where = f"{path}, line {number}"
@@ -369,36 +261,6 @@ def _read_csv(path: Path, column: str) -> Iterator[tuple[str, Any]]:
     _check_column(path, column, names)
     place = names.index(column)
     yield from ((where, row[place]) for where, row in rows)
-
-
-def open_csv(path: Path) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
-    """The names of a CSV file's columns, and its rows: where each stands, and a text for each column.
-
-    Raises:
-        InputError: (also while the rows are read) not CSV, or a row with more or fewer fields than there are columns.
-    """
-    csv.field_size_limit(LONGEST_LINE)
-    reader = csv.reader((f"{line}\n" for _, line in _numbered_lines(path)), strict=True)
-    rows = _csv_rows(path, reader)
-    _, names = next(rows, ("", []))
-    return names, _whole_rows(rows, len(names))
-
-
-def _csv_rows(path: Path, reader) -> Iterator[tuple[str, list[str]]]:
-    try:
-        yield from ((f"{path}, line {reader.line_num}", row) for row in reader if row)  # no row: an empty line
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: not CSV ({error}).") from error
-
-
-def _whole_rows(rows: Iterator[tuple[str, list[str]]], columns: int) -> Iterator[tuple[str, list[str]]]:
-    for where, row in rows:
-        if len(row) != columns:
-            raise InputError(
-                f"{where}: {len(row)} fields, and the first line names {columns} columns. Put fields that hold commas "
-                'or line ends in double quotes ("), or write the file again with a library for CSV.'
-            )
-        yield where, row
 
 
 def _read_parquet(path: Path, column: str) -> Iterator[tuple[str, Any]]:

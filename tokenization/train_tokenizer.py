@@ -10,22 +10,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import (
-    AddedToken,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from span_electra.errors import InputError
-
-from .output import atomic_folder, check_output_dir, run_command
-from .text import Corpus
+from span_electra.common.command_line import run_command
+from span_electra.common.errors import InputError
+from span_electra.common.output_folder import atomic_folder, check_output_dir
+from span_electra.tokenization.text import Corpus
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +35,7 @@ TOKENIZER_FILES = (
     "vocab.txt",
 )
 LONGEST_WORD = 1000  # characters that a tokenizer learns from at a time
+
 # A longer word is [UNK] altogether, and Thai has words up to the next space. A word of 400 characters takes 7 times as
 # long per character as one of 100.
 MAX_INPUT_CHARS_PER_WORD = 400

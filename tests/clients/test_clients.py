@@ -25,8 +25,8 @@ from span_electra import (
     SpanElectraForSequenceClassification,
     SpanElectraForTokenClassification,
 )
+from span_electra.conversion.export import export
 from span_electra.data_collator import DataCollatorForSpanMasking
-from span_electra.export import export
 
 # Warnings are errors elsewhere; these are the other libraries' among themselves.
 pytestmark = pytest.mark.filterwarnings("default")

@@ -10,17 +10,17 @@ from finetuning_examples import documents, squad, task_of, write_lines
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from span_electra.errors import InputError
-from span_electra.finetuning.data import Column, read_examples, sample
-from span_electra.finetuning.questions import (
+from span_electra.common.errors import InputError
+from span_electra.common.tables import Column, read_examples, sample
+from span_electra.finetuning.question_answering import (
     LONGEST_ANSWER,
     QuestionAnswering,
     answer_tokens,
     best_span,
     encode_questions,
 )
-from span_electra.finetuning.sentences import Classification, Regression
-from span_electra.finetuning.tokens import NO_LABEL, TokenClassification, first_tokens
+from span_electra.finetuning.sentence_tasks import Classification, Regression
+from span_electra.finetuning.token_classification import NO_LABEL, TokenClassification, first_tokens
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 TEXT = {"text": Column(("sentence", "text")), "label": Column(("label",), is_label=True)}

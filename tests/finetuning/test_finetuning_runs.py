@@ -25,16 +25,16 @@ from transformers import (
 )
 
 from span_electra import run_finetuning
-from span_electra.errors import InputError
-from span_electra.finetuning import sentences
+from span_electra.common.errors import InputError
+from span_electra.finetuning import sentence_tasks as sentences
 from span_electra.finetuning.arguments import FinetuningArguments, parse_arguments, settle_by_size
-from span_electra.finetuning.card import finetuned_card
-from span_electra.finetuning.encoders import build_model, load_config, load_tokenizer, longest_row, set_dropout
-from span_electra.finetuning.questions import Answer, QuestionAnswering
+from span_electra.finetuning.encoder import build_model, load_config, load_tokenizer, longest_row, set_dropout
+from span_electra.finetuning.model_card import finetuned_card
+from span_electra.finetuning.question_answering import Answer, QuestionAnswering
 from span_electra.finetuning.report import SeedResult, best_result, plot_confusion, results_table, summarise
-from span_electra.finetuning.sentences import Classification, Regression
+from span_electra.finetuning.sentence_tasks import Classification, Regression
 from span_electra.finetuning.task import model_inputs
-from span_electra.finetuning.tokens import TokenClassification
+from span_electra.finetuning.token_classification import TokenClassification
 from span_electra.finetuning.trainer import FinetuningTrainer, parameter_depths
 from span_electra.run_finetuning import main, seed_arguments
 

@@ -12,13 +12,13 @@ from tokenizer_examples import unigram_tokenizer
 from tokenizers.models import Unigram
 from trainer_examples import sequences_of
 
-from span_electra.arguments import parse_arguments
-from span_electra.building import read_overrides
+from span_electra.common.command_line import read_settings
+from span_electra.common.errors import InputError
 from span_electra.data_collator import DataCollatorForSpanMasking
-from span_electra.errors import InputError
 from span_electra.finetuning.arguments import parse_arguments as parse_finetuning
-from span_electra.options import read_settings
-from span_electra.tokenization.create_features import make_packer, separated
+from span_electra.pretraining.arguments import parse_arguments
+from span_electra.pretraining.model import read_overrides
+from span_electra.tokenization.packing import make_packer, separated
 from span_electra.tokenization.text import Corpus
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 

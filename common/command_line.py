@@ -1,0 +1,173 @@
+"""The command lines of scripts and modules: options, recipes that hold options, and how a command ends."""
+
+import difflib
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn, get_args, get_type_hints
+
+import yaml
+from transformers import HfArgumentParser
+
+from span_electra.common.errors import InputError, first_line, print_error
+
+RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+def parse_options(
+    groups: Sequence[type],
+    arguments: Sequence[str],
+    script: str,
+    description: str,
+    alternatives: frozenset[str] = frozenset(),
+) -> tuple:
+    """Parse `[recipe.yaml] [--option value ...]`, in which options win over the recipe.
+
+    Args:
+        groups: Dataclasses, the fields of which are the options.
+        arguments: The command line without the script's name.
+        script: The script's name, for the help.
+        description: What it does, for the help.
+        alternatives: Options of which one excludes the others: one on the command line takes the place of a recipe's.
+
+    Returns:
+        An instance of each group.
+
+    Raises:
+        InputError: an unknown option, or a value that the Trainer's arguments refuse.
+    """
+    parser = HfArgumentParser(
+        groups,  # type: ignore[arg-type]
+        prog=script,
+        usage=f"{script} [recipe.yaml] [--option value ...]",
+        description=f"{description} A recipe is a YAML or JSON file that holds options.",
+        allow_abbrev=False,
+    )
+    arguments = list(arguments)
+    if arguments and not arguments[0].startswith("-"):
+        recipe = read_recipe(arguments.pop(0), groups)
+        given = {argument.partition("=")[0].lstrip("-").replace("-", "_") for argument in arguments}
+        parser.set_defaults(**{n: v for n, v in recipe.items() if n not in alternatives or not given & alternatives})
+    try:
+        *parsed, unknown = parser.parse_args_into_dataclasses(
+            arguments, return_remaining_strings=True, look_for_args_file=False
+        )
+    except OSError as error:
+        if error.filename is None:
+            raise InputError(f"{first_line(error)}.") from error
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}).") from error
+    except (ImportError, ValueError) as error:  # the Trainer's own checks
+        raise InputError(f"{first_line(error)}.") from error
+    if unknown:
+        raise InputError(unknown_option(unknown[0].split("=")[0], groups))
+    return tuple(parsed)
+
+
+def read_recipe(path: str, groups: Sequence[type]) -> dict:
+    """The options in a recipe, checked by name."""
+    if Path(path).suffix not in RECIPE_SUFFIXES:
+        raise InputError(
+            f"{path}: neither an option (these begin with --) nor a recipe ({', '.join(RECIPE_SUFFIXES)})."
+        )
+    recipe, types = read_settings(path, load_recipe), option_types(groups)
+    for name in recipe.keys() - types.keys():
+        raise InputError(f"{path}: {unknown_option(name, groups)}")
+    return {name: recipe_value(path, name, value, types[name]) for name, value in recipe.items()}
+
+
+def recipe_value(path: str, name: str, value: object, accepted: object) -> object:
+    """A recipe's value as it would come from the command line, so that both are converted and checked alike."""
+    if isinstance(value, list):
+        if "list" not in str(accepted):
+            raise InputError(f"{path}: {name} is a list, {value}; one value is expected.")
+        for item in value:
+            if item is None or isinstance(item, (list, dict)):
+                raise InputError(f"{path}: {name} holds {json.dumps(item)}; a list of words or numbers is expected.")
+        return [str(item) for item in value]
+    if value is None:
+        if type(None) not in get_args(accepted):
+            raise InputError(f"{path}: {name} has no value; give one, or leave it out.")
+        return None
+    if bool in (accepted, *get_args(accepted)):
+        value = yaml.SafeLoader.bool_values.get(str(value).lower(), value)  # which knows `on` and `off` as well
+    text = json.dumps(value) if isinstance(value, dict) else str(value)
+    return [text] if accepted == list[str] else text
+
+
+def load_recipe(text: str) -> object:
+    """YAML of which scalars stay as they are written: `no` is Norwegian, and 0123 no 83. Within a mapping, which goes
+    on as JSON, they have their types."""
+    loader = yaml.SafeLoader(text)
+    recipe = loader.get_single_node()
+
+    def value_of(node: yaml.Node) -> object:
+        is_text = isinstance(node, yaml.ScalarNode) and node.tag != "tag:yaml.org,2002:null"
+        return node.value if is_text else loader.construct_object(node, deep=True)
+
+    if not isinstance(recipe, yaml.MappingNode):
+        return yaml.safe_load(text)
+    loader.flatten_mapping(recipe)  # of what `<<` brings in
+    return {
+        loader.construct_scalar(name): [value_of(item) for item in value.value]
+        if isinstance(value, yaml.SequenceNode)
+        else value_of(value)
+        for name, value in recipe.value
+    }
+
+
+def read_settings(path: str | Path, load_yaml: Callable[[str], object] = yaml.safe_load) -> dict:
+    """The mapping that a YAML or JSON file holds."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        settings = json.loads(text) if Path(path).suffix == ".json" else load_yaml(text)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not valid {Path(path).suffix[1:].upper()} ({first_line(error)}).") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: holds a {type(settings).__name__}; names with values are expected.")
+    return settings
+
+
+def check_positive(group: object, *names: str) -> None:
+    """Refuse counts below 1 in a group of options; None, which leaves the count to the script, passes."""
+    for name in names:
+        value = getattr(group, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} is {value}; it must be at least 1.")
+
+
+def option_types(groups: Sequence[type]) -> dict[str, object]:
+    # Not the fields' own types, of which the parser takes the first of several.
+    types = {name: kind for group in groups for name, kind in get_type_hints(group).items()}
+    return {option.name: types[option.name] for group in groups for option in fields(group) if option.init}
+
+
+def unknown_option(name: str, groups: Sequence[type]) -> str:
+    close = difflib.get_close_matches(name.lstrip("-").replace("-", "_"), option_types(groups), n=1)
+    hint = f"did you mean {'--' if name.startswith('-') else ''}{close[0]}?" if close else "--help lists all options."
+    return f"{name} is not an option: {hint}"
+
+
+def run_command(command: Callable[[], None]) -> None:
+    """Run it; SIGTERM ends it as Ctrl-C does, so that it removes what it has not finished."""
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        command()
+    except InputError as error:
+        print_error(error)
+        sys.exit(2)
+    except Exception as error:
+        if isinstance(error.__context__, SystemExit):  # `datasets` makes a TimeoutError of it when it has workers
+            raise error.__context__ from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)  # as a process that the signal ended

@@ -1,0 +1,265 @@
+"""Read labelled examples, with a task's own column names, from a file or by a `datasets` name."""
+
+import csv
+import difflib
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from datasets import Value
+
+from span_electra.common.errors import InputError, InputNotFoundError, first_line
+from span_electra.common.paths import TABLE_SUFFIXES, looks_like_path
+from span_electra.common.text_files import LONGEST_LINE, numbered_lines
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_SEED = 0  # not the run's: runs with different seeds see the same rows
+TEXTS = (Value("string"), Value("large_string"))
+NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d+)?")  # not 01, which is a name, nor one that a float64 could not hold
+
+
+class Column(NamedTuple):
+    """A column that a task reads: the names under which it is looked for, the first that is there wins."""
+
+    names: tuple[str, ...]
+    is_required: bool = True
+    is_label: bool = False  # if all its values are numbers written as texts, they are read as numbers
+
+
+SENTENCE_COLUMNS = {
+    "sentence1": Column(("sentence1", "text", "sentence")),
+    "sentence2": Column(("sentence2",), is_required=False),
+    "label": Column(("label",), is_label=True),
+}
+
+
+def read_examples(
+    name: str, split: str, columns: Mapping[str, Column], renamed: Mapping[str, str] | None = None
+) -> datasets.Dataset:
+    """The rows that `name` holds.
+
+    Args:
+        name: A file, or a `datasets` name (`name:configuration`).
+        split: The split of a `datasets` name.
+        columns: The task's columns by its own name for them.
+        renamed: That name -> the name in the data, where the user says so by --columns; None: there is no such option.
+
+    Returns:
+        Rows with the task's names for its columns, and no other columns.
+
+    Raises:
+        InputError: what is not there, cannot be read, holds no rows or lacks a column.
+    """
+    rows = read_table(name, split)
+    if not len(rows):
+        raise InputError(f"{name}: no rows. Give data that holds examples.")
+    found: dict[str, str] = {}
+    for role, column in columns.items():
+        accepted = (renamed[role],) if renamed and role in renamed else column.names
+        present = [candidate for candidate in accepted if candidate in rows.column_names]
+        if present and present[0] in found:
+            raise InputError(
+                f"{name}: the column {present[0]!r} would be both {found[present[0]]} and {role}. Name another: "
+                f"--columns {role}=NAME."
+            )
+        if present:
+            found[present[0]] = role
+        elif column.is_required or (renamed and role in renamed):
+            fix = "Rename the one that holds it" if renamed is None else f"Name it: --columns {role}=NAME"
+            raise InputError(
+                f"{name}: no column {' or '.join(map(repr, accepted))}. The columns are: "
+                f"{', '.join(rows.column_names)}. {fix}."
+            )
+    texts = [name for name, kind in rows.features.items() if kind in TEXTS]
+    unread = [column for column in texts if column not in found]
+    for role in columns.keys() - found.values() if unread and renamed is not None else ():
+        logger.warning(f"{name}: there is no {role}. If that is {unread[0]}: --columns {role}={unread[0]}.")
+    rows = rows.select_columns(list(found)).rename_columns({old: new for old, new in found.items() if old != new})
+    for role, column in columns.items():
+        if column.is_label and rows.features.get(role) in TEXTS and all(map(is_number, rows[role])):
+            rows = rows.add_column("numbers", [*map(float, rows[role])]).remove_columns(role)
+            rows = rows.rename_column("numbers", role)
+    return rows
+
+
+def check_texts(examples: datasets.Dataset, name: str, columns: Iterable[str]) -> None:
+    """Refuse values that are not text."""
+    for column in columns:
+        for number, value in enumerate(examples[column], start=1):
+            if not isinstance(value, str):
+                raise InputError(
+                    f"{name}, row {number}: {column} is {value!r}, which is not text. Give one in every row, or "
+                    "another column."
+                )
+
+
+def is_number(text: str | None) -> bool:
+    return text is not None and NUMBER.fullmatch(text) is not None
+
+
+def parse_columns(columns: Sequence[str], roles: Iterable[str]) -> dict[str, str]:
+    """`--columns sentence1=premise label=gold` as a dictionary, checked against the names that the task knows."""
+    renamed = {}
+    for item in columns:
+        role, _, column = item.partition("=")
+        if role not in roles or not column:
+            close = difflib.get_close_matches(role, list(roles), n=1)
+            hint = f"{(close or list(roles))[0]}=NAME"
+            raise InputError(f"--columns {item}: names one of {', '.join(roles)}, then its column; write {hint}.")
+        renamed[role] = column
+    return renamed
+
+
+def read_table(name: str, split: str) -> datasets.Dataset:
+    path = Path(name).expanduser()
+    if path.is_file():
+        return read_file(path)
+    if looks_like_path(name) or path.exists():
+        came = "a folder" if path.is_dir() else "no such file"
+        raise InputNotFoundError(
+            f"{name}: {came}. Give a {', '.join(TABLE_SUFFIXES)} file, or a `datasets` name (name:configuration)."
+        )
+    return load_named_dataset(name, split)
+
+
+def read_file(path: Path) -> datasets.Dataset:
+    """A table as it is in the file. What a library would make of texts that look like numbers, dates or nothing is
+    left to the task, which knows what its columns are."""
+    suffix = path.suffix.lower()
+    if suffix not in TABLE_SUFFIXES:
+        raise InputError(f"{path}: unknown suffix {path.suffix!r}; accepted are {', '.join(TABLE_SUFFIXES)}.")
+    try:
+        if suffix == ".parquet":
+            return datasets.load_dataset("parquet", data_files=str(path), split="train")
+        return csv_table(path) if suffix == ".csv" else json_table(path)
+    except InputError:
+        raise
+    except Exception as error:  # every kind of failure to read a file has its own class
+        kind = "JSON" if suffix == ".jsonl" else suffix[1:].upper()
+        reason = first_line(error.__cause__ or error)
+        raise InputError(f"{path}: cannot be read as {kind}, or has no rows ({reason}).") from error
+
+
+def csv_table(path: Path) -> datasets.Dataset:
+    names, rows = open_csv(path)
+    columns = zip(*(row for _, row in rows), strict=True)
+    return datasets.Dataset.from_dict(dict(zip(names, map(list, columns), strict=False)))
+
+
+def json_table(path: Path) -> datasets.Dataset:
+    """Rows from JSON lines, from a list of objects, from one under `data`, or from SQuAD's nested format."""
+    text = path.read_text(encoding="utf-8-sig")
+    try:
+        content = json.loads(text)
+    except ValueError:  # not one value: one a line
+        content = json_lines(text, path)
+    if isinstance(content, dict):
+        content = content.get("data", [content])
+        if content and isinstance(content, list) and isinstance(content[0], dict) and "paragraphs" in content[0]:
+            content = list(squad_rows(content, path))
+    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+        raise InputError(f"{path}: not rows. Accepted: one JSON object per line, or a list of objects.")
+    table = {}
+    for name in dict.fromkeys(name for row in content for name in row):
+        try:
+            table[name] = pa.array([row.get(name) for row in content])
+        except pa.ArrowException as error:
+            raise InputError(
+                f"{path}: the column {name!r} holds values of several types ({first_line(error)}). Give it one."
+            ) from error
+    return datasets.Dataset.from_dict(table)
+
+
+def json_lines(text: str, path: Path) -> list:
+    values = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line and not line.isspace():
+            try:
+                values.append(json.loads(line))
+            except ValueError as error:
+                raise InputError(
+                    f"{path}, line {number}: cannot be read as JSON ({error}). Accepted: one JSON object per line."
+                ) from error
+    return values
+
+
+def squad_rows(articles: list, path: Path) -> Iterator[dict]:
+    """A row for each question of SQuAD's nested format: id, question, context, answers."""
+    try:
+        for article in articles:
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    answers = question["answers"]
+                    yield {
+                        "id": question["id"],
+                        "question": question["question"],
+                        "context": paragraph["context"],
+                        "answers": {key: [answer[key] for answer in answers] for key in ("text", "answer_start")},
+                    }
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: not in SQuAD's format ({type(error).__name__}: {error}). Expected: data, a list of articles "
+            "with paragraphs, each with a context and qas, each with id, question and answers, each with text and "
+            "answer_start."
+        ) from error
+
+
+def sample(rows: datasets.Dataset, count: int | None) -> datasets.Dataset:
+    """`count` of the rows, drawn at random but always the same, in their order; all if there are no more."""
+    if count is None or count >= len(rows):
+        return rows
+    chosen = np.random.default_rng(SAMPLE_SEED).permutation(len(rows))[:count]
+    return rows.select(np.sort(chosen))
+
+
+def load_named_dataset(name: str, split: str, streaming: bool = False) -> datasets.Dataset | datasets.IterableDataset:
+    """A split of the dataset that is called `name`, or `name:configuration`, on the Hub.
+
+    Raises:
+        InputNotFoundError: if there is none, or no network and none in the cache.
+    """
+    dataset_name, _, configuration = name.partition(":")
+    try:
+        return datasets.load_dataset(dataset_name, configuration or None, split=split, streaming=streaming)
+    except Exception as error:  # every kind of failure to reach or to read a dataset has its own class
+        raise InputNotFoundError(
+            f"{name}: neither a file, folder or glob here, nor a dataset that can be loaded (split {split!r}): "
+            f"{first_line(error)}. Give local files, or a name like wikitext:wikitext-2-raw-v1 and its --split."
+        ) from error
+
+
+def open_csv(path: Path) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
+    """The names of a CSV file's columns, and its rows: where each stands, and a text for each column.
+
+    Raises:
+        InputError: (also while the rows are read) not CSV, or a row with more or fewer fields than there are columns.
+    """
+    csv.field_size_limit(LONGEST_LINE)
+    reader = csv.reader((f"{line}\n" for _, line in numbered_lines(path)), strict=True)
+    rows = _csv_rows(path, reader)
+    _, names = next(rows, ("", []))
+    return names, _whole_rows(rows, len(names))
+
+
+def _csv_rows(path: Path, reader) -> Iterator[tuple[str, list[str]]]:
+    try:
+        yield from ((f"{path}, line {reader.line_num}", row) for row in reader if row)  # no row: an empty line
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not CSV ({error}).") from error
+
+
+def _whole_rows(rows: Iterator[tuple[str, list[str]]], columns: int) -> Iterator[tuple[str, list[str]]]:
+    for where, row in rows:
+        if len(row) != columns:
+            raise InputError(
+                f"{where}: {len(row)} fields, and the first line names {columns} columns. Put fields that hold commas "
+                'or line ends in double quotes ("), or write the file again with a library for CSV.'
+            )
+        yield where, row

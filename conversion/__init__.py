@@ -1,0 +1,1 @@
+"""Other checkpoints in, stock checkpoints out."""

@@ -1,0 +1,191 @@
+"""Load any encoder that the Auto classes know, with a new head, and make sure that it is what was meant."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from span_electra.common.errors import InputError, as_input_error
+from span_electra.finetuning.arguments import EncoderArguments
+from span_electra.finetuning.task import Task
+
+logger = logging.getLogger(__name__)
+
+GENERATORS = ("ElectraForMaskedLM", "ElectraForCausalLM", "SpanElectraForMaskedLM")
+DROPOUT = 0.1  # Clark et al., 2020, table 7
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+
+
+def load_config(arguments: EncoderArguments) -> PretrainedConfig:
+    """The encoder's configuration.
+
+    Raises:
+        InputError: there is none, or it is a generator's, or that of a pretraining's first stage.
+    """
+    name = arguments.model_name_or_path
+    with as_input_error(f"--model_name_or_path {name}"):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=arguments.trust_remote_code)
+    saved_as = (config.architectures or ["a model of unknown class"])[0]
+    if saved_as in GENERATORS:
+        raise InputError(
+            f"--model_name_or_path {name}: was saved as {saved_as}, a generator, which is small and only there to "
+            f"train the discriminator. Fine-tune the discriminator: {find_discriminator(name)}."
+        )
+    if not all(hasattr(config, name) for name in ("vocab_size", "hidden_size")):
+        raise InputError(
+            f"--model_name_or_path {name}: a {config.model_type}, which is not an encoder of text alone. Give "
+            "one like ELECTRA or BERT."
+        )
+    # The library's warning of this would go with its report of the new head.
+    if getattr(config, "discriminator_is_untrained", False):
+        raise InputError(
+            f"--model_name_or_path {name}: only its generator was trained (objective 'generator'), and fine-tuning "
+            "takes the discriminator. Train that first: run_pretraining.py --config small --objective discriminator "
+            f"--generator {name}."
+        )
+    return config
+
+
+def find_discriminator(generator: str) -> str:
+    """Where the other half of a generator is likely to be."""
+    sibling = Path(generator).parent / "discriminator"
+    if sibling.is_dir():
+        return str(sibling)
+    name = generator.replace("generator", "discriminator")
+    return (
+        name
+        if name != generator
+        else "the folder that run_pretraining.py wrote, or that ELECTRA's ends in -discriminator"
+    )
+
+
+def load_tokenizer(arguments: EncoderArguments, config: PretrainedConfig) -> PreTrainedTokenizerBase:
+    name = arguments.tokenizer or arguments.model_name_or_path
+    with as_input_error(f"The tokenizer {name}", "Give one by --tokenizer."):
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=arguments.trust_remote_code)
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"{name}: a slow tokenizer, which cannot tell where a token is from. Give one with a tokenizer.json."
+        )
+    if tokenizer.pad_token is None:
+        raise InputError(f"{name}: the tokenizer has no padding token. Give one that has it, by --tokenizer.")
+    tokenizer.padding_side = "right"  # words and answers are found by their places from the left
+    if getattr(config, "type_vocab_size", None) == 1:  # and there is no second type of tokens
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    return tokenizer
+
+
+def longest_row(arguments: EncoderArguments, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens that the encoder has room for."""
+    positions = getattr(config, "max_position_embeddings", None)  # some encoders (T5's) have no such number
+    if positions is None:
+        return tokenizer.model_max_length
+    return min(positions - unused_positions(arguments, config), tokenizer.model_max_length)
+
+
+def unused_positions(arguments: EncoderArguments, config: PretrainedConfig) -> int:
+    """Of the position embeddings, how many no token has: RoBERTa and its kin count from behind the padding's id."""
+    with torch.device("meta"):
+        encoder = AutoModel.from_config(config, trust_remote_code=arguments.trust_remote_code)
+    for name, module in encoder.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return module.padding_idx + 1
+    return 0
+
+
+def set_dropout(config: PretrainedConfig, asked: float | None) -> float | None:
+    """Fine-tune with `asked`, or ELECTRA's dropout; return which, None if the encoder's own stays. An encoder that was
+    pretrained on more text than it could learn by heart is often without, and would learn a task's few examples by
+    heart.
+
+    Raises:
+        InputError: the configuration has no dropout by BERT's names, and one was asked for.
+    """
+    if not all(hasattr(config, name) for name in DROPOUTS):
+        if asked is not None:
+            raise InputError(
+                f"--dropout is {asked}, but a {config.model_type} has no {' and '.join(DROPOUTS)}: leave it out, and "
+                "change what it has in its config.json."
+            )
+        logger.warning(f"A {config.model_type} has no {' and '.join(DROPOUTS)}: its own dropout stays as it is.")
+        return None
+    dropout = DROPOUT if asked is None else asked
+    for name in DROPOUTS:
+        setattr(config, name, dropout)
+    if getattr(config, "classifier_dropout", None) is not None:
+        config.classifier_dropout = dropout
+    return dropout
+
+
+def check_vocabulary(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    if (tokens := max(tokenizer.get_vocab().values()) + 1) > config.vocab_size:
+        raise InputError(
+            f"The tokenizer {tokenizer.name_or_path} has {tokens} tokens, the model has room for {config.vocab_size}: "
+            "use the model's own tokenizer."
+        )
+
+
+def build_model(arguments: EncoderArguments, config: PretrainedConfig, task: Task) -> PreTrainedModel:
+    """The encoder with a new head for `task`, the encoder's weights random if the user asked for that.
+
+    Raises:
+        InputError: the weights cannot be loaded, or are not all of the encoder's.
+    """
+    name, trust = arguments.model_name_or_path, arguments.trust_remote_code
+    with as_input_error(f"--model_name_or_path {name}"):
+        if arguments.from_scratch:
+            return task.auto_class.from_config(config, trust_remote_code=trust, dtype=torch.float32)
+        with no_loading_report():
+            model, loaded = task.auto_class.from_pretrained(
+                name,
+                config=config,
+                trust_remote_code=trust,
+                dtype=torch.float32,  # whatever it was saved in: --bf16 keeps the weights in full precision, too
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    check_loaded(name, model, loaded)
+    head = {key for key in model.state_dict() if not key.startswith(f"{model.base_model_prefix}.")}
+    if head - set(loaded["missing_keys"]):
+        logger.info(f"{name}: the head that it was fine-tuned with is left behind; a new one is trained.")
+        new = task.auto_class.from_config(config, trust_remote_code=trust, dtype=torch.float32).state_dict()
+        model.load_state_dict({key: new[key] for key in head}, strict=False)
+    return model
+
+
+def check_loaded(name: str, model: PreTrainedModel, loaded: dict) -> None:
+    """Refuse an encoder that is in part random: only its head may be new, and a pooler, which belongs to the head."""
+    mismatched = [key if isinstance(key, str) else key[0] for key in loaded["mismatched_keys"]]
+    absent = [
+        key
+        for key in (*loaded["missing_keys"], *mismatched)
+        if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key
+    ]
+    if absent:
+        raise InputError(
+            f"--model_name_or_path {name}: {len(absent)} of the encoder's weights are missing or of another shape "
+            f"({', '.join(sorted(absent)[:3])}). Give a whole checkpoint of a {type(model).__name__}'s encoder, or "
+            "--from_scratch for random weights."
+        )
+
+
+@contextmanager
+def no_loading_report() -> Iterator[None]:
+    """Without the library's report of a new head, which is what fine-tuning asks for; the rest is checked."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)

@@ -1,0 +1,244 @@
+"""Single sentences and pairs of sentences: classes (sentiment, entailment, …) and scores (similarity, …)."""
+
+import logging
+import math
+import re
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+
+from span_electra.common.errors import InputError
+from span_electra.common.tables import SENTENCE_COLUMNS, check_texts
+from span_electra.finetuning.metrics import F1, Accuracy, Mae, MatthewsCorrelation, Pearsonr, Spearmanr
+from span_electra.finetuning.report import plot_confusion
+from span_electra.finetuning.task import Task, model_inputs, name_of, only_logits
+
+logger = logging.getLogger(__name__)
+
+NUMBER = re.compile(r"-?\d+")
+SMALLEST_SPREAD = 1e-3  # of predicted scores, relative to the labels' spread: below, they are all the same score
+
+
+class SentenceTask(Task):
+    """A label for a sentence, or for two."""
+
+    auto_class = AutoModelForSequenceClassification
+    columns = SENTENCE_COLUMNS
+
+    def check(self, train, validation):
+        texts = [column for column in train.column_names if column != "label"]
+        check_texts(validation, self.validation_name, texts)
+        check_texts(train, self.train_name, texts)
+        self.check_labels(train, validation)
+
+    def encode(self, examples, name):
+        rows = examples.map(
+            encode_sentences,
+            batched=True,
+            remove_columns=examples.column_names,
+            fn_kwargs={"tokenizer": self.tokenizer, "max_length": self.max_length},
+            load_from_cache_file=False,  # what the cache holds may be an earlier version's
+            desc=f"tokenizing {name}",
+        )
+        if cut := sum(rows["is_cut"]):
+            logger.warning(
+                f"{name}: {cut:,} of {len(rows):,} rows are longer than {self.max_length} tokens and were cut there. "
+                f"Raise --max_seq_length (the model has room for {self.longest}), or give shorter texts."
+            )
+        labels = [self.label_of(label, name) for label in examples["label"]]
+        return rows.remove_columns("is_cut").add_column("labels", labels)
+
+    @abstractmethod
+    def check_labels(self, train: datasets.Dataset, validation: datasets.Dataset) -> None: ...
+
+    @abstractmethod
+    def label_of(self, label: Any, name: str) -> int | float:
+        """A label of the data called `name` as the head is trained on it."""
+
+
+def encode_sentences(batch: dict[str, list], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list]:
+    """Sentences, or pairs, as token ids, and whether a row had to be cut."""
+    encoded = tokenizer(batch["sentence1"], batch.get("sentence2"), truncation=True, max_length=max_length)
+    is_cut = [bool(row.overflowing) for row in encoded.encodings]
+    return {**model_inputs(tokenizer, encoded), "is_cut": is_cut}
+
+
+class Classification(SentenceTask):
+    """One of several classes."""
+
+    metrics: tuple[str, ...] = ("accuracy", "matthews_correlation", "f1_macro")
+
+    def check_labels(self, train, validation):
+        self.names = {self.validation_name: class_names(validation), self.train_name: class_names(train)}
+        counts = Counter(self.class_name(label, self.train_name, row) for row, label in enumerate(train["label"], 1))
+        if (names := self.names[self.train_name]) is None:
+            self.labels = sorted(counts, key=lambda name: (int(name) if NUMBER.fullmatch(name) else math.inf, name))
+        else:
+            self.labels = [name for name in names if name in counts]
+        if len(self.labels) < 2:
+            raise InputError(
+                f"{self.train_name}: all rows have the label {self.labels[0]!r}. Give rows of 2 labels or more."
+            )
+        if len(self.labels) == 2:
+            self.metrics = (*self.metrics, "f1")
+            logger.info(f"{self.train_name}: f1 is that of the label {self.labels[1]}, the second of two.")
+        self.ids = {name: i for i, name in enumerate(self.labels)}
+        self.most_frequent = self.ids[counts.most_common(1)[0][0]]
+        seen = set()
+        for row, label in enumerate(validation["label"], 1):
+            seen.add(name := self.class_name(label, self.validation_name, row))
+            if name not in self.ids:
+                raise InputError(
+                    f"{self.validation_name}, row {row}: the label {name!r} does not occur in {self.train_name}, "
+                    f"which has {', '.join(self.labels)}. Correct the label, or give training rows that have it."
+                )
+        if missing := [name for name in self.labels if name not in seen]:
+            logger.warning(
+                f"{self.validation_name}: no row has the label {', '.join(missing)}, which {self.train_name} has: the "
+                "score says nothing about it. Give validation rows that have it."
+            )
+
+    def class_name(self, label: Any, name: str, row: int) -> str:
+        names = self.names[name]
+        if names is not None and isinstance(label, int):
+            return name_of(label, names, f"{name}, row {row}")
+        if isinstance(label, float) and label.is_integer():
+            label = int(label)
+        text = "" if label is None or label != label else str(label).strip()  # NaN is no label, either
+        if not text:
+            raise InputError(f"{name}, row {row}: no label. Give each row one, or leave the row out.")
+        if isinstance(label, float):
+            raise InputError(
+                f"{name}, row {row}: the label {label} is a score. Use --task regression or, if it names a class, "
+                f"a name that is no number (v{label}, say)."
+            )
+        if isinstance(label, (list, dict)):
+            raise InputError(f"{name}, row {row}: the label {label} is not one value. Give each row one label.")
+        return text
+
+    def label_of(self, label, name):
+        return self.ids[self.class_name(label, name, 0)]
+
+    def head_settings(self):
+        return {
+            "num_labels": len(self.labels),
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": self.ids,
+            "problem_type": "single_label_classification",
+        }
+
+    def answers(self, predictions):
+        return only_logits(predictions).argmax(-1)
+
+    @property
+    def references(self) -> list[int]:
+        return [self.label_of(label, self.validation_name) for label in self.validation["label"]]
+
+    def score(self, answers):
+        pairs = {"predictions": answers, "references": self.references}
+        scores = Accuracy().compute(**pairs) | MatthewsCorrelation().compute(**pairs)
+        if len(self.labels) == 2:
+            scores |= F1().compute(**pairs)
+        occurring = sorted(set(pairs["references"]))  # whatever is answered, so that scores can be compared
+        return scores | {"f1_macro": F1().compute(**pairs, average="macro", labels=occurring)["f1"]}
+
+    def all_alike(self, answers):
+        return len(np.unique(answers)) == 1 < len(set(self.references))
+
+    def draw(self, answers, path):
+        plot_confusion(answers, self.references, self.labels, path)
+
+    def baseline(self):
+        return self.score(np.full(len(self.validation), self.most_frequent))
+
+
+def class_names(examples: datasets.Dataset) -> list[str] | None:
+    """The names of the classes where the data carries them beside ids, as data sets on the Hub do."""
+    return getattr(examples.features["label"], "names", None)
+
+
+class Regression(SentenceTask):
+    """A score. It is trained on in units of its spread, from its mean on; the saved model answers as the data does."""
+
+    metrics = ("spearmanr", "pearsonr")
+    baseline_answer = "the mean of the training data"
+    mean, unit = 0.0, 1.0  # of what the head is trained on, in the data's scores
+
+    def check_labels(self, train, validation):
+        for name, examples in ((self.validation_name, validation), (self.train_name, train)):
+            for row, label in enumerate(examples["label"], 1):
+                try:
+                    is_number = math.isfinite(float(label))
+                except (TypeError, ValueError):
+                    is_number = False
+                if not is_number:
+                    raise InputError(f"{name}, row {row}: the label {label!r} is not a number. Give each row a score.")
+        labels = [float(label) for label in train["label"]]
+        self.centre, self.spread = float(np.mean(labels)), float(np.std(labels))
+        if not self.spread:
+            raise InputError(f"{self.train_name}: all rows have the label {train['label'][0]}. Give rows that differ.")
+
+    def label_of(self, label, name):
+        return float(label)
+
+    def head_settings(self):
+        return {"num_labels": 1, "problem_type": "regression"}
+
+    def begin(self, model):
+        if score_layer(model) is None:
+            logger.warning(
+                f"A {type(model).__name__}'s scores have no bias, so it learns those of the data as they are: bring "
+                "them to a mean of 0 and a spread of 1 for it."
+            )
+        else:
+            self.mean, self.unit = self.centre, self.spread
+
+    def collator(self):
+        return partial(standardised, super().collator(), self.mean, self.unit)
+
+    def finish(self, model):
+        if (layer := score_layer(model)) is not None:
+            with torch.no_grad():
+                layer.weight.mul_(self.unit)
+                layer.bias.mul_(self.unit).add_(self.mean)
+
+    def answers(self, predictions):
+        return only_logits(predictions)[:, 0].astype(float) * self.unit + self.mean
+
+    @property
+    def references(self) -> list[float]:
+        return [float(label) for label in self.validation["label"]]
+
+    def score(self, answers):
+        pairs = {"predictions": answers, "references": self.references}
+        scores = Mae().compute(**pairs)
+        if self.all_alike(answers):  # what is left of differences are rounding errors, which correlate with anything
+            pairs["predictions"] = np.full(len(answers), self.centre)
+        return Pearsonr().compute(**pairs) | Spearmanr().compute(**pairs) | scores
+
+    def all_alike(self, answers):
+        return not np.std(answers) > SMALLEST_SPREAD * self.spread  # so that what is not a number is alike, too
+
+    def baseline(self):
+        return Mae().compute(predictions=np.full(len(self.validation), self.centre), references=self.references)
+
+
+def score_layer(model: nn.Module) -> nn.Linear | None:
+    """The layer that gives the one score, if it has a bias to hold its mean."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer.out_features == 1]
+    return layers[-1] if layers and layers[-1].bias is not None else None
+
+
+def standardised(collate: Callable, mean: float, unit: float, rows: list[dict]) -> Any:
+    """A batch in which labels are counted from `mean` on in `unit`s."""
+    batch = collate(rows)
+    batch["labels"] = (batch["labels"] - mean) / unit
+    return batch

@@ -1,0 +1,1 @@
+"""Which tokens are masked: word boundaries, spans, addressed randomness."""

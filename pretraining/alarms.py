@@ -1,0 +1,61 @@
+"""Warnings when a network has learnt nothing long after warm-up."""
+
+import logging
+
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+logger = logging.getLogger(__name__)
+
+
+# What counts as having learnt nothing, and when it is late enough to say so: attention takes thousands of steps to
+# find the neighbouring tokens, and until then the discriminator guesses.
+USELESS_RECALL, USELESS_AUC = 0.01, 0.55
+PATIENCE_IN_WARMUPS, PATIENCE_IN_STEPS = 2, 5000
+
+
+class LearningMonitor(TrainerCallback, ExportableState):
+    """Says so, once per occasion, when a network has learnt nothing long after warm-up."""
+
+    def __init__(self, objective: str = "joint"):
+        self.objective = objective
+        self.alarms: list[str] = []  # by name, those that were given and hold still
+
+    def state(self) -> dict:
+        return {"args": {"objective": self.objective}, "attributes": {"alarms": self.alarms}}
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        patience = max(PATIENCE_IN_STEPS, PATIENCE_IN_WARMUPS * args.get_warmup_steps(state.max_steps))
+        if not state.is_world_process_zero or "generator_accuracy" not in logs or state.global_step < patience:
+            return
+        problems = learning_problems(logs, self.objective)
+        for name in problems.keys() - set(self.alarms):
+            logger.warning(f"Step {state.global_step}: {problems[name]}")
+        self.alarms = list(problems)
+
+
+def learning_problems(logs: dict[str, float], objective: str = "joint") -> dict[str, str]:
+    """What the metrics of training, taken long after warm-up, say is wrong: a message by name of the problem."""
+    problems = {}
+    # Without a discriminator there is nothing to say of it; a generator that stays as it is is not news.
+    auc, recall = logs.get("discriminator_auc", 1.0), logs.get("discriminator_recall", 1.0)
+    if auc < USELESS_AUC:
+        problems["auc"] = (
+            f"the discriminator has learnt nothing: its AUC is {auc:.3f}, and guessing gives 0.5. Train longer, "
+            "or on short rows first (--max_seq_length 32), in which attention finds the neighbours sooner; if that "
+            "does not help, lower the learning rate or make the generator smaller."
+        )
+    elif recall < USELESS_RECALL:
+        problems["recall"] = (
+            f"the discriminator finds {recall:.1%} of the replaced tokens: it calls everything original. Its AUC of "
+            f"{auc:.3f} shows that it ranks better than it decides; if that does not rise, raise rtd_weight or train "
+            "longer."
+        )
+    accuracy, baseline = logs["generator_accuracy"], logs["generator_accuracy_baseline"]
+    if accuracy <= baseline and objective != "discriminator":
+        problems["generator"] = (
+            f"the generator has learnt nothing: its accuracy of {accuracy:.3f} is not above that of always guessing "
+            f"the most frequent token ({baseline:.3f}). Lower the learning rate, warm up longer, or make the "
+            "generator larger."
+        )
+    return problems

@@ -1,0 +1,98 @@
+"""The model card of a pretrained model."""
+
+from huggingface_hub import ModelCard
+
+from span_electra.common.run_files import CURVES, HISTORY
+from span_electra.hub.model_cards import card_metadata, option_table, short_list
+from span_electra.pretraining.history import last_evaluation, last_metrics, metric_rows
+
+CARD_OPTIONS = (
+    *("config", "config_overrides", "model_name_or_path", "generator_name_or_path", "max_seq_length", "mask_ratio"),
+    *("objective", "max_span_words", "whole_words", "documents", "pack_documents"),
+    *("rows_per_update", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"),
+    *("warmup_steps", "weight_decay"),
+    *("max_steps", "num_train_epochs", "lr_scheduler_type", "seed", "bf16", "fp16"),
+)
+
+
+def model_card(settings: dict, history: list[dict], **metadata) -> ModelCard:
+    """The README.md that goes with the weights to the Hub; arguments as for `write_report`."""
+    data = short_list(settings.get("train_file", []))
+    steps = max((entry["step"] for entry in history), default=0)
+    rows = metric_rows(last_metrics(history))
+    metric_table = "\n".join(f"| {name} | {value} | {note} |" for name, value, note in rows)
+    template = GENERATOR_CARD_TEMPLATE if settings.get("objective") == "generator" else CARD_TEMPLATE
+    text = template.format(
+        training=f"{steps:,} steps" + (f" on {data}" if data else ""),
+        path=settings.get("hub_model_id") or ".",
+        metrics=metric_table,
+        options=option_table(settings, CARD_OPTIONS),
+        curves=CURVES,
+        history=HISTORY,
+    )
+    return ModelCard(f"---\n{card_metadata(settings, last_evaluation(history), **metadata)}\n---\n{text}")
+
+
+INTRODUCTION = """
+# SpanElectra
+
+A text encoder, pretrained the ELECTRA way on spans: a generator fills masked spans, a discriminator finds the tokens
+that it replaced. Trained for {training}.
+
+The folder holds both halves. The **discriminator** is the encoder to fine-tune: `electra.*` in the weights, and what
+`AutoModel` and every task class load. The **generator** predicts masked tokens: `generator.*` in the weights, and what
+`AutoModelForMaskedLM` loads.
+
+## Use
+
+```python
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, ElectraModel, pipeline
+
+path = "{path}"  # a folder with these files, or its name on the Hub
+tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
+encoder = AutoModel.from_pretrained(path, trust_remote_code=True)
+classifier = AutoModelForSequenceClassification.from_pretrained(path, num_labels=2, trust_remote_code=True)
+encoder = ElectraModel.from_pretrained(path)  # stock ELECTRA reads the discriminator, with no code from here
+fill_mask = pipeline("fill-mask", path, trust_remote_code=True)
+```
+"""
+
+GENERATOR_INTRODUCTION = """
+# SpanElectra: the generator alone
+
+The first of two stages of an encoder that is pretrained the ELECTRA way on spans: a masked language model that fills
+masked spans. Trained for {training}. **The discriminator, which is the encoder to fine-tune, is not trained yet**:
+`run_pretraining.py --objective discriminator --generator {path}` does that, against this generator.
+
+## Use
+
+```python
+from transformers import pipeline
+
+path = "{path}"  # a folder with these files, or its name on the Hub
+fill_mask = pipeline("fill-mask", path, trust_remote_code=True)
+```
+"""
+
+FIGURES = """
+## Evaluation
+
+Over all real tokens, and (`span_`) over the masked ones only; losses in nats. A baseline always gives the most
+frequent answer. `fixed_`: on a text in which the masked tokens of a row traded places, the same for every model.
+
+| metric | value | |
+|---|---|---|
+{metrics}
+
+![Losses, generator and discriminator over the steps]({curves})
+
+## Training
+
+| option | value |
+|---|---|
+{options}
+
+All options and the whole history: `{history}`.
+"""
+
+CARD_TEMPLATE, GENERATOR_CARD_TEMPLATE = INTRODUCTION + FIGURES, GENERATOR_INTRODUCTION + FIGURES

@@ -1,0 +1,302 @@
+"""The Trainer of joint pretraining: fresh masks every epoch, the same masks at every evaluation, metrics that are
+counted on the device, an alarm for each way of learning nothing, and a report with everything that is published."""
+
+import copy
+import logging
+import math
+from collections import defaultdict
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+import transformers
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
+from transformers.dynamic_module_utils import custom_object_save
+
+from span_electra.common.attributes import replaced_attribute
+from span_electra.common.errors import one_line
+from span_electra.common.run_files import step_of
+from span_electra.hub.publishing import PublishingError, is_from_the_hub
+from span_electra.modeling_span_electra import SpanElectraForPreTraining
+from span_electra.pretraining.alarms import LearningMonitor
+from span_electra.pretraining.fixed_corruption import trade_places
+from span_electra.pretraining.linear_probe import LinearProbe
+from span_electra.pretraining.metrics import FIXED, LOSSES, PretrainingMetrics, token_counts
+from span_electra.pretraining.report import write_report
+from span_electra.pretraining.stream import TextStream
+from span_electra.pretraining.streaming_trainer import StreamingTrainer
+from span_electra.training.checkpointing_trainer import CheckpointingTrainer
+
+logger = logging.getLogger(__name__)
+
+EVALUATION_EPOCH = 0  # evaluation's own collator never leaves it, so that every evaluation sees the same masks
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss or the gradient is infinite or not a number; raised before either reaches a checkpoint."""
+
+
+class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
+    """
+    Trains a `SpanElectraForPreTraining`.
+
+    Args:
+        data_collator: Masks the training rows; its epoch is set at the start of each.
+        eval_data_collator: Masks the rows of evaluation; by default a copy of `data_collator`. It must be another one:
+            worker processes may hold on to either. An `EvaluationCollator` makes `fixed_discriminator_auc`
+            comparable between runs that mask differently.
+        settings: All options of the run by name, for its report; by default those in `args`.
+        facts: What else than `run_facts` a run that resumes must have in common with this one, by name.
+        probe: Scores the discriminator on labelled texts at every evaluation.
+        kwargs: As for [`~transformers.Trainer`].
+
+    Raises:
+        ValueError: the two collators are one, or pad with another token than the model's.
+        NonFiniteLossError: (from `train`) the loss or its gradient stopped being finite.
+    """
+
+    def __init__(
+        self,
+        *args,
+        data_collator,
+        eval_data_collator=None,
+        settings: dict | None = None,
+        facts: dict | None = None,
+        probe: LinearProbe | None = None,
+        **kwargs,
+    ):
+        if eval_data_collator is data_collator:
+            raise ValueError("`eval_data_collator` is `data_collator` itself; evaluation needs a collator of its own.")
+        super().__init__(*args, data_collator=data_collator, **kwargs)  # type: ignore[misc]
+        padding: int | None = self.model.config.pad_token_id  # type: ignore[assignment]
+        if padding != data_collator.pad_token_id:
+            raise ValueError(
+                f"The model's `pad_token_id` is {padding}, and `data_collator` pads with the tokenizer's, "
+                f"{data_collator.pad_token_id}: give SpanElectraConfig that, or token {padding} never learns."
+            )
+        self.settings = self.args.to_dict() if settings is None else settings
+        self.facts = facts or {}
+        self.probe = probe
+        self.eval_data_collator = copy.deepcopy(data_collator) if eval_data_collator is None else eval_data_collator
+        self.eval_data_collator.set_epoch(EVALUATION_EPOCH)
+        vocab_size: int = self.model.config.vocab_size  # type: ignore[assignment]
+        device = self.args.device
+        self.train_metrics = PretrainingMetrics(vocab_size, device)
+        self.eval_metrics = PretrainingMetrics(vocab_size, device)
+        self.resumable_tensors = vars(self.train_metrics)
+        self.found_nonfinite = torch.zeros((), device=device)  # 1 from the first non-finite loss or gradient on
+        self.add_callback(LastLog())
+        self.add_callback(LearningMonitor(self.model.config.objective))  # type: ignore[arg-type, union-attr]
+        self.add_callback(WholeUploads(self))
+
+    # --- training -------------------------------------------------------------------------------------------------
+
+    def train(self, *args, **kwargs):
+        if not isinstance(self.train_dataset, TextStream):
+            return super().train(*args, **kwargs)
+        # The Trainer reads again what a resumed run has seen, to skip it; the stream starts where that ends.
+        with replaced_attribute(transformers.trainer, "skip_first_batches", lambda dataloader, _: dataloader):
+            return super().train(*args, **kwargs)
+
+    def _run_epoch(self, *args, epoch: int, **kwargs):  # type: ignore[override]
+        self.data_collator.set_epoch(epoch)  # before the iterator over its batches, and with it a worker, is made
+        super()._run_epoch(*args, epoch=epoch, **kwargs)
+
+    def _prepare_for_training(self, *args, **kwargs):
+        if not self.is_fsdp_enabled:
+            return super()._prepare_for_training(*args, **kwargs)
+        # Accelerate shards the embeddings of input and output by themselves; ours share parameters with other parts.
+        with ExitStack() as stack:
+            for name in ("get_input_embeddings", "get_output_embeddings"):
+                stack.enter_context(replaced_attribute(self.model, name, lambda: None))
+            prepared = super()._prepare_for_training(*args, **kwargs)
+        # FSDP gives the model a class of its own, and what is saved beside the weights goes by its names.
+        for name in ("__name__", "__module__"):
+            setattr(type(self.model), name, getattr(SpanElectraForPreTraining, name))
+        return prepared
+
+    # --- the loss -------------------------------------------------------------------------------------------------
+    # An update averages over the tokens of all its batches, on all processes: however its rows are divided, the
+    # gradient is that of one batch with all of them.
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """Over how many tokens each loss is averaged in the update that the batches are for, (losses,)."""
+        if not batch_samples:
+            return None
+        return self.sum_over_processes(sum(loss_token_counts(batch) for batch in batch_samples).to(device))
+
+    def share_of_update(self, outputs, inputs, update_counts: torch.Tensor) -> torch.Tensor:
+        """The batch's part of the update's loss. What comes after divides it by the number of batches and that of
+        processes, so it is multiplied by both."""
+        parts = self.current_gradient_accumulation_steps * self.accelerator.num_processes
+        shares = loss_token_counts(inputs) / update_counts.clamp(min=1) * parts
+        losses = {name: outputs[name] * share for name, share in zip(LOSSES, shares, strict=True) if name in outputs}
+        return self.weighted_sum(losses)
+
+    def weighted_sum(self, losses):
+        return self.accelerator.unwrap_model(self.model).weighted_sum(losses)
+
+    # --- metrics --------------------------------------------------------------------------------------------------
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        fixed_labels = inputs.pop("fixed_labels", inputs["labels"])
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if model.training:
+            if num_items_in_batch is not None:
+                loss = self.share_of_update(outputs, inputs, num_items_in_batch)
+            self.found_nonfinite.clamp_(min=(~loss.detach().isfinite()).float())
+        metrics = self.train_metrics if model.training else self.eval_metrics
+        metrics.update(outputs, inputs["labels"], inputs["attention_mask"])
+        if not model.training and outputs.logits is not None:
+            self.judge_fixed_corruption(model, inputs, fixed_labels)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs:  # a training log: the metrics since the last one
+            self.check_finite()
+            logs |= self.train_metrics.compute(self.sum_over_processes)
+            # The library's forgets, at a resumption, the steps since the last.
+            logs["loss"] = self.weighted_sum(defaultdict(float, logs))  # a mean over no tokens is not among them
+            self.train_metrics.reset()
+        logs.pop("train_loss", None)  # which the library divides by all steps, those before a resumption included
+        super().log(logs, start_time)
+
+    def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(tensor, "sum")
+
+    # --- evaluation -----------------------------------------------------------------------------------------------
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        keep_last = replaced_attribute(self.args, "dataloader_drop_last", False)
+        with replaced_attribute(self, "data_collator", self.eval_data_collator), keep_last:
+            return super().get_eval_dataloader(eval_dataset)
+
+    def judge_fixed_corruption(self, model, inputs, fixed_labels: torch.Tensor) -> None:
+        """Let the discriminator judge a text that no generator had a part in, for the metrics of evaluation: masked
+        tokens trade places, those that `fixed_labels` (rows, tokens) say."""
+        labels, mask, positions = inputs["labels"], inputs["attention_mask"], inputs.get("position_ids")
+        original = inputs["input_ids"].where(labels == -100, labels)
+        corrupted = trade_places(original, fixed_labels, positions)
+        logits = model(input_ids=corrupted, attention_mask=mask, position_ids=positions).logits
+        self.eval_metrics.add_logits(FIXED, logits, corrupted != original, mask)
+
+    def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+        self.eval_metrics.reset()
+        with torch.random.fork_rng(devices=[]):  # an iterator over batches draws a number of training's
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)  # type: ignore[misc]
+        metrics = self.eval_metrics.compute(self.sum_over_processes)
+        metrics["loss"] = self.weighted_sum(defaultdict(float, metrics))
+        if not math.isfinite(metrics["loss"]):
+            self.found_nonfinite.fill_(1)  # weights that training's loss has not seen yet
+            self.check_finite()
+        if self.probe is not None:
+            metrics["probe_accuracy"] = self.probe.accuracy(self.accelerator.unwrap_model(self.model))
+            metrics["probe_accuracy_baseline"] = self.probe.baseline
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
+        return output
+
+    def prediction_step(self, model, inputs, *args, **kwargs):
+        """As [`~transformers.Trainer.prediction_step`], without the rows by which Accelerate fills up the last batches
+        of several processes: they were counted before."""
+        state, rows = self.accelerator.gradient_state, len(inputs["labels"])
+        if not state.end_of_dataloader or state.remainder <= 0:
+            return super().prediction_step(model, inputs, *args, **kwargs)
+        own = min(max(state.remainder - rows * self.args.process_index, 0), rows)
+        inputs = {name: values[: max(own, 1)] for name, values in inputs.items()}
+        counted = self.eval_metrics if own else PretrainingMetrics(len(self.eval_metrics.originals), self.args.device)
+        with replaced_attribute(self, "eval_metrics", counted):
+            return super().prediction_step(model, inputs, *args, **kwargs)
+
+    # --- publishing -----------------------------------------------------------------------------------------------
+
+    def create_model_card(self, **metadata) -> None:  # type: ignore[override]
+        """Write the model card with the history and the curves that it shows, instead of the library's card.
+
+        Args:
+            metadata: What goes before the run's own entries, by the names of [`~huggingface_hub.ModelCardData`].
+        """
+        if self.is_world_process_zero():
+            settings = {**self.settings, "hub_model_id": self.hub_model_id or self.args.hub_model_id}
+            write_report(self.args.output_dir, settings, self.state.log_history, self.kept_step(), **metadata)
+
+    def kept_step(self) -> int:
+        """The step that the model's weights are of: the best checkpoint's once it is loaded, else the last."""
+        best = self.state.best_model_checkpoint  # not `best_global_step`, which may have left no checkpoint
+        is_loaded = best and self.args.load_best_model_at_end and not self.is_in_train
+        return step_of(Path(best)) if is_loaded else self.state.global_step
+
+    def push_to_hub(self, *args, **kwargs):
+        """As [`~transformers.Trainer.push_to_hub`].
+
+        Raises:
+            PublishingError: the upload failed. The model is saved, and the repository is as it was.
+        """
+        try:
+            return super().push_to_hub(*args, **kwargs)
+        except Exception as error:
+            if not is_from_the_hub(error):
+                raise
+            raise PublishingError(
+                f"The upload to {self.hub_model_id} failed ({one_line(error)}). Nothing is lost: all of it is in "
+                f"{self.args.output_dir}, and `hf upload {self.hub_model_id} {self.args.output_dir}` sends it."
+            ) from error
+
+    # --- numbers that are not -------------------------------------------------------------------------------------
+    # Reading a number from the device at every step would make it wait. So a flag stays there: the fused optimizer
+    # reads it on the device and does nothing once it is set; the host reads it when it logs and before it saves.
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if isinstance(norm, DTensor):  # FSDP's, of which each process has a part
+            norm = norm.full_tensor()
+        if self.accelerator.scaler is not None:
+            return norm  # float16's loss scaling looks for infinite gradients itself, and keeps them off the weights
+        self.found_nonfinite.clamp_(min=(~torch.as_tensor(norm).isfinite()).float().to(self.found_nonfinite.device))
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        if optimizer.defaults.get("fused"):
+            optimizer.found_inf = self.found_nonfinite
+        else:
+            self.check_finite()
+        return norm
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        self.check_finite()
+        super().save_model(output_dir, _internal_call)
+
+    def check_finite(self) -> None:
+        """Raise a `NonFiniteLossError` if a loss or a gradient of any process was not finite since the start."""
+        if self.sum_over_processes(self.found_nonfinite.clone()).item():
+            raise NonFiniteLossError(
+                f"The loss or its gradient stopped being finite before step {self.state.global_step}, so training "
+                "stops here. No checkpoint holds the damage: resume from the last one with --resume_from_checkpoint "
+                f"true, and with a learning rate below {self.args.learning_rate:g}, a longer --warmup_steps or "
+                "--bf16 instead of --fp16."
+            )
+
+
+class LastLog(TrainerCallback):
+    """Logs the last steps too, of which there may be fewer than between two logs."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps and args.logging_strategy != "no":
+            control.should_log = True
+
+
+class WholeUploads(TrainerCallback):
+    """Completes the run's folder before it is sent while training goes on, when the library puts only the weights,
+    their configuration and the tokenizer there."""
+
+    def __init__(self, trainer: SpanElectraTrainer):
+        self.trainer = trainer
+
+    def on_push_begin(self, args, state, control, **kwargs):
+        if args.should_save:
+            custom_object_save(SpanElectraForPreTraining, args.output_dir)
+        self.trainer.create_model_card()
+
+
+def loss_token_counts(batch) -> torch.Tensor:
+    """How many tokens of a batch each of `LOSSES` is a mean over, (losses,)."""
+    counts = token_counts(batch["labels"], batch["attention_mask"])
+    return torch.stack([counts[name] for name in LOSSES])

@@ -1,0 +1,462 @@
+"""Publishing, with the real client against a Hub on loopback: what arrives there, who may send it, and what a stranger
+can do with it."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from hub_server import Hub, Repository
+from huggingface_hub import ModelCard, constants
+
+from span_electra import SpanElectraConfig, SpanElectraForPreTraining
+from span_electra.common.errors import InputError
+from span_electra.hub.model_cards import card_metadata
+from span_electra.hub.publishing import prepare_repository
+from span_electra.pretraining.arguments import PretrainingArguments
+from span_electra.pretraining.model_card import model_card
+from span_electra.tokenization.train_tokenizer import train_tokenizer
+from span_electra.training.output_dir import LOCK, start_run
+
+TOKEN = "hf_adasOwnSecretToken"
+CODE = ("modeling_span_electra.py", "masked_tokens.py", "configuration_span_electra.py")
+SIZES = {"embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+SIZES |= {"intermediate_size": 64, "max_position_embeddings": 64}
+EVALUATION = {"generator_accuracy": 0.25, "discriminator_auc": 0.75, "discriminator_f1": float("nan"), "mlm_loss": 4.5}
+SETTINGS = {"train_file": ["wikimedia/wikipedia:20231101.en"], "output_dir": "out", "hub_model_id": "ada/spans"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with text, a tokenizer and a configuration."""
+    home = tmp_path_factory.mktemp("home")
+    words = [f"word{i**2}" for i in range(21)]
+    lines = [" ".join(words[i % 7 : 5 + i % 13 + i % 11]) for i in range(300)]
+    (home / "text.txt").write_text("\n".join(lines), encoding="utf-8")
+    (home / "tiny.json").write_text(json.dumps(SIZES))
+    train_tokenizer([home / "text.txt"], home / "tokenizer", vocab_size=280)
+    return home
+
+
+@pytest.fixture
+def hub():
+    with Hub() as hub:
+        hub.add_account("ada", TOKEN)
+        hub.add_account("guest", "hf_reader", may_write=False)
+        yield hub
+
+
+def environment(hub: Hub, folder: Path, **changes: str) -> dict[str, str]:
+    """That of a process of its own, whose only Hub is this one and whose cache is empty."""
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    ours = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN}
+    return kept | ours | {"HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"} | changes
+
+
+def pretrain(hub: Hub, home: Path, output_dir: Path, *options: str, **variables: str) -> subprocess.CompletedProcess:
+    """`run_pretraining.py` in a process of its own, with --push_to_hub."""
+    fixed = f"""--config {home / "tiny.json"} --tokenizer {home / "tokenizer"} --train_file {home / "text.txt"}
+        --output_dir {output_dir} --features_cache_dir {output_dir.parent / "features"} --max_steps 4
+        --per_device_train_batch_size 4 --per_device_eval_batch_size 8 --max_seq_length 32 --documents file
+        --validation_split_percentage 10 --logging_steps 1 --save_steps 2 --eval_steps 2 --use_cpu true
+        --disable_tqdm true --push_to_hub true --hub_model_id ada/spans"""
+    return subprocess.run(
+        [sys.executable, "-m", "span_electra.run_pretraining", *fixed.split(), *options],
+        env=environment(hub, output_dir.parent, **variables),
+        cwd=output_dir.parent,
+        capture_output=True,
+        text=True,
+    )
+
+
+def python(program: str, hub: Hub, folder: Path, **variables: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env=environment(hub, folder, **variables),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+
+
+# --- the journey -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def published(home, tmp_path_factory):
+    """A Hub, the folder of a run that was published there, and what the run printed."""
+    folder = tmp_path_factory.mktemp("published")
+    with Hub() as hub:
+        hub.add_account("ada", TOKEN)
+        options = ("--hub_token", TOKEN, "--license", "mit", "--language", "en", "--report_to", "tensorboard")
+        result = pretrain(hub, home, folder / "out", *options, HF_TOKEN="")
+        assert result.returncode == 0, result.stderr
+        yield hub, folder / "out", result.stdout + result.stderr
+
+
+@pytest.mark.slow
+def test_a_stranger_gets_everything_and_nothing_else(published):
+    hub, folder, _ = published
+    sent = set(hub.repositories["ada/spans"].files)
+    model = {"config.json", "model.safetensors", *CODE}
+    tokenizer = {"tokenizer.json", "tokenizer_config.json"}
+    report = {"README.md", "curves.png", "history.json", "arguments.json", ".gitignore"}
+    assert sent == model | tokenizer | report
+    kept = {path.name for path in folder.iterdir()} - sent
+    assert kept == {"checkpoint-2", "checkpoint-4", "runs", "training_args.bin", LOCK}
+    assert len(json.loads(hub.repositories["ada/spans"].files["config.json"])["auto_map"]) == 9
+
+
+@pytest.mark.slow
+def test_every_commit_is_a_whole_model_with_its_card(published):
+    hub, _, _ = published
+    (_, first), *commits = hub.repositories["ada/spans"].commits
+    assert not first and len(commits) > 1
+    for message, files in commits:
+        assert {"model.safetensors", "modeling_span_electra.py", "tokenizer.json", "curves.png"} <= set(files), message
+        assert "# SpanElectra" in files["README.md"].decode(), message
+
+
+@pytest.mark.slow
+def test_the_token_is_nowhere(published):
+    hub, folder, printed = published
+    assert TOKEN not in printed
+    for path in folder.rglob("*"):
+        assert path.is_dir() or TOKEN.encode() not in path.read_bytes(), path
+    assert not any(TOKEN in request for request in hub.requests)
+
+
+@pytest.mark.slow
+def test_the_card_on_the_hub_holds_the_metrics_of_the_last_evaluation(published, tmp_path):
+    hub, folder, _ = published
+    history = json.loads((folder / "history.json").read_text())["history"]
+    evaluation = [entry for entry in history if "eval_loss" in entry][-1]
+    program = """
+        import json
+        from huggingface_hub import ModelCard
+        data = ModelCard.load("ada/spans").data
+        results = {result.metric_name: result.metric_value for result in data.eval_results}
+        print(json.dumps([data.license, data.language, data.pipeline_tag, data.model_name, results]))
+    """
+    result = python(program, hub, tmp_path, HF_TOKEN="")
+    assert result.returncode == 0, result.stderr
+    *rest, results = json.loads(result.stdout)
+    assert rest == ["mit", ["en"], "feature-extraction", "spans"]
+    assert results["discriminator auc"] == evaluation["eval_discriminator_auc"]
+    assert results["generator accuracy"] == evaluation["eval_generator_accuracy"]
+
+
+STRANGER = """
+    import sys
+    class NoSuchPackage:
+        def find_spec(self, name, *rest):
+            if name.split(".")[0] == "span_electra":
+                raise ModuleNotFoundError(name)
+    sys.meta_path.insert(0, NoSuchPackage())
+    import torch
+    from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, ElectraModel
+    name = "ada/spans"
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
+    batch = tokenizer(["word1 word4", "word9 word16 word25"], padding=True, return_tensors="pt")
+    ours = AutoModel.from_pretrained(name, trust_remote_code=True).eval()
+    stock = ElectraModel.from_pretrained(name).eval()
+    assert torch.allclose(ours(**batch).last_hidden_state, stock(**batch).last_hidden_state, atol=1e-6)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=True, num_labels=2)
+    encoder = dict(model.electra.named_parameters())
+    assert all(torch.equal(weight, encoder[key]) for key, weight in ours.named_parameters())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(12):
+        loss = model(**batch, labels=torch.tensor([0, 1])).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert "span_electra" not in sys.modules
+    print(len(tokenizer), losses[0], losses[-1])
+"""
+
+
+@pytest.mark.slow
+def test_a_stranger_loads_it_by_name_and_fine_tunes_it(published, tmp_path):
+    hub, _, _ = published
+    result = python(STRANGER, hub, tmp_path, HF_TOKEN="", PYTHONPATH="")
+    assert result.returncode == 0, result.stderr
+    tokens, first, last = result.stdout.split()
+    assert tokens == "280"
+    assert float(last) < float(first) / 2
+
+
+@pytest.mark.slow
+def test_a_model_that_was_loaded_from_a_run_takes_the_rest_along(published, tmp_path):
+    hub, folder, _ = published
+    program = f"""
+        import torch
+        from span_electra import SpanElectraForPreTraining
+        model = SpanElectraForPreTraining.from_pretrained({str(folder)!r})
+        with torch.no_grad():
+            model.discriminator_predictions.dense.weight.zero_()
+        model.push_to_hub("ada/again", tags=["mine"])
+        again = SpanElectraForPreTraining.from_pretrained("ada/again")
+        assert not again.discriminator_predictions.dense.weight.any()
+    """
+    result = python(program, hub, tmp_path)
+    assert result.returncode == 0, result.stderr
+    first, again = hub.repositories["ada/spans"], hub.repositories["ada/again"]
+    assert len(again.commits) == 2
+    assert set(again.files) == set(first.files) - {".gitignore"}
+    card = ModelCard(again.files["README.md"].decode())
+    assert "mine" in card.data.tags and card.data.license == "mit"
+
+
+@pytest.mark.slow
+def test_a_new_model_takes_nothing_along_from_where_it_is_published(hub, tmp_path):
+    (tmp_path / "README.md").write_text("# My diary")
+    program = f"""
+        from span_electra import SpanElectraConfig, SpanElectraForPreTraining
+        SpanElectraForPreTraining(SpanElectraConfig(vocab_size=99, **{SIZES})).push_to_hub("ada/new")
+    """
+    result = python(program, hub, tmp_path)
+    assert result.returncode == 0, result.stderr
+    files = hub.repositories["ada/new"].files
+    assert "diary" not in files["README.md"].decode()
+    assert {"model.safetensors", "config.json", *CODE} < set(files)
+
+
+# --- interruptions -----------------------------------------------------------------------------------------------
+
+
+def upload(hub: Hub, folder: Path) -> subprocess.Popen:
+    program = "import sys, huggingface_hub as h; h.HfApi().upload_folder(repo_id='ada/spans', folder_path=sys.argv[1])"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, str(folder)],
+        env=environment(hub, folder.parent),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+@pytest.fixture
+def finished_run(tmp_path):
+    """A folder like that of a finished run."""
+    folder = tmp_path / "run"
+    start_run(str(folder), SETTINGS, resumes=False)
+    SpanElectraForPreTraining(SpanElectraConfig(vocab_size=99, **SIZES)).save_pretrained(folder)
+    model_card(SETTINGS, []).save(folder / "README.md")
+    (folder / "checkpoint-2").mkdir()
+    (folder / "checkpoint-2" / "optimizer.pt").write_bytes(b"large")
+    (folder / "training_args.bin").write_bytes(b"pickled")
+    return folder
+
+
+def test_a_killed_upload_shows_nothing_and_its_repetition_completes(hub, finished_run):
+    hub.repositories["ada/spans"] = Repository()
+    hub.hangs_in_uploads = True
+    client = upload(hub, finished_run)
+    assert hub.upload_hangs.wait(60)
+    client.kill()
+    client.wait()
+    assert not hub.repositories["ada/spans"].files
+    hub.hangs_in_uploads = False
+    assert upload(hub, finished_run).wait() == 0
+    files = hub.repositories["ada/spans"].files
+    assert files["model.safetensors"] == (finished_run / "model.safetensors").read_bytes()
+    assert {"README.md", "config.json", "modeling_span_electra.py"} <= set(files)
+
+
+def test_a_lost_commit_shows_nothing_and_its_repetition_sends_the_weights_no_more(hub, finished_run):
+    hub.repositories["ada/spans"] = Repository()
+    hub.drops_commits = True
+    assert upload(hub, finished_run).wait() != 0
+    assert not hub.repositories["ada/spans"].files
+    hub.drops_commits = False
+    assert upload(hub, finished_run).wait() == 0
+    assert "model.safetensors" in hub.repositories["ada/spans"].files
+    assert len([request for request in hub.requests if request.startswith("PUT")]) == 1
+
+
+def test_checkpoints_logs_and_pickles_stay_at_home_by_whatever_client(hub, finished_run):
+    hub.repositories["ada/spans"] = Repository()
+    assert upload(hub, finished_run).wait() == 0
+    assert not {"checkpoint-2/optimizer.pt", "training_args.bin"} & set(hub.repositories["ada/spans"].files)
+
+
+def test_checkpoints_are_published_where_the_strategy_asks_for_them(tmp_path):
+    start_run(str(tmp_path), {"hub_strategy": "all_checkpoints"}, resumes=False)
+    assert (tmp_path / ".gitignore").read_text() == ".unfinished/\nruns/\ntraining_args.bin\n.lock\n"
+
+
+@pytest.mark.slow
+def test_a_run_whose_upload_fails_says_where_the_model_is(hub, home, tmp_path):
+    hub.drops_commits = True
+    result = pretrain(hub, home, tmp_path / "out")
+    assert result.returncode == 1
+    assert "error: The upload to ada/spans failed" in result.stderr
+    assert f"`hf upload ada/spans {tmp_path / 'out'}` sends it" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert {"model.safetensors", "README.md"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+# --- who may send ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def client(hub, monkeypatch, tmp_path):
+    """This process as a client of the Hub, without a token."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
+    monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "no tokens"))
+    return monkeypatch
+
+
+def publishing(tmp_path, **options) -> PretrainingArguments:
+    options = {"hub_token": TOKEN, "hub_model_id": "ada/spans"} | options
+    return PretrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True, push_to_hub=True, **options)
+
+
+def refusal(arguments: PretrainingArguments, **settings) -> str:
+    with pytest.raises(InputError) as error:
+        prepare_repository(arguments, model_card(SETTINGS | settings, []))
+    assert TOKEN not in str(error.value)
+    return str(error.value)
+
+
+def test_a_repository_is_created_and_named_in_full(hub, client, tmp_path):
+    arguments = publishing(tmp_path, hub_model_id="spans")
+    prepare_repository(arguments, model_card(SETTINGS, []))
+    assert arguments.hub_model_id == "ada/spans" and list(hub.repositories) == ["ada/spans"]
+    prepare_repository(arguments, model_card(SETTINGS, []))  # what is there may be written to again
+
+
+def test_without_a_name_the_repository_has_the_folders(hub, client, tmp_path):
+    arguments = publishing(tmp_path, hub_model_id=None)
+    prepare_repository(arguments, model_card(SETTINGS, []))
+    assert arguments.hub_model_id == "ada/out"
+
+
+def test_the_token_of_the_environment_is_used(hub, client, tmp_path):
+    client.setenv("HF_TOKEN", TOKEN)
+    prepare_repository(publishing(tmp_path, hub_token=None), model_card(SETTINGS, []))
+    assert "ada/spans" in hub.repositories
+
+
+def test_a_missing_token_is_asked_for(client, tmp_path):
+    message = refusal(publishing(tmp_path, hub_token=None))
+    assert message.startswith("--push_to_hub: there is no token for http://127.0.0.1")
+    assert "`hf auth login`" in message and "HF_TOKEN" in message and "--hub_token" in message
+
+
+def test_a_wrong_token_is_refused(hub, client, tmp_path):
+    message = refusal(publishing(tmp_path, hub_token="hf_typo"))
+    assert "does not take the token that it was given; log in with `hf auth login`, set HF_TOKEN" in message
+    assert "hf_typo" not in message and not hub.repositories
+
+
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize(
+    "token, name, user", [(TOKEN, "bob/spans", "ada"), ("hf_reader", "guest/spans", "guest")], ids=["other", "reader"]
+)
+def test_a_repository_that_may_not_be_written_to_is_refused(hub, client, tmp_path, token, name, user, exists):
+    if exists:
+        hub.repositories[name] = Repository()
+    message = refusal(publishing(tmp_path, hub_token=token, hub_model_id=name))
+    assert message.startswith(
+        f"--hub_model_id {name}: the token of {user} may not write there; give a name of your own"
+    )
+    assert f"{user}/spans" in message
+
+
+def test_a_name_that_cannot_be_one_is_refused(hub, client, tmp_path):
+    message = refusal(publishing(tmp_path, hub_model_id="ada/my spans"))
+    assert message == "--hub_model_id ada/my spans: not a name that the Hub takes; write it as user/model."
+
+
+def test_without_a_connection_it_says_how_to_publish_later(client, tmp_path):
+    client.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    message = refusal(publishing(tmp_path))
+    assert message.startswith("--push_to_hub: http://127.0.0.1:9 cannot be reached (")
+    assert "HF_ENDPOINT" in message and f"`hf upload ada/spans {tmp_path / 'out'}`" in message
+
+
+def test_offline_mode_is_named(client, tmp_path):
+    client.setattr(constants, "HF_HUB_OFFLINE", True)
+    message = refusal(publishing(tmp_path))
+    assert message.startswith(
+        "--push_to_hub: HF_HUB_OFFLINE forbids the network; unset it, or leave --push_to_hub out"
+    )
+
+
+@pytest.mark.parametrize("settings", [{"license": "none of your business"}, {"language": ["english"]}])
+def test_metadata_that_the_hub_would_refuse_is_refused_before_anything_is_made(hub, client, tmp_path, settings):
+    message = refusal(publishing(tmp_path), **settings)
+    assert str(next(iter(settings.values()))) in message
+    assert "the Hub does not take the model card's metadata" in message and "apache-2.0" in message
+    assert not hub.repositories
+
+
+@pytest.mark.slow
+def test_a_wrong_token_ends_a_run_before_it_begins(hub, home, tmp_path):
+    result = pretrain(hub, home, tmp_path / "out", HF_TOKEN="hf_typo")
+    assert result.returncode == 2
+    assert result.stderr.strip().splitlines()[-1].startswith("error: --push_to_hub: http://127.0.0.1")
+    assert "hf_typo" not in result.stdout + result.stderr
+    assert not (tmp_path / "out").exists() and not (tmp_path / "features").exists()
+
+
+def test_pickled_arguments_hold_no_token(tmp_path):
+    arguments = publishing(tmp_path)
+    torch.save(arguments, tmp_path / "training_args.bin")
+    assert TOKEN.encode() not in (tmp_path / "training_args.bin").read_bytes()
+    assert torch.load(tmp_path / "training_args.bin", weights_only=False).learning_rate == arguments.learning_rate
+    assert arguments.hub_token == TOKEN
+
+
+# --- the card's metadata -----------------------------------------------------------------------------------------
+
+
+def test_figures_that_are_none_are_left_out_of_the_results():
+    results = card_metadata(SETTINGS, EVALUATION).eval_results
+    assert {(result.metric_type, result.metric_value) for result in results} == {("accuracy", 0.25), ("roc_auc", 0.75)}
+    assert {result.dataset_name for result in results} == {"wikipedia:20231101.en (rows held back from training)"}
+    assert {result.dataset_type for result in results} == {"wikimedia/wikipedia"}
+
+
+def test_without_an_evaluation_there_are_no_results():
+    metadata = model_card(SETTINGS, [{"step": 1, "loss": 30.0, "discriminator_auc": 0.6}]).data.to_dict()
+    assert "model-index" not in metadata and "metrics" not in metadata
+
+
+def test_only_datasets_of_the_hub_are_named_as_such(home):
+    files = [str(home / "text.txt"), str(home / "*.txt"), "wikitext:wikitext-2-raw-v1"]
+    assert card_metadata({"train_file": files}, {}).datasets == ["wikitext"]
+    gone = ["corpus/part-0.txt", "/tmp/gone/part-1.txt", "https://example.org/a.txt"]
+    assert card_metadata({"train_file": gone}, {}).datasets is None
+
+
+def test_what_the_model_began_from_is_named_without_a_path_of_this_machine(home):
+    assert model_card({"model_name_or_path": "google/electra-small-discriminator"}, []).data.base_model
+    here = {"model_name_or_path": str(home / "tokenizer"), "config": str(home / "tiny.json")}
+    card = model_card(here, [])
+    assert card.data.base_model is None and str(home) not in str(card)
+    assert "| `model_name_or_path` | tokenizer |" in card.text and "| `config` | tiny.json |" in card.text
+
+
+def test_of_many_files_a_few_are_named(home):
+    card = model_card({"train_file": [f"part-{i}.txt" for i in range(3000)]}, [{"step": 9, **EVALUATION}])
+    assert "9 steps on part-0.txt, part-1.txt, part-2.txt and 2,997 more" in card.text
+    assert len(str(card)) < 10_000
+
+
+def test_what_is_given_goes_before_what_is_known():
+    for tags in (["mine"], "mine"):  # as the library takes them
+        card = model_card(SETTINGS, [], license="mit", model_name=None, tags=tags)
+        assert card.data.license == "mit" and card.data.tags == ["span-electra", "electra", "mine"]
+    assert 'path = "ada/spans"' in card.text

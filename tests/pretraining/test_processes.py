@@ -1,0 +1,144 @@
+"""The same run divided among processes and accumulated batches: one curve."""
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from trainer_examples import make_trainer, rows
+
+from span_electra import run_finetuning, run_pretraining
+from span_electra.common.errors import InputError
+from span_electra.tokenization.train_tokenizer import train_tokenizer
+from span_electra.training.checkpoint_folders import damage
+
+SHARDED = "2 x 4, sharded"
+DIVISIONS = {"1 x 8": (1, 8, 1), "2 x 4": (2, 4, 1), "1 x 4, 2 accumulated": (1, 4, 2), SHARDED: (2, 4, 1)}
+HERE = Path(__file__).parent
+SIZES = {"embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+SIZES |= {"intermediate_size": 64, "max_position_embeddings": 64}
+SIZES |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with one run under each division, and their histories: 12 updates of 8 rows, no length like another,
+    2 evaluations."""
+    home = tmp_path_factory.mktemp("processes")
+    words = [f"word{i**2}" for i in range(40)]
+    chance = random.Random(0)
+    lines = [" ".join(chance.choices(words, k=chance.randint(3, 30))) for _ in range(141)]
+    (home / "train.txt").write_text("\n".join(lines[:128]), encoding="utf-8")
+    short = [" ".join(line.split()[:9]) for line in lines[128:]]  # 13 rows: no multiple of 8
+    (home / "validation.txt").write_text("\n".join(short), encoding="utf-8")
+    (home / "sizes.json").write_text(json.dumps(SIZES))
+    train_tokenizer([home / "train.txt"], home / "tokenizer", vocab_size=300)
+    return home, {name: history(home, name, *division) for name, division in DIVISIONS.items()}
+
+
+def history(home, name, processes, rows, accumulated):
+    options = {"config": home / "sizes.json", "tokenizer": home / "tokenizer", "train_file": home / "train.txt"}
+    options |= {"validation_file": home / "validation.txt", "documents": "line", "max_seq_length": 64}
+    options |= {"features_cache_dir": home / "cache", "output_dir": home / name.replace(" ", "_"), "max_steps": 12}
+    options |= {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulated}
+    options |= {"per_device_eval_batch_size": 4, "logging_steps": 1, "eval_steps": 6, "save_steps": 12}
+    options |= {"learning_rate": 1e-3, "warmup_steps": 2, "report_to": "none", "use_cpu": True}
+    # On a CPU `accelerate launch` starts several processes only through MPI.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
+    command += [HERE / "sharded_run.py"] if name == SHARDED else ["--module", "span_electra.run_pretraining"]
+    command += [part for option, value in options.items() for part in (f"--{option}", value)]
+    done = subprocess.run(
+        list(map(str, command)), env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((options["output_dir"] / "history.json").read_text())["history"]
+
+
+def trace(history, name):
+    return [entry[name] for entry in history if name in entry]
+
+
+@pytest.mark.parametrize("division", list(DIVISIONS)[1:])
+def test_divided_rows_give_the_same_curve(runs, division):
+    _, histories = runs
+    whole, divided = histories["1 x 8"], histories[division]
+    assert [entry["step"] for entry in whole] == [entry["step"] for entry in divided]
+    # All that is exact says that masks and samples are the same; the rest differs by the order of additions.
+    for name in ("replaced_share", "span_replaced_share", "generator_accuracy_baseline"):
+        assert trace(divided, name) == trace(whole, name) != []
+        assert trace(divided, f"eval_{name}") == trace(whole, f"eval_{name}") != []
+    largest = 0.0
+    for loss in ("loss", "mlm_loss", "sbgo_loss", "rtd_loss", "sbpo_loss", "grad_norm"):
+        for name in (loss, f"eval_{loss}") if loss != "grad_norm" else (loss,):
+            expected = trace(whole, name)
+            assert trace(divided, name) == pytest.approx(expected, rel=1e-5) and len(expected) in (2, 3, 12, 13)
+            largest = max(largest, *(abs(a / b - 1) for a, b in zip(trace(divided, name), expected, strict=True)))
+    print(f"{division} beside 1 x 8: largest relative difference {largest:.1e}")
+
+
+def test_a_sharded_model_is_saved_whole_with_its_code(runs):
+    home, _ = runs
+    sharded, whole = home / "2_x_4,_sharded", home / "2_x_4"
+    assert {path.name for path in sharded.iterdir()} == {path.name for path in whole.iterdir()}
+    assert (sharded / "config.json").read_text() == (whole / "config.json").read_text()
+    weights, expected = (load_file(folder / "model.safetensors") for folder in (sharded, whole))
+    assert weights.keys() == expected.keys()
+    for name, weight in weights.items():
+        assert torch.allclose(weight, expected[name], rtol=1e-3, atol=1e-6), name
+
+
+def run_two_processes(output_dir, what):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(HERE / "two_processes.py"), str(output_dir), what]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def test_rows_that_fill_up_the_last_batches_are_not_counted(tokenizer, tmp_path):
+    output = run_two_processes(tmp_path, "evaluation")
+    metrics = json.loads(re.search(r"metrics: (\{.*\})", output)[1])
+    trainer = make_trainer(tokenizer, tmp_path, per_device_eval_batch_size=4)
+    trainer.eval_dataset = rows(12)
+    alone = trainer.evaluate()
+    for name in ("eval_loss", "eval_mlm_loss", "eval_discriminator_auc", "eval_generator_accuracy_baseline"):
+        assert metrics[name] == pytest.approx(alone[name], rel=1e-5), name
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
+    output = run_two_processes(tmp_path, "signal")
+    for process in (0, 1):
+        assert f"process {process}: Stopped by SIGTERM after step 3 of 6." in output
+    assert damage(tmp_path / "checkpoint-3") is None
+
+
+def test_a_disk_that_fails_one_process_keeps_none_waiting(tmp_path):
+    output = run_two_processes(tmp_path, "disk")
+    assert re.search(r"checkpoint-4 could not be written \(.*No space left on device\)", output)
+    assert "could not be written (another process failed)" in output
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-6"}
+    assert damage(tmp_path / "checkpoint-6") is None
+
+
+@pytest.mark.parametrize("script", [run_pretraining, run_finetuning])
+@pytest.mark.parametrize("error", [None, InputError("refused")])
+def test_a_script_takes_the_connection_of_its_processes_down_itself(script, error, tmp_path, monkeypatch):
+    def run(arguments):
+        dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(script, "run", run)
+    with nullcontext() if error is None else pytest.raises(SystemExit):
+        script.main([])
+    assert not dist.is_initialized()

@@ -1,0 +1,204 @@
+"""Cut tokenized text into rows: no token is lost, no row crosses a document."""
+
+import json
+import logging
+import random
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from span_electra.common.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+SHORT_SEQ_PROBABILITY = 0.05  # of rows with a random length
+FEWEST_TOKENS_IN_ROW = 3  # a span of one token and its two boundaries
+NO_LIMIT = 10**6  # a tokenizer's `model_max_length` above this means that it has none
+
+
+@dataclass
+class Packer:
+    """Blocks of text in, rows of token ids out."""
+
+    backend: Tokenizer
+    prefix: list[int]  # [CLS]
+    suffix: list[int]  # [SEP]
+    max_seq_length: int
+    short_seq_probability: float
+    seed: int
+    pack_documents: bool = False
+    line_start: str = ""  # what a line has to begin with so as not to grow together with the line before
+    unk_token_id: int | None = None
+
+    def __call__(self, blocks: pa.Table, indices: list[int]) -> pa.Table:
+        text, document_lines = blocks["text"][0].as_py(), blocks["document_lines"][0].values.to_numpy()
+        return pa.table({"input_ids": self.pack(text, document_lines, indices[0])})
+
+    def pack(self, text: str, document_lines: Sequence[int], number: int) -> pa.ListArray:
+        """The rows of a `Block` of text, which is the `number`-th of its corpus or shard."""
+        # "[MASK]" in the text is seven characters, not an instruction. Set here: the setting is lost in pickling.
+        self.backend.encode_special_tokens = True
+        lines = text.split("\n")
+        if self.line_start:
+            lines = separated(lines, document_lines, self.line_start)
+        encodings = self.backend.encode_batch_fast(lines, add_special_tokens=False)
+        line_tokens = np.fromiter(map(len, encodings), dtype=np.int64, count=len(encodings))
+        tokens = np.fromiter(
+            chain.from_iterable(encoding.ids for encoding in encodings),
+            dtype=np.int32,
+            count=line_tokens.sum(),
+        )
+        line_ends = np.concatenate([[0], line_tokens.cumsum()])  # tokens before line i
+        document_ends = line_ends[np.cumsum(document_lines)]
+        capacity = self.max_seq_length - len(self.prefix) - len(self.suffix)
+        # Addressed by seed and block: the lengths do not depend on the process that happens to draw them.
+        generator = random.Random(f"{self.seed}-{number}")
+        row_ends = cut_rows(document_ends.tolist(), capacity, self.short_seq_probability, generator)
+        rows = add_special_tokens(tokens, row_ends, self.prefix, self.suffix)
+        return share_rows(rows, self.max_seq_length) if self.pack_documents else rows
+
+
+def separated(lines: list[str], document_lines: Sequence[int], line_start: str) -> list[str]:
+    """`lines` with `line_start` before each but the first of its document, unless it begins with a space anyway.
+
+    >>> separated(["the old", "man", "", "the sea"], document_lines=[3, 1], line_start=" ")
+    ['the old', ' man', '', 'the sea']
+    """
+    result: list[str] = []
+    for count in document_lines:
+        has_text = False
+        for line in lines[len(result) : len(result) + count]:
+            result.append(line_start + line if has_text and line and not line[0].isspace() else line)
+            has_text = has_text or bool(line.strip())
+    return result
+
+
+def cut_rows(document_ends: list[int], capacity: int, short_probability: float, generator: random.Random) -> list[int]:
+    """Where each row ends when the tokens up to each of `document_ends` are cut into rows of at most
+    `capacity`.
+
+    >>> cut_rows([5, 6], capacity=3, short_probability=0.0, generator=random.Random(0))
+    [3, 5, 6]
+    """
+    row_ends, position = [], 0
+    for document_end in document_ends:
+        while position < document_end:
+            is_short = generator.random() < short_probability
+            length = generator.randint(1, capacity) if is_short else capacity
+            position = min(position + length, document_end)
+            row_ends.append(position)
+    return row_ends
+
+
+def add_special_tokens(tokens: np.ndarray, row_ends: list[int], prefix: list[int], suffix: list[int]) -> pa.ListArray:
+    """Rows `prefix + tokens[start:end] + suffix` as one Arrow array, without a Python object per token or
+    row.
+
+    >>> add_special_tokens(np.arange(5, 10, dtype=np.int32), [3, 5], [0], [1]).to_pylist()
+    [[0, 5, 6, 7, 1], [0, 8, 9, 1]]
+    """
+    specials = len(prefix) + len(suffix)
+    ends = np.asarray(row_ends, dtype=np.int64)  # said for the block that has no rows
+    rows = np.arange(len(ends))
+    content_lengths = np.diff(ends, prepend=0)
+    offsets = np.concatenate([[0], ends + specials * (rows + 1)])
+    values = np.empty(offsets[-1], dtype=np.int32)
+    values[np.arange(len(tokens)) + np.repeat(rows * specials + len(prefix), content_lengths)] = tokens
+    for position, token in enumerate(prefix):
+        values[offsets[:-1] + position] = token
+    for position, token in enumerate(suffix):
+        values[offsets[1:] - len(suffix) + position] = token
+    return pa.ListArray.from_arrays(pa.array(offsets, type=pa.int32()), pa.array(values))
+
+
+def share_rows(sequences: pa.ListArray, max_seq_length: int) -> pa.ListArray:
+    """Put several `sequences` into a row, each whole, as long as they fit. Each goes to the row that it fills best.
+
+    >>> share_rows(pa.array([[0, 5, 1], [0, 6, 7, 8, 1], [0, 9, 1]]), max_seq_length=6).to_pylist()
+    [[0, 5, 1, 0, 9, 1], [0, 6, 7, 8, 1]]
+    """
+    rooms: list[tuple[int, int]] = []  # what is left of each row that is not full, and its number; sorted
+    rows = np.empty(len(sequences), dtype=np.int64)  # where each sequence goes
+    count = 0
+    for i, length in enumerate(sequences.value_lengths().to_pylist()):
+        best = bisect_left(rooms, (length, 0))
+        if best < len(rooms):
+            room, rows[i] = rooms.pop(best)
+        else:
+            room, rows[i], count = max_seq_length, count, count + 1
+        if room > length:
+            insort(rooms, (room - length, int(rows[i])))
+    order = rows.argsort(kind="stable")
+    ordered = sequences.take(pa.array(order))
+    begins = np.flatnonzero(np.diff(rows[order], prepend=-1))
+    offsets = ordered.offsets.to_numpy()
+    return pa.ListArray.from_arrays(pa.array(offsets[np.append(begins, len(rows))]), ordered.values)
+
+
+def make_packer(
+    tokenizer: PreTrainedTokenizerBase,
+    max_seq_length: int,
+    short_probability: float = SHORT_SEQ_PROBABILITY,
+    seed: int = 0,
+    pack_documents: bool = False,
+) -> Packer:
+    """What cuts text into rows, as `create_features` does with these settings.
+
+    Raises:
+        InputError: for settings or a tokenizer that cannot be used.
+    """
+    if not 0 <= short_probability <= 1:
+        raise InputError(f"short_seq_probability={short_probability} is not between 0 and 1.")
+    backend = _without_special_pieces(tokenizer)
+    backend.no_truncation()
+    backend.no_padding()
+    whole = backend.encode("a")  # the tokenizer's own template around some text
+    content = [position for position, is_special in enumerate(whole.special_tokens_mask) if not is_special]
+    prefix, suffix = (whole.ids[: content[0]], whole.ids[content[-1] + 1 :]) if content else ([], [])
+    if not prefix or not suffix:
+        raise InputError(
+            f"{tokenizer.name_or_path}: the tokenizer puts no special tokens around a text, but span masking needs a "
+            "boundary on either side. Give it a post-processor that adds its cls_token and sep_token."
+        )
+    shortest = len(prefix) + len(suffix) + FEWEST_TOKENS_IN_ROW
+    if max_seq_length < shortest:
+        raise InputError(f"max_seq_length={max_seq_length} is too short: at least {shortest} with the special tokens.")
+    if tokenizer.model_max_length < min(max_seq_length, NO_LIMIT):
+        logger.warning(
+            "max_seq_length=%d is longer than the tokenizer's model_max_length=%d. The model needs as many positions.",
+            max_seq_length,
+            tokenizer.model_max_length,
+        )
+    edges = (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    if pack_documents and ((prefix[0], suffix[-1]) != edges or edges[0] == edges[1]):
+        raise InputError(
+            f"{tokenizer.name_or_path}: its post-processor does not put cls_token before a text and sep_token behind "
+            "it, two different tokens, so nothing would tell where a document that shares a row begins; leave out "
+            "--pack_documents, or use a tokenizer that does."
+        )
+    # GPT-2's kind of tokenizer knows the beginning of a word by the space before it, which a line's first has not.
+    line_start = "" if backend.encode("a").ids == backend.encode(" a").ids else " "
+    unk = tokenizer.unk_token_id
+    return Packer(backend, prefix, suffix, max_seq_length, short_probability, seed, pack_documents, line_start, unk)
+
+
+def _without_special_pieces(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """A copy of the tokenizer's backend in which no text is a special token.
+
+    A Unigram model holds `<s>` and `<mask>` among its pieces, with the best score of all. Under another name, which
+    no line of text contains, they keep their ids and are never found.
+    """
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    if state["model"]["type"] == "Unigram":
+        pieces = state["model"]["vocab"]
+        special = {token for token in tokenizer.all_special_ids if token < len(pieces)}
+        for token in special:
+            pieces[token][0] = f"\n{token}"
+        state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] not in special]
+    return Tokenizer.from_str(json.dumps(state))

@@ -1,0 +1,126 @@
+"""The folders of checkpoints: sealed by a manifest, found by what is whole, removed oldest first."""
+
+import json
+import logging
+import math
+import time
+from pathlib import Path
+
+from huggingface_hub.utils.sha import sha_fileobj
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from span_electra.common.errors import InputError
+from span_electra.common.output_folder import remove, sync
+from span_electra.common.run_files import checkpoints, step_of
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"  # names every file of a checkpoint, with its size and its digest
+ASIDE = ".unfinished"  # the folder, in a run's, for what is being written or removed
+
+
+def seal(folder: Path, after: float = 0.0, **facts) -> None:
+    """See every file of `folder` to the disk, and then a manifest of them; `facts` are written beside.
+
+    Args:
+        after: the time of the checkpoint before, in seconds since 1970. This one's is later, whatever the clock says.
+    """
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.name != MANIFEST):
+        if path.is_file() and path.name != TRAINING_ARGS_NAME:  # never read, and not in what the Hub gets
+            files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+        sync(path)
+    manifest = {"files": files, "written": max(time.time(), math.nextafter(after, math.inf)), **facts}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    sync(folder / MANIFEST)
+    sync(folder)
+
+
+def damage(folder: Path, digests: bool = True) -> str | None:
+    """What is wrong with a checkpoint, None if it is whole. Nothing in it is loaded; without `digests`, only names and
+    sizes are compared."""
+    if not folder.is_dir():
+        return "there is no such folder"
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except FileNotFoundError:
+        return f"it has no {MANIFEST}, so it was never finished"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"its {MANIFEST} cannot be read"
+    for name, written in files.items():
+        path = folder / name
+        try:
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != written["bytes"]:
+                return f"{name} has {path.stat().st_size:,} bytes of {written['bytes']:,}"
+            if digests and file_digest(path) != written["sha256"]:
+                return f"{name} is not what was written (another SHA-256)"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+    return None
+
+
+def sealed_facts(folder: Path) -> dict:
+    """What `seal` was given beside the files."""
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return {name: value for name, value in manifest.items() if name not in ("files", "written")}
+
+
+def time_written(folder: Path) -> float:
+    """When a checkpoint was sealed, in seconds since 1970: 0 before manifests said so, infinity for one that cannot be
+    read, so that it is looked at, and named as damaged, first."""
+    try:
+        return float(json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("written", 0))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return math.inf
+
+
+def find_checkpoint(folder: Path, resume: str) -> Path:
+    """The checkpoint that `resume` names: a path, or "true" for the newest in `folder` that is whole.
+
+    Raises:
+        InputError: there is none, or the one that is named is damaged.
+    """
+    if resume.lower() != "true":
+        if problem := damage(Path(resume)):
+            raise InputError(
+                f"--resume_from_checkpoint {resume}: not a checkpoint to go on from, {problem}; give another "
+                "checkpoint-N folder of a run, or true for the newest in --output_dir that is whole."
+            )
+        return Path(resume)
+    passed_over: list[str] = []
+    # Not the highest number: after a return to an earlier one, those that were written before it lead elsewhere.
+    for checkpoint in sorted(checkpoints(folder), key=lambda path: (time_written(path), step_of(path)), reverse=True):
+        if not (problem := damage(checkpoint)):
+            for damaged in passed_over:
+                logger.warning(f"Passed over {damaged}.")
+            return checkpoint
+        passed_over.append(f"{checkpoint.name}: {problem}")
+    found = f"there is none in {folder}"
+    if passed_over:
+        found = f"none of those in {folder} is whole ({'; '.join(passed_over)})"
+    raise InputError(
+        f"--resume_from_checkpoint true: no checkpoint to go on from, {found}; to start anew, leave it out and give "
+        "another --output_dir, or --overwrite_output_dir."
+    )
+
+
+def rotate(run: Path, limit: int | None, kept: set[str]) -> None:
+    """Remove a run's oldest checkpoints until `limit` are left, torn ones first; those named in `kept` stay."""
+    if not limit or limit < 0:
+        return
+    found = sorted(
+        checkpoints(run), key=lambda path: (damage(path, digests=False) is None, time_written(path), step_of(path))
+    )
+    excess = max(0, len(found) - max(limit, len(kept)))
+    for checkpoint in [path for path in found if path.name not in kept][:excess]:
+        (run / ASIDE).mkdir(exist_ok=True)
+        aside = checkpoint.rename(run / ASIDE / checkpoint.name)  # killed in between, none is left that is torn
+        remove(aside)
+        (run / ASIDE).rmdir()
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return sha_fileobj(file).hex()

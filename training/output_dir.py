@@ -1,0 +1,154 @@
+"""A run's `output_dir`: whether it may be used, who may write there, and what an earlier run left."""
+
+import errno
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from transformers import TrainingArguments
+
+from span_electra.common.errors import InputError
+from span_electra.common.output_folder import remove
+from span_electra.common.run_files import ARGUMENTS, CARD, CURVES, HISTORY
+from span_electra.training.checkpoint_folders import ASIDE, find_checkpoint
+
+logger = logging.getLogger(__name__)
+IGNORED = ".gitignore"  # what of the folder is not published: the Hub's clients and git go by it
+LOCK = ".lock"
+LOCK_SECONDS = 10  # the data workers of a run that was killed hold its lock until they see that it is gone
+
+# From the start; the last two are half a save and a tracker's.
+HELD_BY_ANY_RUN = {ARGUMENTS, IGNORED, ASIDE, "runs"}
+
+# Checkpoints hold the optimizer, and to load pickled arguments is to run them.
+NOT_PUBLISHED = ("checkpoint-*/", f"{ASIDE}/", "runs/", "training_args.bin", LOCK)
+
+# All that a run writes, as globs; --overwrite_output_dir removes nothing else.
+WRITTEN = ("checkpoint-*", ASIDE, "runs", "*.safetensors", "config.json", HISTORY, CURVES, CARD)
+
+
+def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Path | None:
+    """Refuse a folder that holds something else, and return the checkpoint to go on from, if one is asked for.
+
+    Args:
+        output_dir: Where the run is to write.
+        resume: A checkpoint's folder, "true" for the newest in `output_dir`, None or "false" to start anew.
+        overwrite: Whether an earlier run in `output_dir` may be replaced.
+
+    Raises:
+        InputError: if the folder cannot be used as asked, or there is no such checkpoint.
+    """
+    folder = Path(output_dir)
+    names = names_in_run(folder, ARGUMENTS)
+    resume = None if resume is None or str(resume).lower() == "false" else str(resume)
+    if set(names) <= HELD_BY_ANY_RUN:
+        names = []  # a run that ended before it had anything to keep
+    if names and resume is None and not overwrite:
+        raise InputError(
+            f"--output_dir {folder}: already holds a run; go on with it by --resume_from_checkpoint true, replace it "
+            "by --overwrite_output_dir, or give another folder."
+        )
+    if resume is not None and overwrite:
+        raise InputError("--resume_from_checkpoint and --overwrite_output_dir exclude each other; give one.")
+    if resume is None:
+        return None
+    if resume.lower() == "true" and not names:
+        logger.warning(f"--resume_from_checkpoint true: {folder} holds no checkpoint yet, so the run begins anew.")
+        return None
+    checkpoint = find_checkpoint(folder, resume)
+    if names and checkpoint.parent.resolve() != folder.resolve():
+        raise InputError(
+            f"--resume_from_checkpoint {resume}: is not of the run in --output_dir {folder}, which would be written "
+            "over; give a new folder, or a checkpoint of that run."
+        )
+    return checkpoint
+
+
+def check_folder(output_dir: str, marker: str, overwrite: bool) -> None:
+    """The same for a script whose runs cannot be resumed; `marker` is the file by which its folders are known."""
+    names = names_in_run(Path(output_dir), marker)
+    if not set(names) <= {marker, IGNORED} and not overwrite:
+        raise InputError(
+            f"--output_dir {output_dir}: already holds a run; replace it by --overwrite_output_dir, or give another "
+            "folder."
+        )
+
+
+def names_in_run(folder: Path, marker: str) -> list[str]:
+    """What is in `folder`, which must be new, empty, or an earlier run of the script that leaves `marker`."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output_dir {folder}: is a file; give a new or empty folder.")
+    names = sorted(path.name for path in folder.iterdir() if path.name != LOCK) if folder.is_dir() else []
+    if names and marker not in names:
+        raise InputError(
+            f"--output_dir {folder}: already holds something that is not a run of this script "
+            f"({', '.join(names[:3])}); give a new or empty folder."
+        )
+    return names
+
+
+@contextmanager
+def started(arguments: TrainingArguments, marker: str, seen: list[str], start: Callable[[], None]) -> Iterator[None]:
+    """Begin a run in `arguments.output_dir` by `start`, which the process that writes calls; inside, no other run may.
+
+    Args:
+        seen: `names_in_run` when the folder was found to be usable. What came since, another run left there.
+
+    Raises:
+        InputError: if another run writes or has written there, or nobody can.
+    """
+    with ExitStack() as stack:
+        with arguments.main_process_first(desc="the run's folder"):
+            if arguments.should_save:
+                folder = Path(arguments.output_dir)
+                stack.enter_context(sole_writer(folder))
+                if names_in_run(folder, marker) != seen:
+                    raise InputError(
+                        f"--output_dir {folder}: another run has written there since this one began; give the same "
+                        "command again."
+                    )
+                start()
+        yield
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / LOCK, timeout=LOCK_SECONDS)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f"--output_dir {folder}: another run is writing there; wait for its end, stop it, or give another folder."
+        ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+            raise InputError(f"--output_dir {folder}: cannot be written to ({error}); give another folder.") from error
+        logger.warning(f"--output_dir {folder}: its file system has no locks, so nothing keeps a second run out.")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def start_run(output_dir: str, settings: dict, resumes: bool) -> None:
+    """Mark the folder as a run's. What an earlier run left there goes, unless this one resumes it."""
+    wanted = "checkpoint-*/" if settings.get("hub_strategy") == "all_checkpoints" else None
+    ignored = [pattern for pattern in NOT_PUBLISHED if pattern != wanted]
+    start_folder(output_dir, ARGUMENTS, settings, () if resumes else WRITTEN, ignored)
+
+
+def start_folder(
+    output_dir: str, marker: str, settings: dict, written: Sequence[str], not_published: Sequence[str]
+) -> None:
+    """Remove what an earlier run left there, by the globs in `written`; leave the settings as `marker`, and word for
+    those who publish the folder of what to leave out."""
+    folder = Path(output_dir)
+    for path in [path for pattern in written for path in folder.glob(pattern)]:
+        remove(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / marker).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    (folder / IGNORED).write_text("".join(f"{pattern}\n" for pattern in not_published), encoding="utf-8")

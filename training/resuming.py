@@ -1,0 +1,111 @@
+"""What a run and the one that resumes it must have in common."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from accelerate.utils import gather_object
+from accelerate.utils.constants import FSDP_MODEL_NAME
+from transformers import TrainingArguments
+from transformers.trainer_utils import has_length
+from transformers.utils import CONFIG_NAME
+
+from span_electra.common.errors import InputError
+from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraConfig
+from span_electra.masking.randomness import MASKING_VERSION
+from span_electra.training.checkpoint_folders import sealed_facts
+
+# What a checkpoint and the model to go on with must have in common.
+SHAPE = (*ENCODER_SHAPE, *(f"generator_{name}" for name in ENCODER_SHAPE), "vocab_size", "embedding_size")
+SHAPE += ("max_position_embeddings", "type_vocab_size", "max_span_length", "boundary_position_size")
+SHAPE += ("embedding_sharing", "share_encoder", "use_sbgo", "use_sbpo", "objective")
+SHAPE += ("hidden_act", "layer_norm_eps", "pad_token_id")
+
+# And two runs, beside `run_facts`: how they mask.
+MASKING = ("mask_ratio", "max_span_words", "whole_words")
+WHY_THE_SAME = {"optim": "its state would not fit"} | dict.fromkeys(MASKING, "it would mask in another way")
+
+
+def check_same_run(checkpoint: Path, facts: dict) -> None:
+    """Refuse to resume where the rows still to come would be others than those the run has not seen, or masked in
+    another way, or where the optimizer is another.
+
+    Args:
+        checkpoint: The one to go on from.
+        facts: This run's `run_facts`, and its options of `MASKING`.
+    """
+    saved_facts = sealed_facts(checkpoint)
+    if saved_facts.setdefault("masking_version", 1) != MASKING_VERSION:
+        raise InputError(
+            f"--resume_from_checkpoint {checkpoint}: was written by a version of this package that masks in another "
+            "way. Resume with that version, or begin a run of its own with --model_name_or_path "
+            f"{checkpoint}."
+        )
+    for name, saved in saved_facts.items():
+        if facts[name] != saved:
+            why = WHY_THE_SAME.get(name, "some rows would come twice and others not at all")
+            raise InputError(
+                f"--resume_from_checkpoint {checkpoint}: its run had {name} {saved}, this one {facts[name]}: "
+                f"{why}. Resume as it began (rows_per_update is processes x per_device_train_batch_size x "
+                "gradient_accumulation_steps; of rows on disk only the product must stay), or begin a run of its own "
+                f"with --model_name_or_path {checkpoint}."
+            )
+
+
+def check_same_checkpoint(checkpoint: Path | None) -> None:
+    """Refuse to go on where the processes, which may be on several machines, do not all find it."""
+    found = gather_object([checkpoint and checkpoint.name])
+    if len(set(found)) > 1:
+        raise InputError(
+            f"--resume_from_checkpoint: the processes find different checkpoints ({', '.join(map(str, found))}); give "
+            "an --output_dir that all machines share."
+        )
+
+
+def check_sharding(checkpoint: Path, is_sharded: bool) -> None:
+    """Refuse to resume a run that FSDP sharded without it, or another with it: the optimizer's state would not fit."""
+    was_sharded = (checkpoint / f"{FSDP_MODEL_NAME}.bin").exists()
+    if was_sharded != is_sharded:
+        was, this = (("with" if sharded else "without") for sharded in (was_sharded, is_sharded))
+        raise InputError(
+            f"--resume_from_checkpoint {checkpoint}: was written {was} FSDP, and this run is {this} it. Resume as it "
+            f"began, or begin a run of its own with --model_name_or_path {checkpoint}."
+        )
+
+
+def check_shape(checkpoint: Path, config: SpanElectraConfig) -> None:
+    """Refuse to resume with a model of another shape than the checkpoint's."""
+    if not (checkpoint / CONFIG_NAME).is_file():
+        raise InputError(f"--resume_from_checkpoint {checkpoint}: holds no model; give another checkpoint.")
+    saved = SpanElectraConfig.from_pretrained(checkpoint)
+    for name in SHAPE:
+        if getattr(saved, name) != getattr(config, name):
+            raise InputError(
+                f"--resume_from_checkpoint {checkpoint}: its {name} is {getattr(saved, name)}, this run's is "
+                f"{getattr(config, name)}; resume with the configuration that the run began with."
+            )
+
+
+def run_facts(args: TrainingArguments, dataset) -> dict:
+    """What a run that resumes must have in common with the one it resumes, for the rows to come to be the same, and
+    for the optimizer's state to fit."""
+    rows_per_process = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    return {
+        "rows": len(dataset) if has_length(dataset) else None,
+        "text": sample_digest(dataset) if has_length(dataset) else None,
+        "rows_per_update": rows_per_process * args.world_size,
+        "train_sampling_strategy": args.train_sampling_strategy,
+        "dataloader_drop_last": args.dataloader_drop_last,
+        "seed": args.seed,
+        "data_seed": args.data_seed,
+        "optim": args.to_dict()["optim"],
+        "masking_version": MASKING_VERSION,
+    }
+
+
+def sample_digest(dataset, count: int = 16) -> str:
+    """A digest of the ids in some of its rows, by which other text of as many rows is told apart."""
+    sha256 = hashlib.sha256()
+    for index in np.linspace(0, len(dataset) - 1, count).astype(int).tolist():
+        sha256.update(np.asarray(dataset[index]["input_ids"], dtype=np.int64).tobytes())
+    return sha256.hexdigest()[:12]
