@@ -45,7 +45,7 @@ def export(checkpoint: str | Path, output_dir: str | Path, overwrite: bool = Fal
     with as_input_error(f"The tokenizer in {checkpoint}", "Save one beside the model by tokenizer.save_pretrained."):
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     discriminator = ElectraForPreTraining(model.config.discriminator_config()).to(model.dtype)  # type: ignore[arg-type]
-    weights = model.fold_embeddings(model.state_dict())
+    weights = model.state_dict()
     discriminator.load_state_dict({name: weights[name] for name in discriminator.state_dict()})
     with atomic_folder(output_dir) as folder:
         for name, half in zip(WRITTEN, (discriminator, model.generator), strict=True):

@@ -188,7 +188,7 @@ def load_encoders(
         model.generator.load_state_dict(generator.state_dict())
     model.electra.load_state_dict(encoder)
     if model.config.embedding_sharing == "disentangled":
-        model.embedding_residual.copy_(table - generator_table)
+        model.get_input_embeddings().set_weight(table)
 
 
 @torch.no_grad()

@@ -45,7 +45,7 @@ class PretrainingMetrics:
         """Add one batch.
 
         Args:
-            outputs: A `SpanElectraForPreTrainingOutput`.
+            outputs: A `SpanPreTrainingOutput`.
             labels: The original id of masked tokens, -100 elsewhere; shape (rows, tokens).
             attention_mask: 1 for real tokens, 0 for padding; same shape.
         """

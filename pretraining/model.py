@@ -170,9 +170,9 @@ def read_config(name: str, overrides: dict, data: DataArguments, tokenizer: PreT
         path = shipped[name]
     settings = read_settings(path)
     with as_input_error("--config_overrides"):
-        refuse_unknown(overrides)
+        refuse_unknown(SpanElectraConfig, map(current_name, overrides))
     with as_input_error(f"--config {name}"):
-        refuse_unknown(settings, are_saved="transformers_version" in settings)
+        refuse_unknown(SpanElectraConfig, map(current_name, settings), are_saved="transformers_version" in settings)
     settings, data_settings = split_data_settings(settings)
     refuse_two_values(name, settings)
     changes, data_changes = split_data_settings(overrides)

@@ -76,7 +76,7 @@ def test_a_reloaded_model_is_the_same(checkpoint):
     loaded, report = SpanElectraForPreTraining.from_pretrained(folder, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     weights = loaded.state_dict()
-    for name, weight in model.fold_embeddings(model.state_dict()).items():
+    for name, weight in model.state_dict().items():
         assert torch.equal(weights[name], weight), name
     assert torch.equal(loaded.eval()(IDS).logits, model(IDS).logits)
 
@@ -97,7 +97,7 @@ def test_a_model_that_is_to_share_other_embeddings_begins_where_the_checkpoint_e
 def test_what_stays_on_the_disk_is_not_filled():
     model = SpanElectraForPreTraining(SpanElectraConfig(**TINY, embedding_sharing="disentangled"))
     model.generator.to("meta")  # as Accelerate leaves what it loads when it is needed
-    assert model.fill_embeddings({"embedding_residual"}) == set()
+    assert model.fill_generator({"electra.embeddings.word_embeddings.residual.weight"}) == set()
 
 
 @pytest.mark.parametrize("sharing", SHARING)
@@ -132,7 +132,7 @@ def test_stock_electra_loads_it_as_it_is(checkpoint):
     model, folder = checkpoint
     discriminator = ElectraForPreTraining.from_pretrained(folder).eval()
     assert torch.allclose(discriminator(IDS).logits, model(IDS).logits, atol=1e-6)
-    hidden = model.discriminate(IDS)[1].last_hidden_state
+    hidden = model.electra(IDS).last_hidden_state
     assert torch.allclose(ElectraModel.from_pretrained(folder).eval()(IDS).last_hidden_state, hidden, atol=1e-6)
     classifier, report = ElectraForSequenceClassification.from_pretrained(folder, output_loading_info=True)
     assert all(name.startswith("classifier.") for name in report["missing_keys"])
@@ -209,13 +209,14 @@ def test_a_fine_tuned_model_of_fewer_layers_can_be_loaded_again(checkpoint, tmp_
 
 
 @pytest.mark.parametrize("auto", [AutoModelForMaskedLM, AutoModelForPreTraining])
-def test_a_generator_that_would_lose_the_encoder_it_shares_is_refused(checkpoint, auto):
+def test_a_generator_follows_the_size_that_is_given_at_loading(checkpoint, auto):
     model, folder = checkpoint
-    if not model.config.share_encoder:
-        assert len(auto.from_pretrained(folder, num_hidden_layers=1).generator.electra.encoder.layer) == 2
-        return
-    with pytest.raises(ValueError, match="`num_hidden_layers` 1, the generator's 2"):
-        auto.from_pretrained(folder, num_hidden_layers=1)
+    shorter = auto.from_pretrained(folder, num_hidden_layers=1)
+    assert len(shorter.generator.electra.encoder.layer) == 1
+    assert shorter.config.share_encoder == model.config.share_encoder
+    whole = model.generator.electra.encoder.layer[0].state_dict()
+    for name, weight in shorter.generator.electra.encoder.layer[0].state_dict().items():
+        assert torch.equal(weight, whole[name]), name
 
 
 def test_a_head_changes_nothing_in_the_configuration_that_it_is_given(checkpoint):
@@ -305,7 +306,7 @@ def test_a_state_dict_may_be_given_by_its_place(checkpoint, tmp_path):
 def test_a_stock_configuration_loads_the_discriminator(checkpoint):
     model, folder = checkpoint
     loaded = SpanElectraModel.from_pretrained(folder, config=model.config.discriminator_config())
-    hidden = model.discriminate(IDS)[1].last_hidden_state
+    hidden = model.electra(IDS).last_hidden_state
     assert torch.allclose(loaded(IDS).last_hidden_state, hidden, atol=1e-6)
 
 

@@ -5,9 +5,18 @@ from collections import Counter
 
 import pytest
 import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import ElectraForMaskedLM, ElectraForPreTraining, ElectraModel, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForPreTraining,
+    ElectraForMaskedLM,
+    ElectraForPreTraining,
+    ElectraModel,
+    Trainer,
+    TrainingArguments,
+)
 
 from span_electra import (
     SpanElectraConfig,
@@ -15,8 +24,8 @@ from span_electra import (
     SpanElectraForPreTraining,
     SpanElectraForSequenceClassification,
 )
-from span_electra.modeling_span_electra import WORD_EMBEDDINGS
-from span_electra.span_objectives import SpanBoundaryHead, sample_tokens, token_keys
+from span_electra.modeling_span_electra import DISENTANGLED, WORD_EMBEDDINGS
+from span_electra.span_objectives import SpanBoundaryHead
 
 MASK = 3
 
@@ -66,7 +75,7 @@ def seeded(model, inputs):
 
 
 def test_places_past_the_last_position_embedding_use_the_last():
-    head = SpanBoundaryHead(tiny_config(max_span_length=4), 32, 16)
+    head = SpanBoundaryHead(tiny_config(max_span_length=4), 32, 16, 1e-12)
     edge = torch.randn(3, 32)
     fourth, fifth, ninth = head(edge[:1].expand(3, 32), edge[1:2].expand(3, 32), torch.tensor([4, 5, 9]))
     assert torch.equal(fourth, fifth) and torch.equal(fourth, ninth)
@@ -80,7 +89,7 @@ def stock_halves(model):
     generator = ElectraForMaskedLM(model.config.generator_config()).eval()
     generator.load_state_dict(model.generator.state_dict())
     discriminator = ElectraForPreTraining(model.config.discriminator_config()).eval()
-    weights = model.fold_embeddings(model.state_dict())
+    weights = model.state_dict()
     discriminator.load_state_dict({key: weights[key] for key in discriminator.state_dict()})
     return generator, discriminator
 
@@ -110,7 +119,7 @@ def test_loss_and_gradients_equal_a_composition_of_stock_electra(sharing):
                 expected = generator.get_parameter(name).grad + discriminator.get_parameter(name).grad
             ours_name = prefix + name
             if sharing == "disentangled" and ours_name == WORD_EMBEDDINGS:
-                ours_name = "embedding_residual"
+                ours_name = WORD_EMBEDDINGS.replace("weight", "residual.weight")
             assert torch.allclose(ours[ours_name].grad, expected, rtol=1e-4, atol=1e-5), ours_name
 
 
@@ -211,29 +220,13 @@ def test_rtd_is_the_mean_over_all_real_tokens(step):
 def test_sbpo_is_the_mean_over_masked_tokens_from_the_visible_boundaries(step):
     model, inputs, output = step
     labels = inputs["labels"]
-    _, encoded = model.discriminate(output.corrupted_ids, attention_mask=inputs["attention_mask"])
+    encoded = model.electra(output.corrupted_ids, attention_mask=inputs["attention_mask"])
     losses = []
     for b, t in masked_tokens(labels):
         logit = model.sbpo_prediction(represent(model.sbpo_head, encoded.last_hidden_state, labels, b, t))
         sign = 1.0 if output.corrupted_ids[b, t] != labels[b, t] else -1.0
         losses.append(-F.logsigmoid(sign * logit))
     assert output.sbpo_loss.item() == pytest.approx(sum(losses).item() / 8, rel=1e-5)
-
-
-def test_replacements_may_be_sampled_from_the_mean_of_both_heads():
-    model = random_model(sampling_head="mean")
-    inputs, keys = batch(), torch.arange(3, dtype=torch.int32)
-    labels = inputs["labels"]
-    corrupted = model(**inputs, sampling_keys=keys).corrupted_ids
-    hidden = model.generator.electra(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
-    for b, t in masked_tokens(labels):
-        own = model.generator.generator_predictions(hidden[b, t])
-        both = torch.stack([own, represent(model.sbgo_head, hidden, labels, b, t)])
-        logits = model.generator.generator_lm_head(both).mean(0, keepdim=True)
-        key = token_keys(keys, torch.tensor([b * 20 + t]), 20)
-        assert corrupted[b, t] == sample_tokens(logits, key)
-    alone = random_model(sampling_head="mean", objective="discriminator", embedding_sharing="separate")
-    assert alone(**inputs, sampling_keys=keys).loss.isfinite()
 
 
 def test_the_loss_is_the_weighted_sum():
@@ -259,7 +252,7 @@ def test_a_fixed_capacity_changes_no_loss_and_no_gradient():
     inputs["labels"] = inputs["labels"].clone()
     with pytest.MonkeyPatch.context() as patch:
         # The two draw different numbers of random numbers: the best guess stands in for the sample.
-        patch.setattr("span_electra.modeling_span_electra.sample_tokens", lambda logits, *_: logits.argmax(-1))
+        patch.setattr("span_electra.span_objectives.sample_tokens", lambda logits, *_: logits.argmax(-1))
         results = []
         for capacity in (None, 0.3):
             model.largest_masked_share = capacity
@@ -278,7 +271,7 @@ def test_a_fixed_capacity_changes_no_loss_and_no_gradient():
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_sequences_that_share_a_row_have_the_losses_and_gradients_of_rows_of_their_own(monkeypatch, attention):
-    monkeypatch.setattr("span_electra.modeling_span_electra.sample_tokens", lambda logits, *_: logits.argmax(-1))
+    monkeypatch.setattr("span_electra.span_objectives.sample_tokens", lambda logits, *_: logits.argmax(-1))
     model = random_model()
     model.set_attn_implementation(attention)
     alone = batch()
@@ -317,7 +310,9 @@ def test_places_that_go_up_by_one_change_nothing_beside_padding():
 def test_an_attention_that_takes_no_mask_of_pairs_is_refused_for_shared_rows():
     model = random_model()
     model.config._attn_implementation_internal = "flash_attention_2"
-    with pytest.raises(ValueError, match=r"is 'flash_attention_2', which cannot keep apart .* use 'sdpa', 'eager' or"):
+    with pytest.raises(
+        ValueError, match=r"is 'flash_attention_2', which cannot separate sequences .* use 'sdpa', 'eager' or"
+    ):
         model(**batch(), position_ids=torch.arange(20).expand(3, -1))
 
 
@@ -373,10 +368,10 @@ def test_disentangled_embeddings_learn_the_residual_from_the_discriminator():
     output = seeded(model, batch())
     output.rtd_loss.backward()
     assert model.generator.get_input_embeddings().weight.grad is None
-    assert model.embedding_residual.grad.abs().sum() > 0
+    assert model.get_input_embeddings().residual.weight.grad.abs().sum() > 0
     model.zero_grad()
     seeded(model, batch()).mlm_loss.backward()
-    assert model.embedding_residual.grad is None
+    assert model.get_input_embeddings().residual.weight.grad is None
     assert model.generator.get_input_embeddings().weight.grad.abs().sum() > 0
 
 
@@ -386,8 +381,7 @@ def test_every_parameter_learns():
         seeded(model, batch()).loss.backward()
         trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         assert all(model.get_parameter(name).grad is not None for name in trained)
-        frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-        assert frozen == ({WORD_EMBEDDINGS} if sharing == "disentangled" else set())
+        assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_tied_networks_share_all_embeddings_and_nothing_else():
@@ -456,7 +450,7 @@ def test_flash_attention_gets_its_padding_mask_where_shapes_are_static():
     model, mask = random_model(), batch()["attention_mask"]
     model.largest_masked_share = 0.3
     model.config._attn_implementation_internal = "flash_attention_2"
-    assert model.mask_of_sequences(mask, None) is mask
+    assert model.attention_mask_of(mask, None)["discriminator"] is mask
 
 
 @pytest.mark.parametrize("sharing", ["tied", "disentangled", "separate"])
@@ -573,7 +567,7 @@ def test_gradient_accumulation_changes_no_gradient_of_the_stock_trainer(model_cl
 
 
 def test_labels_need_ids():
-    with pytest.raises(ValueError, match="`labels` came without `input_ids`"):
+    with pytest.raises(ValueError, match="`labels` need `input_ids`"):
         random_model()(inputs_embeds=torch.zeros(1, 4, 16), labels=torch.zeros(1, 4, dtype=torch.long))
 
 
@@ -615,7 +609,7 @@ def test_the_whole_step_compiles_without_a_graph_break(shared):
     if shared:  # by two sequences in each row
         inputs["position_ids"] = torch.arange(20).remainder(8).expand(3, -1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("span_electra.modeling_span_electra.sample_tokens", lambda logits, *_: logits.argmax(-1))
+        patch.setattr("span_electra.span_objectives.sample_tokens", lambda logits, *_: logits.argmax(-1))
         model.eval()
         expected = model(**inputs)
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(**inputs)
@@ -638,3 +632,77 @@ def test_a_reloaded_checkpoint_has_the_same_weights(tmp_path, sharing):
     again = SpanElectraForPreTraining.from_pretrained(tmp_path)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+# Disentangled embeddings
+
+
+def trained_disentangled_model():
+    """A model whose tables have moved since it was made, or saved."""
+    model = random_model(embedding_sharing="disentangled")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def test_the_sum_is_right_at_every_moment():
+    model, ids = trained_disentangled_model(), batch()["input_ids"]
+    table, residual = model.generator.get_input_embeddings().weight, model.get_input_embeddings().residual.weight
+    assert torch.equal(model.get_input_embeddings().weight, table + residual)
+    assert torch.equal(model.state_dict()[WORD_EMBEDDINGS], table + residual)
+    stock = ElectraModel(model.config.discriminator_config()).eval()
+    weights = {name.removeprefix("electra."): weight for name, weight in model.state_dict().items()}
+    stock.load_state_dict({name: weights[name] for name in stock.state_dict()})
+    assert torch.equal(stock(ids).last_hidden_state, model.electra(ids).last_hidden_state)
+
+
+def test_accelerate_saves_what_save_pretrained_saves(tmp_path):
+    model = trained_disentangled_model()
+    model.save_pretrained(tmp_path / "ours")
+    Accelerator(cpu=True).save_model(model, tmp_path / "accelerate")
+    ours, others = (load_file(tmp_path / name / "model.safetensors") for name in ("ours", "accelerate"))
+    assert torch.equal(ours[WORD_EMBEDDINGS], others[WORD_EMBEDDINGS])
+    residual = f"{DISENTANGLED}residual.weight"
+    assert torch.equal(ours[residual], others[residual])
+
+
+def test_a_state_dict_of_disentangled_embeddings_is_loaded_exactly():
+    model, other = trained_disentangled_model(), random_model(embedding_sharing="disentangled")
+    other.load_state_dict(model.state_dict())
+    for name, weight in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], weight), name
+
+
+@pytest.mark.parametrize("sharing", ["tied", "disentangled", "separate"])
+@pytest.mark.parametrize("memory", ["20KB", "60KB"])
+def test_a_model_that_is_offloaded_gives_the_same_logits(sharing, memory, tmp_path):
+    model, ids = random_model(embedding_sharing=sharing), batch()["input_ids"]
+    model.save_pretrained(tmp_path / "model")
+    offloaded = AutoModelForPreTraining.from_pretrained(
+        tmp_path / "model", device_map="auto", max_memory={"cpu": memory}, offload_folder=tmp_path / "offloaded"
+    )
+    assert "disk" in offloaded.hf_device_map.values()
+    assert torch.allclose(offloaded(ids).logits, model(ids).logits, atol=1e-5)
+
+
+def test_an_earlier_checkpoint_of_disentangled_embeddings_is_read(tmp_path):
+    model = trained_disentangled_model()
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["embedding_residual"] = weights.pop(f"{DISENTANGLED}residual.weight")  # its name then
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded, report = SpanElectraForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    for name, weight in model.state_dict().items():
+        assert torch.allclose(loaded.state_dict()[name], weight, atol=1e-6), name
+
+
+# Static shapes
+
+
+def test_more_masked_tokens_than_there_is_room_for_are_an_error():
+    model, inputs = random_model(), batch()
+    model.largest_masked_share = 0.05  # of 60 tokens, 8 of which are masked
+    with pytest.raises(RuntimeError, match="more masked tokens than `largest_masked_share` allows"):
+        model(**inputs)

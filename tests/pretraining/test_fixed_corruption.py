@@ -11,10 +11,10 @@ from torch import nn
 from trainer_examples import chained, make_trainer, rows, tiny_model
 
 from span_electra.data_collator import DataCollatorForSpanMasking
-from span_electra.modeling_span_electra import SpanElectraForPreTrainingOutput
 from span_electra.pretraining.fixed_corruption import EvaluationCollator, trade_places
 from span_electra.pretraining.linear_probe import LinearProbe
 from span_electra.pretraining.metrics import logit_bins
+from span_electra.span_objectives import SpanPreTrainingOutput
 
 
 def loop_written(input_ids, labels):
@@ -101,7 +101,7 @@ class KnowsTheFirstWord(nn.Module):
         if self.knows:
             hidden[..., 0] += 3 * (input_ids[:, 1:2] == 5)
         hidden += 1000.0 * (attention_mask == 0).unsqueeze(-1)  # padding must not count
-        return SpanElectraForPreTrainingOutput(hidden_states=(torch.zeros_like(hidden), hidden))
+        return SpanPreTrainingOutput(hidden_states=(torch.zeros_like(hidden), hidden))
 
 
 def test_the_linear_probe_tells_what_hidden_states_hold(tokenizer, tmp_path):
