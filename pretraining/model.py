@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from span_electra.common.command_line import read_settings
 from span_electra.common.errors import InputError, as_input_error
 from span_electra.common.run_files import without_config
+from span_electra.common.vocabulary import vocabulary_size
 from span_electra.configuration_span_electra import (
     DATA_ALIASES,
     ENCODER_SHAPE,
@@ -97,7 +98,7 @@ def build_model(
     else:
         settings = read_config(arguments.config, read_overrides(arguments.config_overrides), data, tokenizer)
         model = new_model(arguments, settings, tokenizer)
-    if (tokens := max(tokenizer.get_vocab().values()) + 1) > model.config.vocab_size:
+    if (tokens := vocabulary_size(tokenizer)) > model.config.vocab_size:
         raise InputError(
             f"The tokenizer {tokenizer.name_or_path} has {tokens} tokens, the model has room for "
             f"{model.config.vocab_size}: raise vocab_size in the configuration (or leave it out there), or use "
@@ -137,7 +138,7 @@ def new_model(
         check_kind("--generator", generator, ("SpanElectraForPreTraining", "ElectraForMaskedLM"))
         with as_input_error(f"--config {name} with --generator {generator}"):
             return from_generator(generator, **settings)
-    settings.setdefault("vocab_size", max(tokenizer.get_vocab().values()) + 1)
+    settings.setdefault("vocab_size", vocabulary_size(tokenizer))
     with as_input_error(f"--config {name}"):
         return SpanElectraForPreTraining(SpanElectraConfig(**settings))
 

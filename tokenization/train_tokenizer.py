@@ -101,8 +101,12 @@ def _train_bpe(corpus: Corpus, vocab_size: int, min_frequency: int, lowercase: b
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     if lowercase:
         tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    # The space that begins a word goes before a text's first word too, so that words given one by one
+    # (`is_split_into_words`) get the same tokens as in text. ByteLevel's own `add_prefix_space` would also put one
+    # after a special token: "[MASK]." would become "[MASK] .".
+    space_first = pre_tokenizers.Metaspace(replacement=" ", prepend_scheme="first", split=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([space_first, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", left=1, right=0)])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
