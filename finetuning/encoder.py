@@ -130,10 +130,10 @@ def set_dropout(config: PretrainedConfig, asked: float | None) -> float | None:
 
 
 def check_vocabulary(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    if (tokens := vocabulary_size(tokenizer)) > config.vocab_size:
+    if (needed := vocabulary_size(tokenizer)) > config.vocab_size:
         raise InputError(
-            f"The tokenizer {tokenizer.name_or_path} has {tokens} tokens, the model has room for {config.vocab_size}: "
-            "use the model's own tokenizer."
+            f"The tokenizer {tokenizer.name_or_path} needs a vocab_size of {needed}, but the model's is "
+            f"{config.vocab_size}: use the model's own tokenizer."
         )
 
 

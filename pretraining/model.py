@@ -98,11 +98,11 @@ def build_model(
     else:
         settings = read_config(arguments.config, read_overrides(arguments.config_overrides), data, tokenizer)
         model = new_model(arguments, settings, tokenizer)
-    if (tokens := vocabulary_size(tokenizer)) > model.config.vocab_size:
+    if (needed := vocabulary_size(tokenizer)) > model.config.vocab_size:
         raise InputError(
-            f"The tokenizer {tokenizer.name_or_path} has {tokens} tokens, the model has room for "
-            f"{model.config.vocab_size}: raise vocab_size in the configuration (or leave it out there), or use "
-            "the model's own tokenizer."
+            f"The tokenizer {tokenizer.name_or_path} needs a vocab_size of {needed}, but the model's is "
+            f"{model.config.vocab_size}: raise it in the configuration (or leave it out there), or use the model's "
+            "own tokenizer."
         )
     model.config.pad_token_id = tokenizer.pad_token_id
     for embeddings in (model.get_input_embeddings(), model.generator.get_input_embeddings()):
@@ -135,7 +135,9 @@ def new_model(
             "train one by --objective generator."
         )
     if generator is not None:
-        check_kind("--generator", generator, ("SpanElectraForPreTraining", "ElectraForMaskedLM"))
+        check_kind(
+            "--generator", generator, ("SpanElectraForPreTraining", "SpanElectraForMaskedLM", "ElectraForMaskedLM")
+        )
         with as_input_error(f"--config {name} with --generator {generator}"):
             return from_generator(generator, **settings)
     settings.setdefault("vocab_size", vocabulary_size(tokenizer))

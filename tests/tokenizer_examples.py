@@ -23,8 +23,8 @@ def unigram_tokenizer(text: str) -> PreTrainedTokenizerFast:
 def word_end_tokenizer(text: str, kind: str, vocab_size: int = 300) -> PreTrainedTokenizerFast:
     """A tokenizer that marks where words end, trained on `text`.
 
-    `kind` is `BPE` or `Unigram`, each with SentencePiece's `treat_whitespace_as_suffix` ("house▁"), or `</w>`, which is
-    the BPE of the first GPT ("house</w>").
+    `kind` is `BPE` or `Unigram`, each with SentencePiece's `treat_whitespace_as_suffix` ("house▁"), or `</w>`: the BPE
+    of the first GPT ("house</w>").
     """
     names = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "mask_token": "<mask>"}
     special = [*names.values(), "<unk>"]
