@@ -1,7 +1,7 @@
 """Span masking: rows of token ids in, a batch of tensors out.
 
 The rows of a batch lie end to end in one flat array, and so do their words: N tokens and W words in B rows. Where
-words begin is a matter of the tokenizer (word_boundaries.py); which of them are masked, of chance (span_sampling.py).
+words begin is a matter of the tokenizer (masking/word_boundaries.py); which are masked, of chance (masking/spans.py).
 """
 
 from collections.abc import Mapping

@@ -438,6 +438,14 @@ def test_byte_level_words_are_the_pieces_of_the_gpt2_pre_tokenizer(byte_level):
     assert words_of(byte_level, text) == expected
 
 
+def test_byte_level_words_are_the_same_if_a_space_goes_before_the_text(byte_level):
+    spaced = copy.deepcopy(byte_level)  # what train_tokenizer writes
+    space_first = pre_tokenizers.Metaspace(replacement=" ", prepend_scheme="first", split=False)
+    spaced.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([space_first, pre_tokenizers.ByteLevel(False)])
+    text = "It's 1776: they'd say \"don't!\" (see p. 42);  naïve folks"
+    assert words_of(spaced, text) == words_of(byte_level, f" {text}")
+
+
 def test_byte_level_words_keep_characters_of_many_bytes_and_vowel_signs_together(byte_level):
     assert words_of(byte_level, "мир क्या") == ["мир", " क्या"]
 

@@ -153,7 +153,7 @@ def test_pairs_are_encoded_with_both_sentences(home):
     task = task_of(Regression, home, home / "scores_train.jsonl", home / "scores_dev.jsonl")
     train_rows, _ = task.build_rows()
     text = task.tokenizer.decode(train_rows[0]["input_ids"])
-    assert text.endswith("[SEP]film[SEP]") and train_rows[0]["labels"] in (0.0, 2.5)
+    assert text.endswith("[SEP] film[SEP]") and train_rows[0]["labels"] in (0.0, 2.5)
     assert 1 in train_rows[0]["token_type_ids"]
 
 
