@@ -147,7 +147,7 @@ def load_features(folder: str | Path, tokenizer: PreTrainedTokenizerBase | str |
     tokenizer = load_tokenizer(tokenizer)
     if metadata["tokenizer_fingerprint"] != tokenizer_fingerprint(tokenizer):
         raise InputError(
-            f"{folder}: these features were made with {metadata['tokenizer']}, another tokenizer than "
+            f"{folder}: these features were made with another tokenizer ({metadata['tokenizer']}) than "
             f"{tokenizer.name_or_path}. Give that tokenizer, or make the features again with this one."
         )
     return _load_rows(folder, metadata)
