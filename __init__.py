@@ -1,5 +1,6 @@
 """SpanElectra: ELECTRA pretrained on spans."""
 
+from .common.vocabulary import vocabulary_size
 from .configuration_span_electra import SpanElectraConfig
 from .data_collator import DataCollatorForSpanMasking
 from .modeling_span_electra import (
@@ -22,4 +23,5 @@ __all__ = [
     "SpanElectraForSequenceClassification",
     "SpanElectraForTokenClassification",
     "SpanElectraModel",
+    "vocabulary_size",
 ]

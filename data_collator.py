@@ -1,7 +1,7 @@
 """Span masking: rows of token ids in, a batch of tensors out.
 
 The rows of a batch lie end to end in one flat array, and so do their words: N tokens and W words in B rows. Where
-words begin is a matter of the tokenizer (word_boundaries.py); which of them are masked, of chance (span_sampling.py).
+words begin is a matter of the tokenizer (masking/word_boundaries.py); which are masked, of chance (masking/spans.py).
 """
 
 from collections.abc import Mapping
@@ -179,8 +179,9 @@ class DataCollatorForSpanMasking:
         if input_ids.min() < 0 or input_ids.max() >= len(self.ordinary):
             wrong = input_ids[(input_ids < 0) | (input_ids >= len(self.ordinary))][0]
             raise ValueError(
-                f"input id {wrong} is not in the tokenizer's vocabulary (0 to {len(self.ordinary) - 1}): make the "
-                "features again with this tokenizer, or give the collator the one they were made with."
+                f"input id {wrong} is unknown to the tokenizer, which has ids from 0 to {len(self.ordinary) - 1} (so "
+                f"a model needs a `vocab_size` of {len(self.ordinary)}). Make the features again with this "
+                "tokenizer, or give the collator the tokenizer they were made with."
             )
         return input_ids, row_tokens
 

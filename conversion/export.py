@@ -7,9 +7,10 @@
 
 import argparse
 import json
+import logging
 from pathlib import Path
 
-from transformers import AutoTokenizer, ElectraForPreTraining
+from transformers import AutoTokenizer, ElectraForPreTraining, PreTrainedModel
 
 from span_electra.common.command_line import run_command
 from span_electra.common.errors import InputError, as_input_error
@@ -17,63 +18,85 @@ from span_electra.common.output_folder import atomic_folder, check_output_dir
 from span_electra.common.run_files import without_config
 from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.conversion.warm_start import load_whole
-from span_electra.modeling_span_electra import SpanElectraForPreTraining
+from span_electra.modeling_span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining
 
-WRITTEN = ("discriminator", "generator")
+logger = logging.getLogger(__name__)
+
+HALVES = ("discriminator", "generator")
 
 
-def export(checkpoint: str | Path, output_dir: str | Path, overwrite: bool = False) -> None:
+def export(checkpoint: str | Path, output_dir: str | Path, overwrite: bool = False) -> list[Path]:
     """Write `output_dir/discriminator` and `output_dir/generator`, each with the checkpoint's tokenizer.
 
+    A checkpoint whose discriminator was never trained gives its generator alone, and a warning says so.
+
     Args:
-        checkpoint: folder or Hub name of a SpanElectra pretraining checkpoint.
+        checkpoint: folder or Hub name of a SpanElectra pretraining checkpoint, or of a generator that was saved alone.
         output_dir: a new or empty folder.
         overwrite: replace an earlier export there.
 
+    Returns:
+        The folders that were written.
+
     Raises:
-        InputError: no such checkpoint, one of a generator alone or without some of its weights, or `output_dir` holds
-            something else.
+        InputError: there is no such checkpoint, it lacks weights or a tokenizer, or `output_dir` holds something else.
     """
     output_dir = Path(output_dir)
-    check_output_dir(output_dir, "an export", WRITTEN, "discriminator", overwrite)
-    model = load_checkpoint(checkpoint)
-    if model.config.discriminator_is_untrained:
-        raise InputError(
-            f"{checkpoint}: only its generator was trained, so there is no discriminator to export. Train one by "
-            f"run_pretraining.py --objective discriminator --generator {checkpoint}."
-        )
+    check_output_dir(output_dir, "an export", HALVES, "generator", overwrite)
+    halves = load_halves(checkpoint)
     with as_input_error(f"The tokenizer in {checkpoint}", "Save one beside the model by tokenizer.save_pretrained."):
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    if "discriminator" not in halves:
+        logger.warning(
+            f"{checkpoint}: only its generator was trained, so there is no discriminator to export. Train one with "
+            f"run_pretraining.py --objective discriminator --generator {checkpoint}."
+        )
+    with atomic_folder(output_dir) as folder:
+        for name, model in halves.items():
+            model.save_pretrained(folder / name)
+            tokenizer.save_pretrained(folder / name)
+            write_for_version_4(folder / name / "tokenizer_config.json")
+    return [output_dir / name for name in halves]
+
+
+def load_halves(checkpoint: str | Path) -> dict[str, PreTrainedModel]:
+    """Return the trained halves of a checkpoint as stock models, by name."""
+    with as_input_error(str(checkpoint)):
+        settings, _ = SpanElectraConfig.get_config_dict(checkpoint)
+        if not settings:
+            raise InputError(f"{checkpoint}: {without_config(checkpoint)}")
+        saved_as = (settings.get("architectures") or [settings.get("model_type")])[0]
+        if saved_as == SpanElectraForMaskedLM.__name__:
+            return {"generator": load_whole(SpanElectraForMaskedLM, checkpoint)[0].generator}
+        if saved_as != SpanElectraForPreTraining.__name__:
+            raise InputError(
+                f"{checkpoint}: was saved as {saved_as}, which has no generator. Give a checkpoint that "
+                f"run_pretraining.py wrote ({SpanElectraForPreTraining.__name__})."
+            )
+        model = load_whole(SpanElectraForPreTraining, checkpoint)[0]
+    if model.config.discriminator_is_untrained:
+        return {"generator": model.generator}
+    return {"discriminator": stock_discriminator(model), "generator": model.generator}
+
+
+def stock_discriminator(model: SpanElectraForPreTraining) -> ElectraForPreTraining:
     discriminator = ElectraForPreTraining(model.config.discriminator_config()).to(model.dtype)  # type: ignore[arg-type]
     weights = model.state_dict()
     discriminator.load_state_dict({name: weights[name] for name in discriminator.state_dict()})
-    with atomic_folder(output_dir) as folder:
-        for name, half in zip(WRITTEN, (discriminator, model.generator), strict=True):
-            half.save_pretrained(folder / name)
-            tokenizer.save_pretrained(folder / name)
-            name_tokenizer_class(folder / name / "tokenizer_config.json")
+    return discriminator
 
 
-def name_tokenizer_class(path: Path) -> None:
-    """Call the tokenizer's class as Transformers 4 does, which has no `TokenizersBackend`; 5 knows both names."""
+def write_for_version_4(path: Path) -> None:
+    """Rewrite a tokenizer_config.json with names that Transformers 4 and 5 both read."""
     settings = json.loads(path.read_text(encoding="utf-8"))
-    if settings.get("tokenizer_class") == "TokenizersBackend":
+    if settings["tokenizer_class"] == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def load_checkpoint(checkpoint: str | Path) -> SpanElectraForPreTraining:
-    with as_input_error(str(checkpoint)):
-        settings, _ = SpanElectraConfig.get_config_dict(checkpoint)
-        saved_as = settings.get("architectures") or [settings.get("model_type")]
-        if SpanElectraForPreTraining.__name__ in saved_as:
-            return load_whole(SpanElectraForPreTraining, checkpoint)[0]
-    if not settings:
-        raise InputError(f"{checkpoint}: {without_config(checkpoint)}")
-    raise InputError(
-        f"{checkpoint}: was saved as {saved_as[0]}, which has no generator; give a checkpoint that "
-        f"run_pretraining.py wrote ({SpanElectraForPreTraining.__name__})."
-    )
+    # In version 4 `extra_special_tokens` are those with a name of their own, and a list of them is an error.
+    if unnamed := settings.pop("extra_special_tokens", None):
+        settings["additional_special_tokens"] = unnamed
+    if named := settings.pop("model_specific_special_tokens", None):
+        settings["extra_special_tokens"] = named
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -83,10 +106,10 @@ def main() -> None:
     parser.add_argument("checkpoint", help="a pretraining checkpoint: folder or Hub name")
     parser.add_argument("--output_dir", required=True, help="a new or empty folder")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export there")
-    arguments = parser.parse_args()
-    run_command(lambda: export(arguments.checkpoint, arguments.output_dir, arguments.overwrite))
-    for name in WRITTEN:
-        print(Path(arguments.output_dir) / name)
+    options = parser.parse_args()
+    written: list[Path] = []
+    run_command(lambda: written.extend(export(options.checkpoint, options.output_dir, options.overwrite)))
+    print(*written, sep="\n")
 
 
 if __name__ == "__main__":

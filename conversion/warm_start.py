@@ -1,10 +1,12 @@
-"""Start from what exists: published ELECTRA weights, a BERT-shaped encoder, or a generator that was trained alone."""
+"""Start from existing weights: a published ELECTRA, a BERT-shaped encoder, or a generator that was trained alone."""
 
 import logging
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModel, ElectraForMaskedLM, ElectraForPreTraining, PretrainedConfig
 
 from span_electra.configuration_span_electra import ENCODER_SHAPE, STOCK_SETTINGS, SpanElectraConfig
@@ -15,17 +17,17 @@ logger = logging.getLogger(__name__)
 
 BERT_SHAPED = ("bert", "electra", "roberta", "xlm-roberta", "camembert")
 
-# These number their positions from the padding id on: so many rows of their position table are never a position.
+# These models count positions from the padding id, so the first rows of their position table are never used.
 NUMBERED_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")
 
-# What both networks have in common: their embeddings' shape, and what a layer computes.
+# What both networks must have in common: the shape of the embeddings, and what a layer computes.
 COMMON_SETTINGS = (
     *("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size"),
     *("hidden_act", "layer_norm_eps"),
 )
 BOUNDARY_HEAD_SHAPE = ("max_span_length", "boundary_position_size")
 
-# What weights to start from leave open: always, where the heads of the objectives are new, and where the generator is.
+# The settings that loaded weights leave open: always, if the heads of the objectives are new, if the generator is new.
 SETTINGS_OF_TRAINING = (
     *("mlm_weight", "sbgo_weight", "rtd_weight", "sbpo_weight", "sampling_head", "sampling_temperature"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob"),
@@ -33,7 +35,7 @@ SETTINGS_OF_TRAINING = (
 SETTINGS_OF_NEW_HEADS = ("embedding_sharing", "use_sbgo", "use_sbpo", *BOUNDARY_HEAD_SHAPE)
 SETTINGS_OF_A_NEW_GENERATOR = ("generator_size", *(f"generator_{name}" for name in ENCODER_SHAPE))
 
-# What an encoder has in common with ELECTRA's, by name and by meaning.
+# The settings that mean the same in a BERT-shaped encoder and in ELECTRA.
 SHARED_SETTINGS = (
     *("vocab_size", "type_vocab_size", "pad_token_id", "hidden_act", "layer_norm_eps"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range"),
@@ -45,16 +47,17 @@ def from_electra(
 ) -> SpanElectraForPreTraining:
     """Start from ELECTRA's weights.
 
+    Embeddings or encoders that are equal in both halves are shared. Anything else stays separate, unless `settings`
+    say otherwise. Without a generator, a new one takes over the discriminator's word embeddings.
+
     Args:
         discriminator: folder or Hub name of a stock ELECTRA discriminator.
-        generator: the same of its generator. Without one, the generator is new but for the word embeddings. What
-            the two have in common, embeddings or encoder, they share; unless `settings` say otherwise, all else stays
-            each one's own.
+        generator: folder or Hub name of its generator.
         settings: fields of [`SpanElectraConfig`] that the two do not determine.
 
     Raises:
-        ValueError: the two differ in vocabulary, embedding size or activation, one lacks weights or is a decoder, or
-            the generator has an output layer of its own.
+        ValueError: the halves differ in vocabulary, embedding size or activation, one lacks weights or is a decoder,
+            or the generator's output layer is not its word embeddings.
     """
     source, _ = load_whole(ElectraForPreTraining, discriminator)
     check_encoder(discriminator, source.config)
@@ -75,29 +78,33 @@ def from_electra(
         differing = {name for name in ours if name not in theirs or not torch.equal(ours[name], theirs[name])}
         is_tied = not any(name.startswith("embeddings.") for name in differing)
         if settings.setdefault("embedding_sharing", "tied" if is_tied else "separate") == "tied" and not is_tied:
-            logger.warning(f"{generator}: its embeddings differ from the discriminator's, which take their place.")
+            logger.warning(f"{generator}: its embeddings differ from the discriminator's and are replaced by them.")
         if any(not name.startswith("embeddings.") for name in differing):
             settings.setdefault("share_encoder", False)
     model = SpanElectraForPreTraining(SpanElectraConfig(**shape | settings))
     model.discriminator_predictions.load_state_dict(source.discriminator_predictions.state_dict())
     load_encoders(model, source.electra.state_dict(), generator_model)
-    loaded = ("discriminator_predictions",) if generator_model is None else ("discriminator_predictions", "generator.")
-    new = [name for name in new_parts(model) if not name.startswith(loaded)]
-    logger.warning(f"{discriminator}: new, to be trained: {listed(new)}.")
+    loaded = [model.electra, model.discriminator_predictions, *([model.generator] if generator_model else [])]
+    logger.warning(
+        f"{discriminator}: new, to be trained: {listed(new_parts(model, loaded))}."
+        + ("" if generator_model else new_generator(model))
+    )
     return model
 
 
 def from_encoder(encoder: str | os.PathLike, **settings) -> SpanElectraForPreTraining:
-    """Start from a BERT-shaped encoder, which becomes the discriminator's: its hidden states are the same.
+    """Start from a BERT-shaped encoder, which becomes the discriminator's and gives the same hidden states.
 
-    What the encoder has and ELECTRA lacks is left behind, and what it lacks is new; both are logged by name.
+    The log names the weights that ELECTRA has no place for and those that are new. The new generator takes over the
+    encoder's word embeddings.
 
     Args:
         encoder: folder or Hub name of a model of one of the types in `BERT_SHAPED`.
-        settings: fields of [`SpanElectraConfig`] that the encoder does not determine, the generator's shape above all.
+        settings: fields of [`SpanElectraConfig`] that the encoder does not determine, such as the generator's shape.
 
     Raises:
-        ValueError: a model of another type, a decoder, one whose embeddings are built in another way, or lack weights.
+        ValueError: the model is of another type, is a decoder, has position embeddings of another kind, or lacks
+            weights.
     """
     config = AutoConfig.from_pretrained(encoder)
     check_encoder(encoder, config)
@@ -115,57 +122,85 @@ def from_encoder(encoder: str | os.PathLike, **settings) -> SpanElectraForPreTra
     load_encoders(model, {name: weights[name] for name in ours})
     logger.warning(
         f"{encoder}: its encoder is now the discriminator's. Not used: {listed(left_behind)}. New, to be trained: "
-        f"{listed(new_parts(model))}."
+        f"{listed(new_parts(model, [model.electra]))}.{new_generator(model)}"
     )
     return model
 
 
 def load_whole(model_class: Any, name: str | os.PathLike, **kwargs) -> tuple[Any, set[str]]:
-    """A model of `model_class`, and the names of the saved weights that it has no place for; `kwargs` as in
-    [`PreTrainedModel.from_pretrained`].
+    """Load a model of `model_class`; return it and the names of the saved weights that it has no place for.
+
+    `kwargs` are those of [`PreTrainedModel.from_pretrained`].
 
     Raises:
-        ValueError: weights are missing or of another shape, which would be random. (A pooler may be: it is not used.)
+        ValueError: weights are missing or of another shape, so they would be random. (A pooler's may be: it is not
+            used.)
     """
     model, loaded = model_class.from_pretrained(name, output_loading_info=True, **kwargs)
     keys = [key if isinstance(key, str) else key[0] for key in (*loaded["missing_keys"], *loaded["mismatched_keys"])]
     missing = sorted(key for key in keys if "pooler." not in key)
     if missing:
         raise ValueError(
-            f"{name} lacks {len(missing)} of its weights, or has them in another shape ({', '.join(missing[:3])}); "
-            "give a whole checkpoint."
+            f"{name} lacks {len(missing)} of its weights, or has them in another shape ({', '.join(missing[:3])}). "
+            "Give a complete checkpoint."
         )
     return model, {*loaded["unexpected_keys"]}
 
 
 def check_encoder(name: str | os.PathLike, config) -> None:
-    """Raise a ValueError unless ELECTRA's encoder can take this one's weights and give the same hidden states."""
+    """Raise a ValueError unless ELECTRA's encoder gives the same hidden states with this encoder's weights."""
     if config.model_type not in BERT_SHAPED:
         raise ValueError(f"{name} is of type {config.model_type!r}; accepted are {', '.join(BERT_SHAPED)}.")
     if getattr(config, "is_decoder", False):
-        raise ValueError(f"{name} is a decoder (is_decoder); only encoders, which see both sides, can be used.")
+        raise ValueError(f"{name} is a decoder (is_decoder). Give an encoder, which sees the text on both sides.")
     if (kind := getattr(config, "position_embedding_type", None) or "absolute") != "absolute":
-        raise ValueError(f"{name} has position embeddings of type {kind!r}; only 'absolute' ones can be used.")
+        raise ValueError(f"{name} has position embeddings of type {kind!r}; only 'absolute' ones are supported.")
 
 
 def check_generator(name: str | os.PathLike, generator: ElectraForMaskedLM) -> None:
-    """Raise a ValueError unless it is an encoder whose output layer is its word embeddings. Of two tables, loading
-    would write one over the other."""
+    """Raise a ValueError unless `generator` is an encoder whose output layer is its word embeddings.
+
+    If it had two tables, loading would overwrite one with the other.
+    """
     check_encoder(name, generator.config)
     weights = generator.state_dict()
     if not torch.equal(weights["generator_lm_head.weight"], weights[WORD_EMBEDDINGS]):
         raise ValueError(
-            f"{name} has an output layer of its own (tie_word_embeddings is false), where ELECTRA's generator has its "
-            "word embeddings; give a generator in which the two are one."
+            f"{name} has an output layer of its own (tie_word_embeddings is false), but ELECTRA's generator uses its "
+            "word embeddings there. Give a generator in which the two are tied."
         )
 
 
-def new_parts(model: SpanElectraForPreTraining) -> list[str]:
-    """The modules of `model` that hold weights of their own after its discriminator's encoder was loaded."""
-    loaded = {id(parameter) for parameter in model.electra.parameters()}
-    modules = {f"generator.{name}": module for name, module in model.generator.named_children()}
-    modules |= {name: module for name, module in model.named_children() if name not in ("electra", "generator")}
-    return [name for name, module in modules.items() if {id(p) for p in module.parameters()} - loaded]
+def new_parts(model: SpanElectraForPreTraining, loaded: Iterable[nn.Module]) -> list[str]:
+    """Name the modules and parameters of `model` that are new once the modules in `loaded` have their weights.
+
+    The generator's word embeddings are never new: without a generator to load they come from the discriminator.
+    """
+    known = {id(parameter) for module in loaded for parameter in module.parameters()}
+    known.add(id(model.generator.get_input_embeddings().weight))
+    known |= {id(parameter) for name, parameter in model.named_parameters() if name.endswith("_residual")}
+
+    def new_in(module: nn.Module, name: str) -> list[str]:
+        parameters = [id(parameter) for parameter in module.parameters()]
+        if known.isdisjoint(parameters):
+            return [name] if parameters else []
+        own = [f"{name}.{own}" for own, p in module.named_parameters(recurse=False) if id(p) not in known]
+        return own + [new for child, part in module.named_children() for new in new_in(part, f"{name}.{child}")]
+
+    return [new for child, part in model.named_children() for new in new_in(part, child)]
+
+
+def new_generator(model: SpanElectraForPreTraining) -> str:
+    """Say what a new generator starts from, and how well it predicts at first."""
+    start = {
+        "tied": "shares the discriminator's embeddings",
+        "disentangled": "takes over the discriminator's word embeddings",
+        "separate": "starts with a copy of the discriminator's word embeddings",
+    }[model.config.embedding_sharing]
+    return (
+        f" The generator {start}. Its new weights are random, so it starts by guessing, with a perplexity near or "
+        f"above the size of the vocabulary ({model.config.vocab_size:,})."
+    )
 
 
 def listed(names: list[str]) -> str:
@@ -176,15 +211,13 @@ def listed(names: list[str]) -> str:
 def load_encoders(
     model: SpanElectraForPreTraining, encoder: dict[str, torch.Tensor], generator: ElectraForMaskedLM | None = None
 ) -> None:
-    """Load the discriminator's `encoder`, and the `generator` or at least its word embeddings."""
-    table, generator_table = (
-        encoder["embeddings.word_embeddings.weight"],
-        model.generator.state_dict()[WORD_EMBEDDINGS],
-    )
+    """Load the discriminator's `encoder`, and the `generator` or, without one, its word embeddings."""
+    table = encoder["embeddings.word_embeddings.weight"]
+    generator_table = model.generator.state_dict()[WORD_EMBEDDINGS]
     if generator is None:
         generator_table.copy_(table)
     else:
-        # First the generator: where the two share parameters, the discriminator's are the ones to keep.
+        # The generator goes first: where the two share parameters, the discriminator's values must win.
         model.generator.load_state_dict(generator.state_dict())
     model.electra.load_state_dict(encoder)
     if model.config.embedding_sharing == "disentangled":
@@ -193,17 +226,18 @@ def load_encoders(
 
 @torch.no_grad()
 def from_generator(generator: str | os.PathLike, **settings) -> SpanElectraForPreTraining:
-    """The second of two stages: a discriminator to train against a generator that stays as it is.
+    """Start the second of two stages: a discriminator that is trained against a fixed generator.
 
-    The discriminator starts from the generator's weights wherever the shapes allow; what is new is logged by name.
+    The discriminator takes over the generator's weights wherever the shapes allow. The log names what is new.
 
     Args:
-        generator: folder or Hub name of a SpanElectra checkpoint or of a stock ELECTRA generator.
-        settings: fields of [`SpanElectraConfig`], the discriminator's shape above all.
+        generator: folder or Hub name of a SpanElectra checkpoint, of a `SpanElectraForMaskedLM`, or of a stock ELECTRA
+            generator.
+        settings: fields of [`SpanElectraConfig`], above all the discriminator's shape.
 
     Raises:
-        ValueError: what both have in common is not the same, the embeddings were to be shared, or the generator lacks
-            weights or has an output layer of its own.
+        ValueError: a setting contradicts the generator, the embeddings are to be tied, or the generator lacks weights
+            or has an output layer of its own.
     """
     config = AutoConfig.from_pretrained(generator)
     generator_model, boundary_head = load_generator(generator, config)
@@ -214,8 +248,8 @@ def from_generator(generator: str | os.PathLike, **settings) -> SpanElectraForPr
         theirs = getattr(config, name)
         if settings.setdefault(name, theirs) != theirs:
             raise ValueError(
-                f"`{name}` is {settings[name]} in the configuration and {theirs} in the generator {str(generator)!r}; "
-                "leave it out, and it is the generator's."
+                f"`{name}` is {settings[name]} in the configuration and {theirs} in the generator {str(generator)!r}. "
+                "Leave it out to use the generator's value."
             )
     settings.setdefault("pad_token_id", config.pad_token_id)
     if boundary_head is None and settings.get("sampling_head") == "mean":
@@ -234,8 +268,8 @@ def from_generator(generator: str | os.PathLike, **settings) -> SpanElectraForPr
     model.electra.load_state_dict({name: theirs[name] for name in fitting}, strict=False)
     new = sorted({name.split(".")[0] for name in ours.keys() - set(fitting)})
     logger.warning(
-        f"{len(fitting)} of {len(ours)} tensors of the discriminator's encoder start from the generator's. New, at "
-        f"least in part: {listed(new)}."
+        f"{generator}: {len(fitting)} of the {len(ours)} tensors of the discriminator's encoder start from this "
+        f"generator's. New, at least in part: {listed(new)}."
     )
     return model
 
@@ -243,7 +277,7 @@ def from_generator(generator: str | os.PathLike, **settings) -> SpanElectraForPr
 def load_generator(
     name: str | os.PathLike, config: PretrainedConfig
 ) -> tuple[ElectraForMaskedLM, SpanBoundaryHead | None]:
-    """A generator, and its boundary head where one was trained with it."""
+    """Return a generator, and its boundary head if one was saved with it."""
     if SpanElectraForPreTraining.__name__ in (config.architectures or ()):
         model = load_whole(SpanElectraForPreTraining, name)[0]
         return model.generator, getattr(model, "sbgo_head", None)

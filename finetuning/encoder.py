@@ -17,6 +17,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from span_electra.common.errors import InputError, as_input_error
+from span_electra.common.vocabulary import vocabulary_size
 from span_electra.finetuning.arguments import EncoderArguments
 from span_electra.finetuning.task import Task
 
@@ -129,10 +130,10 @@ def set_dropout(config: PretrainedConfig, asked: float | None) -> float | None:
 
 
 def check_vocabulary(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    if (tokens := max(tokenizer.get_vocab().values()) + 1) > config.vocab_size:
+    if (needed := vocabulary_size(tokenizer)) > config.vocab_size:
         raise InputError(
-            f"The tokenizer {tokenizer.name_or_path} has {tokens} tokens, the model has room for {config.vocab_size}: "
-            "use the model's own tokenizer."
+            f"The tokenizer {tokenizer.name_or_path} needs a vocab_size of {needed}, but the model's is "
+            f"{config.vocab_size}: use the model's own tokenizer."
         )
 
 

@@ -1,4 +1,4 @@
-"""Labels for tokens: named entities in BIO tags. What is longer than the model is read in windows that overlap."""
+"""Label tokens: named entities in BIO tags. Documents too long for the model are read in overlapping windows."""
 
 import logging
 from typing import Any
@@ -14,12 +14,12 @@ from span_electra.finetuning.task import Task, model_inputs, name_of, only_logit
 
 logger = logging.getLogger(__name__)
 
-NO_LABEL = -100  # the loss leaves such tokens out
+NO_LABEL = -100  # the loss ignores such tokens
 OUTSIDE = "O"
 
 
 class TokenClassification(Task):
-    """A tag for each of a document's tokens, called words here to tell them from the tokenizer's."""
+    """Give each token of a document a tag. The document's tokens are called words here, the tokenizer's are tokens."""
 
     auto_class = AutoModelForTokenClassification
     reads_windows = True
@@ -33,7 +33,7 @@ class TokenClassification(Task):
         kinds.discard("")
         if not kinds:
             raise InputError(f"{self.train_name}: all tags are {OUTSIDE}. Give rows that have entities.")
-        # An entity's tags come together: a small training set may lack one of the two.
+        # A type of entity has two tags, of which a small training set may lack one.
         self.labels = [OUTSIDE, *(f"{prefix}-{kind}" for kind in sorted(kinds) for prefix in "BI")]
         self.ids = {tag: i for i, tag in enumerate(self.labels)}
         seen = set()
@@ -52,7 +52,7 @@ class TokenClassification(Task):
             )
 
     def all_tags(self, examples: datasets.Dataset, name: str):
-        """Row, place and tag of every tag, each checked. Rows and places count from 1."""
+        """Check every tag; yield its row, its position and the tag. Rows and positions count from 1."""
         names = tag_names(examples)
         for row, example in enumerate(examples, 1):
             words, tags = example["tokens"], example["ner_tags"]
@@ -80,7 +80,7 @@ class TokenClassification(Task):
         return [list(tags) if names is None else [names[tag] for tag in tags] for tags in examples["ner_tags"]]
 
     def windows(self, examples: datasets.Dataset, name: str) -> datasets.Dataset:
-        """Rows of token ids with labels, and from which document and which of its words these are."""
+        """Make rows of token ids with labels, and with the document and the words that they come from."""
         tagged = datasets.Dataset.from_dict(
             {
                 "tokens": examples["tokens"][:],
@@ -101,14 +101,14 @@ class TokenClassification(Task):
         words = sum(map(len, examples["tokens"]))
         if lost := words - sum(map(len, rows["words"])):
             logger.warning(
-                f"{name}: of {lost:,} of {words:,} tokens, blank or invisible ones mostly, the tokenizer leaves "
-                f"nothing: they are not trained on, and taken for {OUTSIDE}."
+                f"{name}: the tokenizer drops {lost:,} of the {words:,} tokens, which are mostly blank or invisible. "
+                f"They are not trained on, and are predicted as {OUTSIDE}."
             )
         _, counts = np.unique(rows["document"][:], return_counts=True)
         if split := int((counts > 1).sum()):
             logger.warning(
                 f"{name}: {split:,} of {len(examples):,} rows are longer than {self.max_length} tokens and were split "
-                f"into windows that share {self.stride} tokens. A larger --max_seq_length gives them more context."
+                f"into windows that overlap by {self.stride}. A larger --max_seq_length gives them more context."
             )
         return rows
 
@@ -128,7 +128,7 @@ class TokenClassification(Task):
         return {"num_labels": len(self.labels), "id2label": dict(enumerate(self.labels)), "label2id": self.ids}
 
     def answers(self, predictions: Any) -> list[list[str]]:
-        """A tag for every word of every document; the windows' words are put together again."""
+        """Collect the tags of all windows: one for every word of every document."""
         tags = [[OUTSIDE] * len(words) for words in self.validation["tokens"]]
         best = only_logits(predictions).argmax(-1)  # (windows, tokens)
         for window, (document, words, places) in enumerate(
@@ -156,9 +156,9 @@ class TokenClassification(Task):
 def encode_documents(
     batch: dict[str, list], indices: list[int], tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int
 ) -> dict[str, list]:
-    """Tokenize words joined by spaces, as a text is when it is pretrained on.
+    """Join the words by spaces and tokenize them as the text that they are for pretraining.
 
-    A word is labelled at its first token, in the one window that shows most of what is around it.
+    A word is labelled at its first token, in the window that shows the most context on both sides.
     """
     texts = [" ".join(words) for words in batch["tokens"]]
     encoded = tokenizer(
@@ -188,19 +188,19 @@ def encode_documents(
         words[window].append(word)
     documents = [indices[source] for source in sources]
     rows = {**model_inputs(tokenizer, encoded), "labels": labels, "document": documents, "words": words}
-    # A batch of windows without a label, of empty documents say, would have no loss.
+    # A batch of windows without labels, such as those of empty documents, would have no loss.
     labelled = [window for window, found in enumerate(words) if found]
     return {name: [values[window] for window in labelled] for name, values in rows.items()}
 
 
 def first_tokens(offsets: list[tuple[int, int]], words: list[str], is_first: bool) -> dict[int, int]:
-    """Where a window holds the first token of a word: word -> place.
+    """Map each word that begins in a window to the position of its first token.
 
     Args:
-        offsets: For each token of the window, where it begins and ends in the words joined by spaces; nowhere (an
-            empty range) for special tokens.
+        offsets: For each token of the window, where it begins and ends in the words joined by spaces; an empty range
+            for special tokens.
         words: The words of the whole document.
-        is_first: Whether the document begins with this window; another may begin within a word.
+        is_first: Whether this is the document's first window. Any other may begin within a word.
     """
     starts = np.cumsum([0, *(len(word) + 1 for word in words)])
     places: dict[int, int] = {}
@@ -211,7 +211,7 @@ def first_tokens(offsets: list[tuple[int, int]], words: list[str], is_first: boo
         word = int(np.searchsorted(starts, end - 1, side="right")) - 1
         if end == starts[word + 1]:  # a space alone
             continue
-        # Some tokens begin with the space before their word; of some words the tokenizer drops the first character.
+        # A token may begin with the space before its word, and the tokenizer may drop a word's first character.
         if word != before and (before is not None or begin <= starts[word]):
             places[word] = place
         before = word
@@ -219,7 +219,7 @@ def first_tokens(offsets: list[tuple[int, int]], words: list[str], is_first: boo
 
 
 def tag_names(examples: datasets.Dataset) -> list[str] | None:
-    """The names of the tags where the data carries them beside ids, as data sets on the Hub do."""
+    """Return the names of the tags if the data has them beside ids, as datasets on the Hub do."""
     return getattr(getattr(examples.features["ner_tags"], "feature", None), "names", None)
 
 

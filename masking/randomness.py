@@ -1,10 +1,10 @@
-"""Random numbers that have addresses: each is a function of its row's key, of its purpose, and of a counter."""
+"""Random numbers with addresses: each is a function of its row's key, of its purpose, and of a counter."""
 
 import numpy as np
 
-MASKING_VERSION = 3  # goes up when rows are masked otherwise with the same seed
+MASKING_VERSION = 3  # raise it when the same seed masks rows differently than before
 
-# What a random number is for: one address space for each purpose.
+# What a random number is for. Each purpose has an address space of its own.
 LENGTHS, ORDER, REMAINDER, REPLACEMENT, RANDOM_TOKENS, SAMPLING, PARTS, CUT = range(1, 9)
 
 
@@ -20,16 +20,17 @@ def mix64(x: np.ndarray) -> np.ndarray:
 
 
 def random_bits(keys: np.ndarray, purpose: int, counters: np.ndarray) -> np.ndarray:
-    """64 random bits for each counter: a pure function of row key, purpose and counter."""
+    """Return 64 random bits for each counter: a pure function of row key, purpose and counter."""
     counters = counters.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # the golden ratio, as SplitMix64 steps
     return mix64(mix64(keys + np.uint64(purpose)) + counters)
 
 
 def row_keys(input_ids: np.ndarray, row_tokens: np.ndarray, seed: int, epoch) -> np.ndarray:
-    """One key per row, (B,), from which all its random numbers follow. The epoch is one for all, or each row's, (B,).
+    """Return one key per row, (B,), from which all its random numbers follow.
 
-    A row is addressed by its content rather than by its place in the dataset: the content stays the same after
-    resharding, shuffling, streaming and resuming, and the collator sees nothing else. Equal rows get equal masks.
+    `epoch` is one number for all rows, or one for each, (B,). A row is addressed by its content rather than by its
+    position in the dataset: the content stays the same after resharding, shuffling, streaming and resuming, and the
+    collator sees nothing else. Equal rows get equal masks.
     """
     origin = mix64(np.array([seed % 2**64], dtype=np.uint64))
     origins = mix64(origin + np.asarray(epoch, dtype=np.uint64))  # (1,) or (B,)

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from span_electra.common.command_line import read_settings
 from span_electra.common.errors import InputError, as_input_error
 from span_electra.common.run_files import without_config
+from span_electra.common.vocabulary import vocabulary_size
 from span_electra.configuration_span_electra import (
     DATA_ALIASES,
     ENCODER_SHAPE,
@@ -97,11 +98,11 @@ def build_model(
     else:
         settings = read_config(arguments.config, read_overrides(arguments.config_overrides), data, tokenizer)
         model = new_model(arguments, settings, tokenizer)
-    if (tokens := max(tokenizer.get_vocab().values()) + 1) > model.config.vocab_size:
+    if (needed := vocabulary_size(tokenizer)) > model.config.vocab_size:
         raise InputError(
-            f"The tokenizer {tokenizer.name_or_path} has {tokens} tokens, the model has room for "
-            f"{model.config.vocab_size}: raise vocab_size in the configuration (or leave it out there), or use "
-            "the model's own tokenizer."
+            f"The tokenizer {tokenizer.name_or_path} needs a vocab_size of {needed}, but the model's is "
+            f"{model.config.vocab_size}: raise it in the configuration (or leave it out there), or use the model's "
+            "own tokenizer."
         )
     model.config.pad_token_id = tokenizer.pad_token_id
     for embeddings in (model.get_input_embeddings(), model.generator.get_input_embeddings()):
@@ -134,10 +135,12 @@ def new_model(
             "train one by --objective generator."
         )
     if generator is not None:
-        check_kind("--generator", generator, ("SpanElectraForPreTraining", "ElectraForMaskedLM"))
+        check_kind(
+            "--generator", generator, ("SpanElectraForPreTraining", "SpanElectraForMaskedLM", "ElectraForMaskedLM")
+        )
         with as_input_error(f"--config {name} with --generator {generator}"):
             return from_generator(generator, **settings)
-    settings.setdefault("vocab_size", max(tokenizer.get_vocab().values()) + 1)
+    settings.setdefault("vocab_size", vocabulary_size(tokenizer))
     with as_input_error(f"--config {name}"):
         return SpanElectraForPreTraining(SpanElectraConfig(**settings))
 

@@ -3,7 +3,7 @@
 from huggingface_hub import ModelCard
 
 from span_electra.common.run_files import CURVES, HISTORY
-from span_electra.hub.model_cards import card_metadata, option_table, short_list
+from span_electra.hub.model_cards import card_metadata, option_table, short_list, without_folder
 from span_electra.pretraining.history import last_evaluation, last_metrics, metric_rows
 
 CARD_OPTIONS = (
@@ -18,12 +18,14 @@ CARD_OPTIONS = (
 def model_card(settings: dict, history: list[dict], **metadata) -> ModelCard:
     """The README.md that goes with the weights to the Hub; arguments as for `write_report`."""
     data = short_list(settings.get("train_file", []))
+    sources = (settings.get(name) for name in ("model_name_or_path", "generator_name_or_path"))
+    bases = " and ".join(without_folder(name) for name in sources if name)
     steps = max((entry["step"] for entry in history), default=0)
     rows = metric_rows(last_metrics(history))
     metric_table = "\n".join(f"| {name} | {value} | {note} |" for name, value, note in rows)
     template = GENERATOR_CARD_TEMPLATE if settings.get("objective") == "generator" else CARD_TEMPLATE
     text = template.format(
-        training=f"{steps:,} steps" + (f" on {data}" if data else ""),
+        training=f"{steps:,} steps" + (f" on {data}" if data else "") + (f", starting from {bases}" if bases else ""),
         path=settings.get("hub_model_id") or ".",
         metrics=metric_table,
         options=option_table(settings, CARD_OPTIONS),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from tokenizer_examples import word_end_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch.utils.data import DataLoader
 from trainer_examples import chained
@@ -437,6 +438,14 @@ def test_byte_level_words_are_the_pieces_of_the_gpt2_pre_tokenizer(byte_level):
     assert words_of(byte_level, text) == expected
 
 
+def test_byte_level_words_are_the_same_if_a_space_goes_before_the_text(byte_level):
+    spaced = copy.deepcopy(byte_level)  # what train_tokenizer writes
+    space_first = pre_tokenizers.Metaspace(replacement=" ", prepend_scheme="first", split=False)
+    spaced.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([space_first, pre_tokenizers.ByteLevel(False)])
+    text = "It's 1776: they'd say \"don't!\" (see p. 42);  naïve folks"
+    assert words_of(spaced, text) == words_of(byte_level, f" {text}")
+
+
 def test_byte_level_words_keep_characters_of_many_bytes_and_vowel_signs_together(byte_level):
     assert words_of(byte_level, "мир क्या") == ["мир", " क्या"]
 
@@ -473,6 +482,30 @@ def test_sentencepiece_words_start_at_the_marker():
         2,
         5,
     ]
+
+
+@pytest.mark.parametrize("kind", ["Unigram", "BPE", "</w>"])
+def test_words_end_where_the_vocabulary_marks_their_ends(kind):
+    text = "the older house by the river and the oldest boat"
+    tokenizer = word_end_tokenizer("\n".join([text, "a house", "an older boat rowed"] * 5), kind, vocab_size=42)
+    words = [word.strip() for word in words_of(tokenizer, text)]
+    assert len(tokenizer.tokenize(text)) > len(words)
+    assert words == text.split()
+    collator, row = DataCollatorForSpanMasking(tokenizer, mask_ratio=0.4), tokenizer(text)["input_ids"]
+    (mask,) = masked_rows(collator, [np.array(row)])
+    flags = iter(mask[1:-1])
+    by_word = [{bool(next(flags)) for _ in tokenizer.tokenize(word)} for word in text.split()]
+    assert all(len(found) == 1 for found in by_word) and {True} in by_word
+
+
+def test_byte_level_tokens_that_mark_the_end_of_words_are_read_by_that_mark():
+    pieces = ["the</w>", "ho", "use</w>", ".</w>", "!</w>"]  # CLIP's kind
+    model = models.BPE({piece: i for i, piece in enumerate([*SPECIAL, *pieces])}, [], end_of_word_suffix="</w>")
+    backend = Tokenizer(model)
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    opens, closes, _ = word_tables(fast(backend))
+    starts = word_starts(np.array([5, 6, 7, 8, 9]), np.array([0]), opens, closes, np.array([10]))
+    assert starts.tolist() == [0, 1, 3, 4]
 
 
 def test_a_run_of_more_than_ten_tokens_counts_every_token_as_a_word(wordpiece):
@@ -729,7 +762,7 @@ def test_a_slow_tokenizer_is_refused():
 
 @pytest.mark.parametrize("wrong", [405, -1])
 def test_an_id_outside_the_vocabulary_is_named(wordpiece, wrong):
-    with pytest.raises(ValueError, match=rf"input id {wrong} is not in the tokenizer's vocabulary \(0 to 404\)"):
+    with pytest.raises(ValueError, match=rf"input id {wrong} .* ids from 0 to 404 .*`vocab_size` of 405"):
         collate(DataCollatorForSpanMasking(wordpiece), [[0, 7, 1], [0, wrong, 1]])
 
 

@@ -1,6 +1,6 @@
 """Tokenizers of kinds that this project does not train."""
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 
@@ -17,4 +17,31 @@ def unigram_tokenizer(text: str) -> PreTrainedTokenizerFast:
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     names = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "mask_token": "<mask>"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", **names)
+
+
+def word_end_tokenizer(text: str, kind: str, vocab_size: int = 300) -> PreTrainedTokenizerFast:
+    """A tokenizer that marks where words end, trained on `text`.
+
+    `kind` is `BPE` or `Unigram`, each with SentencePiece's `treat_whitespace_as_suffix` ("house▁"), or `</w>`: the BPE
+    of the first GPT ("house</w>").
+    """
+    names = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "mask_token": "<mask>"}
+    special = [*names.values(), "<unk>"]
+    end = {"end_of_word_suffix": "</w>"} if kind == "</w>" else {}
+    backend = Tokenizer(models.BPE(unk_token="<unk>", **end))
+    if end:
+        backend.pre_tokenizer, backend.decoder = pre_tokenizers.Whitespace(), decoders.BPEDecoder()
+    else:
+        backend.normalizer = normalizers.Replace(Regex(r"\s+|$"), "▁")
+        backend.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_previous")
+        backend.decoder = decoders.Replace("▁", " ")
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False, **end)
+    backend.train_from_iterator(text.split("\n"), trainer)
+    if kind == "Unigram":
+        pieces = sorted(backend.get_vocab(), key=backend.token_to_id)
+        scored = [(piece, 0.0 if piece in special else -5 - i / 100) for i, piece in enumerate(pieces)]
+        backend.model = models.Unigram(scored, unk_id=special.index("<unk>"))
+    ids = [(token, backend.token_to_id(token)) for token in ("<s>", "</s>")]
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ids)
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", **names)

@@ -55,15 +55,16 @@ def create_features(
 ) -> datasets.Dataset:
     """Tokenize `paths` (see `Corpus`) and pack them into rows of `input_ids`, saved to `output_dir`.
 
-    A row is the tokenizer's own [CLS], consecutive tokens of one document, [SEP]. It is filled to
-    `max_seq_length`, except that with `short_seq_probability` its length is drawn uniformly, which keeps a
-    model that mostly sees full rows used to short input (as in BERT and ELECTRA), and that a document's last
-    row is as long as what is left. With `pack_documents` such short rows share one, whole and one behind the other,
-    [CLS] … [SEP] [CLS] … [SEP]; the collator and the model keep them apart. The rows do not depend on `workers`.
-    Features that are there already and were made from the same files with the same settings are loaded instead.
+    A row is [CLS], consecutive tokens of one document, [SEP], as the tokenizer has them. Rows are `max_seq_length`
+    long, with two exceptions: a document's last row is as long as what remains, and with `short_seq_probability` a
+    row's length is drawn uniformly, which keeps the model used to short input (as in BERT and ELECTRA).
+
+    With `pack_documents`, short documents share a row, [CLS] … [SEP] [CLS] … [SEP]; the collator and the model keep
+    them apart. The rows do not depend on `workers`. If `output_dir` holds features of the same files and settings,
+    they are loaded instead.
 
     Raises:
-        InputError: for unusable text, tokenizer or settings, or a folder that already holds something else.
+        InputError: the text, the tokenizer or a setting is unusable, or the folder already holds something else.
     """
     tokenizer = load_tokenizer(tokenizer)
     corpus = Corpus(paths, documents, text_column, split)
@@ -114,7 +115,7 @@ def cached_features(
     cache_dir: str | Path | None = None,
     **settings: Any,
 ) -> datasets.Dataset:
-    """`create_features` in a folder of the cache that is named by the text, the tokenizer and the settings.
+    """Call `create_features` with a folder in the cache, named after the text, the tokenizer and the settings.
 
     Args:
         cache_dir: where to keep features; by default `span_electra` in the cache of `datasets`.
@@ -136,10 +137,10 @@ def cached_features(
 
 
 def load_features(folder: str | Path, tokenizer: PreTrainedTokenizerBase | str | Path) -> datasets.Dataset:
-    """The rows that `create_features` saved to `folder`.
+    """Load the rows that `create_features` saved to `folder`.
 
     Raises:
-        InputError: if the folder holds no features, or some that were made with another tokenizer.
+        InputError: the folder holds no features, or they were made with another tokenizer.
     """
     folder = Path(folder)
     metadata = read_metadata(folder)
@@ -153,13 +154,13 @@ def load_features(folder: str | Path, tokenizer: PreTrainedTokenizerBase | str |
 
 
 def load_tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of that name, checked to have what span masking needs."""
+    """Load the tokenizer, if it is not loaded, and check that it has what span masking needs."""
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         fix = "Give a folder that train_tokenizer wrote, or a name on the Hub."
         with as_input_error(f"The tokenizer {tokenizer}", fix):
             tokenizer = AutoTokenizer.from_pretrained(str(tokenizer))
     if not tokenizer.is_fast:
-        raise InputError(f"{tokenizer.name_or_path}: a slow tokenizer. One with a tokenizer.json is needed.")
+        raise InputError(f"{tokenizer.name_or_path}: a slow tokenizer. Give one with a tokenizer.json.")
     names = ("cls_token", "sep_token", "pad_token", "mask_token")
     missing = [name for name in names if getattr(tokenizer, name) is None]
     if missing:
@@ -171,7 +172,7 @@ def load_tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTraine
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Equal for two tokenizers that give the same ids, wherever they were loaded from."""
+    """Return a hash that is equal for tokenizers that give the same ids, wherever they were loaded from."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state.pop("padding")
     state.pop("truncation")
@@ -179,7 +180,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _write_rows(corpus: Corpus, packer: Packer, workers: int, fingerprint: str, folder: Path) -> dict[str, Any]:
-    # Workers are processes. The tokenizer's own threads would fight them, and do not survive a fork.
+    # Workers are processes. The tokenizer's own threads would compete with them, and do not survive a fork.
     with tempfile.TemporaryDirectory(dir=folder) as work, patch_environment(tokenizers_parallelism="false"):
         blocks, counts = _write_blocks(corpus, Path(work, "blocks.arrow"))
         workers = min(workers, len(blocks))
@@ -230,8 +231,8 @@ def _check_enough_text(counts: dict[str, Any], paths: Sequence[str | Path]) -> N
     if counts["tokens"] < FEWEST_TOKENS:
         names = ", ".join(map(str, [paths] if isinstance(paths, str | Path) else paths))
         raise InputError(
-            f"{names}: {counts['tokens']} tokens altogether, shorter than one span. At least {FEWEST_TOKENS} are "
-            "needed: give more text."
+            f"{names}: {counts['tokens']} tokens altogether, fewer than one span needs ({FEWEST_TOKENS}). Give more "
+            "text."
         )
 
 
@@ -246,16 +247,16 @@ def _log_statistics(
     logger.info("Saved to %s in %.1f s", output_dir, seconds)
     if counts["unknown_tokens"] > MOST_UNKNOWN * counts["tokens"]:
         logger.warning(
-            "%.1f %% of the tokens are unknown to the tokenizer, and nothing is learnt from them. Train one on this "
-            "text with train_tokenizer: `--tokenizer_type BPE` knows any text, BERT more of it with a larger "
-            "`--vocab_size`.",
+            "%.1f %% of the tokens are unknown to the tokenizer, so the model learns nothing from them. Train a "
+            "tokenizer on this text with train_tokenizer: `--tokenizer_type BPE` encodes any text, and `BERT` more of "
+            "it with a larger `--vocab_size`.",
             100 * counts["unknown_tokens"] / counts["tokens"],
         )
     if counts["mean_row_length"] < max_seq_length / 2 and documents != "file" and not packed:
         logger.warning(
-            "The rows are %.1f tokens long on average, of at most %d, because the documents are short. If blank "
-            "lines separate paragraphs here, or one text is many rows, `--documents file` fills rows across them; "
-            "`--pack_documents` lets short documents share a row without seeing each other.",
+            "The rows are %.1f tokens long on average, of at most %d, because the documents are short. If blank lines "
+            "only separate paragraphs, or a text is spread over many rows of a table, use `--documents file` to fill "
+            "rows across them. `--pack_documents` lets short documents share a row without seeing each other.",
             counts["mean_row_length"],
             max_seq_length,
         )
@@ -264,7 +265,7 @@ def _log_statistics(
 def _load_rows(folder: Path, metadata: dict[str, Any]) -> datasets.Dataset:
     try:
         rows, expected = datasets.load_from_disk(folder), metadata["counts"]["rows"]
-        if len(rows) != expected:  # of a file that ends early, Arrow may read what is left
+        if len(rows) != expected:  # Arrow may read a truncated file without an error
             raise ValueError(f"{len(rows)} of {expected} rows")
         return rows
     except (OSError, ValueError) as error:
@@ -274,7 +275,7 @@ def _load_rows(folder: Path, metadata: dict[str, Any]) -> datasets.Dataset:
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """What `create_features` wrote beside the rows: `settings`, `counts`, `sources` and of which tokenizer they are.
+    """Read what `create_features` wrote beside the rows: `settings`, `counts`, `sources` and the tokenizer.
 
     Raises:
         InputError: the folder holds no features.
@@ -282,14 +283,14 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     metadata = _read_metadata(folder)
     if metadata is None:
         raise InputError(
-            f"{folder}: not a folder of features (it has no {METADATA}, or one that tells nothing of them). Make one "
-            "with `python -m span_electra.tokenization.create_features`."
+            f"{folder}: not a folder of features (its {METADATA} is missing or not one that create_features wrote). "
+            "Make one with `python -m span_electra.tokenization.create_features`."
         )
     return metadata
 
 
 def _read_metadata(folder: Path) -> dict[str, Any] | None:
-    """As `read_metadata`, and None where there are no features."""
+    """As `read_metadata`, but return None if the folder holds no features."""
     try:
         metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
         settings, rows = metadata["settings"], metadata["counts"]["rows"]
@@ -313,34 +314,34 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--input",
         nargs="+",
         required=True,
-        help="files, folders, globs or `datasets` names (name or name:configuration)",
+        help="files, folders, globs or names of `datasets` (name or name:configuration)",
     )
     parser.add_argument("--tokenizer", required=True, help="a tokenizer's folder, or its name on the Hub")
     parser.add_argument("--output_dir", required=True, help="a new or empty folder")
     parser.add_argument(
-        "--max_seq_length", type=int, default=128, help="length of a full row, special tokens included"
+        "--max_seq_length", type=int, default=128, help="the length of a full row, special tokens included"
     )
     parser.add_argument(
         "--documents",
         default=DEFAULT_DOCUMENTS,
         choices=DOCUMENT_RULES,
-        help="what ends a document, which no row crosses; in tables, blank_line means every row",
+        help="what ends a document; no row spans two documents. In tables, blank_line means every row",
     )
     parser.add_argument(
         "--pack_documents",
         action="store_true",
-        help="let short documents share a row, in which they do not see each other; spares padding",
+        help="let short documents share a row without seeing each other, which saves padding",
     )
     parser.add_argument(
         "--short_seq_probability",
         type=float,
         default=SHORT_SEQ_PROBABILITY,
-        help="share of rows that get a random length",
+        help="how many of the rows get a random length, as a ratio",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the random lengths")
-    parser.add_argument("--text_column", default="text", help="the column of JSON, CSV, Parquet or `datasets`")
-    parser.add_argument("--split", default="train", help="the split of a `datasets` name")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random lengths")
+    parser.add_argument("--text_column", default="text", help="the text column of JSON, CSV, Parquet or `datasets`")
+    parser.add_argument("--split", default="train", help="the split of a dataset that is given by name")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="number of processes")
     parser.add_argument("--overwrite", action="store_true", help="replace other features in --output_dir")
     return parser.parse_args(arguments)
 

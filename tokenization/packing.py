@@ -17,7 +17,7 @@ from span_electra.common.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-SHORT_SEQ_PROBABILITY = 0.05  # of rows with a random length
+SHORT_SEQ_PROBABILITY = 0.05  # that a row has a random length
 FEWEST_TOKENS_IN_ROW = 3  # a span of one token and its two boundaries
 NO_LIMIT = 10**6  # a tokenizer's `model_max_length` above this means that it has none
 
@@ -33,7 +33,7 @@ class Packer:
     short_seq_probability: float
     seed: int
     pack_documents: bool = False
-    line_start: str = ""  # what a line has to begin with so as not to grow together with the line before
+    line_start: str = ""  # goes before a line, so that its first word does not merge with the line before
     unk_token_id: int | None = None
 
     def __call__(self, blocks: pa.Table, indices: list[int]) -> pa.Table:
@@ -65,7 +65,7 @@ class Packer:
 
 
 def separated(lines: list[str], document_lines: Sequence[int], line_start: str) -> list[str]:
-    """`lines` with `line_start` before each but the first of its document, unless it begins with a space anyway.
+    """Put `line_start` before all `lines` but the first of each document, and those that begin with a space anyway.
 
     >>> separated(["the old", "man", "", "the sea"], document_lines=[3, 1], line_start=" ")
     ['the old', ' man', '', 'the sea']
@@ -80,8 +80,7 @@ def separated(lines: list[str], document_lines: Sequence[int], line_start: str) 
 
 
 def cut_rows(document_ends: list[int], capacity: int, short_probability: float, generator: random.Random) -> list[int]:
-    """Where each row ends when the tokens up to each of `document_ends` are cut into rows of at most
-    `capacity`.
+    """Cut documents, given by their ends, into rows of at most `capacity` tokens; return the end of each row.
 
     >>> cut_rows([5, 6], capacity=3, short_probability=0.0, generator=random.Random(0))
     [3, 5, 6]
@@ -97,14 +96,13 @@ def cut_rows(document_ends: list[int], capacity: int, short_probability: float, 
 
 
 def add_special_tokens(tokens: np.ndarray, row_ends: list[int], prefix: list[int], suffix: list[int]) -> pa.ListArray:
-    """Rows `prefix + tokens[start:end] + suffix` as one Arrow array, without a Python object per token or
-    row.
+    """Build the rows `prefix + tokens[start:end] + suffix` as one Arrow array, with no Python object per token.
 
     >>> add_special_tokens(np.arange(5, 10, dtype=np.int32), [3, 5], [0], [1]).to_pylist()
     [[0, 5, 6, 7, 1], [0, 8, 9, 1]]
     """
     specials = len(prefix) + len(suffix)
-    ends = np.asarray(row_ends, dtype=np.int64)  # said for the block that has no rows
+    ends = np.asarray(row_ends, dtype=np.int64)  # a block without rows has no type of its own
     rows = np.arange(len(ends))
     content_lengths = np.diff(ends, prepend=0)
     offsets = np.concatenate([[0], ends + specials * (rows + 1)])
@@ -148,10 +146,10 @@ def make_packer(
     seed: int = 0,
     pack_documents: bool = False,
 ) -> Packer:
-    """What cuts text into rows, as `create_features` does with these settings.
+    """Make what cuts text into rows, as `create_features` does with these settings.
 
     Raises:
-        InputError: for settings or a tokenizer that cannot be used.
+        InputError: a setting or the tokenizer is unusable.
     """
     if not 0 <= short_probability <= 1:
         raise InputError(f"short_seq_probability={short_probability} is not between 0 and 1.")
@@ -163,36 +161,39 @@ def make_packer(
     prefix, suffix = (whole.ids[: content[0]], whole.ids[content[-1] + 1 :]) if content else ([], [])
     if not prefix or not suffix:
         raise InputError(
-            f"{tokenizer.name_or_path}: the tokenizer puts no special tokens around a text, but span masking needs a "
-            "boundary on either side. Give it a post-processor that adds its cls_token and sep_token."
+            f"{tokenizer.name_or_path}: the tokenizer puts no special tokens around a text, but span masking needs "
+            "one on either side. Give it a post-processor that adds its cls_token and sep_token."
         )
     shortest = len(prefix) + len(suffix) + FEWEST_TOKENS_IN_ROW
     if max_seq_length < shortest:
-        raise InputError(f"max_seq_length={max_seq_length} is too short: at least {shortest} with the special tokens.")
+        raise InputError(
+            f"max_seq_length={max_seq_length} is too short; it must be at least {shortest}, special tokens included."
+        )
     if tokenizer.model_max_length < min(max_seq_length, NO_LIMIT):
         logger.warning(
-            "max_seq_length=%d is longer than the tokenizer's model_max_length=%d. The model needs as many positions.",
+            "max_seq_length=%d is longer than the tokenizer's model_max_length=%d. Give the model enough positions.",
             max_seq_length,
             tokenizer.model_max_length,
         )
     edges = (tokenizer.cls_token_id, tokenizer.sep_token_id)
     if pack_documents and ((prefix[0], suffix[-1]) != edges or edges[0] == edges[1]):
         raise InputError(
-            f"{tokenizer.name_or_path}: its post-processor does not put cls_token before a text and sep_token behind "
-            "it, two different tokens, so nothing would tell where a document that shares a row begins; leave out "
-            "--pack_documents, or use a tokenizer that does."
+            f"{tokenizer.name_or_path}: documents that share a row are told apart by the cls_token before and the "
+            "sep_token after each, but this tokenizer's post-processor does not put these two around a text. Leave "
+            "out --pack_documents, or use a tokenizer that does."
         )
-    # GPT-2's kind of tokenizer knows the beginning of a word by the space before it, which a line's first has not.
+    # GPT-2's kind of tokenizer recognises the beginning of a word by the space before it, and the first word of a line
+    # has none.
     line_start = "" if backend.encode("a").ids == backend.encode(" a").ids else " "
     unk = tokenizer.unk_token_id
     return Packer(backend, prefix, suffix, max_seq_length, short_probability, seed, pack_documents, line_start, unk)
 
 
 def _without_special_pieces(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """A copy of the tokenizer's backend in which no text is a special token.
+    """Copy the tokenizer's backend so that no text becomes a special token.
 
-    A Unigram model holds `<s>` and `<mask>` among its pieces, with the best score of all. Under another name, which
-    no line of text contains, they keep their ids and are never found.
+    A Unigram model has `<s>` and `<mask>` among its pieces, with the highest score of all. They keep their ids but get
+    names that no line of text contains.
     """
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     if state["model"]["type"] == "Unigram":

@@ -34,12 +34,12 @@ TOKENIZER_FILES = (
     "merges.txt",
     "vocab.txt",
 )
-LONGEST_WORD = 1000  # characters that a tokenizer learns from at a time
+LONGEST_WORD = 1000  # characters; training splits longer words
 
-# A longer word is [UNK] altogether, and Thai has words up to the next space. A word of 400 characters takes 7 times as
-# long per character as one of 100.
+# WordPiece makes a longer word [UNK] as a whole, and in Thai a "word" reaches to the next space. The limit is a matter
+# of time: per character, a word of 400 takes 7 times as long as one of 100.
 MAX_INPUT_CHARS_PER_WORD = 400
-COVERAGE = 0.9995  # of the text's characters; Chinese and Japanese take thousands of different ones for it
+COVERAGE = 0.9995  # of the text's characters; Chinese and Japanese need thousands of different ones for it
 LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD}}}")
 
 
@@ -56,17 +56,18 @@ def train_tokenizer(
     split: str = "train",
     overwrite: bool = False,
 ) -> PreTrainedTokenizerFast:
-    """Train a tokenizer on `paths` (see `Corpus`) and save it to `output_dir`. The same text gives the same
-    ids.
+    """Train a tokenizer on `paths` (see `Corpus`) and save it to `output_dir`.
+
+    The same text always gives the same ids.
 
     Args:
-        tokenizer_type: `BPE` (byte-level, nothing is unknown to it) or `BERT` (WordPiece).
-        lowercase: lower the text's case; `BERT` then strips accents too, as BERT's own tokenizer does.
-        model_max_length: the length that the tokenizer truncates to when it is asked to truncate.
+        tokenizer_type: `BPE` (byte-level, so it can encode any text) or `BERT` (WordPiece).
+        min_frequency: how often a pair of tokens must occur to be merged.
+        lowercase: convert the text to lower case; `BERT` then strips accents too, as BERT's own tokenizer does.
+        model_max_length: the length to which the tokenizer truncates a text if you ask it to.
 
     Raises:
-        InputError: for unusable text, a vocabulary that is too small, or a folder that already holds
-        something.
+        InputError: the text is unusable, the vocabulary is too small, or the folder already holds something.
     """
     if tokenizer_type not in SMALLEST_VOCABULARY:
         raise InputError(f"tokenizer_type={tokenizer_type!r} is not one of {', '.join(SMALLEST_VOCABULARY)}.")
@@ -85,11 +86,11 @@ def train_tokenizer(
         backend = train(Corpus(paths, text_column=text_column, split=split), vocab_size, min_frequency, lowercase)
         tokenizer = _as_pretrained(backend, model_max_length)
         tokenizer.save_pretrained(folder)
-        _save_classic_vocabulary(backend, folder)
+        backend.model.save(str(folder))  # vocab.json and merges.txt, or vocab.txt, which other programs read
     if len(tokenizer) < vocab_size:
         logger.warning(
-            "The text yields only %d tokens, not vocab_size=%d; more text or a lower --min_frequency yields more. A "
-            "model takes its size from the tokenizer.",
+            "The text yields only %d tokens, not vocab_size=%d. More text or a lower --min_frequency yields more. A "
+            "new model takes its vocabulary's size from the tokenizer.",
             len(tokenizer),
             vocab_size,
         )
@@ -101,8 +102,12 @@ def _train_bpe(corpus: Corpus, vocab_size: int, min_frequency: int, lowercase: b
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     if lowercase:
         tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    # The space that begins a word goes before a text's first word too, so that words given one by one
+    # (`is_split_into_words`) get the same tokens as in text. ByteLevel's own `add_prefix_space` would also put one
+    # after a special token: "[MASK]." would become "[MASK] .".
+    space_first = pre_tokenizers.Metaspace(replacement=" ", prepend_scheme="first", split=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([space_first, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", left=1, right=0)])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
@@ -115,7 +120,7 @@ def _train_bpe(corpus: Corpus, vocab_size: int, min_frequency: int, lowercase: b
 
 
 def broken_up(lines: list[str]) -> list[str]:
-    """`lines` with their longest words in parts: to count merges takes a time that grows with the square of a word."""
+    """Split the longest words of `lines`: the time to count merges grows with the square of a word's length."""
     return [LONG_WORD.sub(r"\g<0> ", line) if len(line) > LONGEST_WORD else line for line in lines]
 
 
@@ -124,8 +129,8 @@ def _train_wordpiece(corpus: Corpus, vocab_size: int, min_frequency: int, lowerc
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     beginning, inside = _alphabet(corpus, tokenizer, vocab_size)
-    # The trainer numbers the characters inside words ("##a") in the order of a randomly seeded hash table,
-    # and breaks ties between merges by these numbers. Given as special tokens, characters have fixed numbers.
+    # The trainer numbers the characters inside words ("##a") in the order of a randomly seeded hash table, and breaks
+    # ties between merges by these numbers. Characters that are passed as special tokens have fixed numbers.
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
@@ -134,7 +139,7 @@ def _train_wordpiece(corpus: Corpus, vocab_size: int, min_frequency: int, lowerc
         limit_alphabet=len(beginning),
     )
     tokenizer.train_from_iterator(map(broken_up, corpus.lines()), trainer)
-    vocabulary = tokenizer.get_vocab()  # here they are special no more
+    vocabulary = tokenizer.get_vocab()  # in the new tokenizer below, they are no longer special
     trained = Tokenizer(
         models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=MAX_INPUT_CHARS_PER_WORD)
     )
@@ -147,10 +152,11 @@ def _train_wordpiece(corpus: Corpus, vocab_size: int, min_frequency: int, lowerc
 
 
 def _alphabet(corpus: Corpus, tokenizer: Tokenizer, vocab_size: int) -> tuple[list[str], list[str]]:
-    """The most frequent characters, and those of them that also stand inside a word.
+    """Return the most frequent characters, and those of them that also occur inside words.
 
-    Their tokens are a tenth of the vocabulary, or 120; as long as `COVERAGE` is not reached up to half of it, and of
-    characters that are words of their own more: an unknown one is lost, while a longer token only makes rows shorter.
+    Their tokens may take up a tenth of the vocabulary, and at least 120 tokens. Until `COVERAGE` is reached they may
+    take up half of it, and characters that are always words of their own may take up all of it: an unknown character
+    is lost, while fewer long tokens only make rows longer.
     """
     raw: Counter[str] = Counter()
     for block in corpus.blocks():
@@ -164,7 +170,7 @@ def _alphabet(corpus: Corpus, tokenizer: Tokenizer, vocab_size: int) -> tuple[li
     inside: list[str] = []
     covered, wanted = 0, COVERAGE * counts.total()
     for character, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        # Punctuation and Chinese characters are words of their own, whatever they stand in.
+        # Punctuation and Chinese characters are always words of their own.
         parts = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(f"a{character}"))
         is_inside = len(parts) == 1
         share = 10 if covered >= wanted else 2 if is_inside else 1
@@ -178,7 +184,7 @@ def _alphabet(corpus: Corpus, tokenizer: Tokenizer, vocab_size: int) -> tuple[li
 
 
 def _special_tokens() -> list[AddedToken]:
-    # [MASK] takes the space before it along, so that "the [MASK]" asks for a token that begins a word.
+    # [MASK] includes the space before it, so that "the [MASK]" asks for a token that begins a word.
     return [AddedToken(token, special=True, lstrip=token == "[MASK]", normalized=False) for token in SPECIAL_TOKENS]
 
 
@@ -201,11 +207,6 @@ def _as_pretrained(backend: Tokenizer, model_max_length: int) -> PreTrainedToken
     )
 
 
-def _save_classic_vocabulary(backend: Tokenizer, folder: Path) -> None:
-    """`vocab.json` and `merges.txt`, or `vocab.txt`: for programs that read the vocabulary themselves."""
-    backend.model.save(str(folder))
-
-
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m span_electra.tokenization.train_tokenizer",
@@ -216,22 +217,26 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--input",
         nargs="+",
         required=True,
-        help="files, folders, globs or `datasets` names (name or name:configuration)",
+        help="files, folders, globs or names of `datasets` (name or name:configuration)",
     )
     parser.add_argument("--output_dir", type=Path, required=True, help="a new or empty folder")
-    parser.add_argument("--model_name", help="save to this folder inside --output_dir instead of --output_dir itself")
+    parser.add_argument("--model_name", help="save to a folder of this name inside --output_dir")
     parser.add_argument(
         "--tokenizer_type",
         default="BPE",
         choices=[*SMALLEST_VOCABULARY],
-        help="byte-level BPE, or WordPiece as BERT's",
+        help="byte-level BPE, or BERT's WordPiece",
     )
-    parser.add_argument("--vocab_size", type=int, default=10_000, help="with the five special tokens")
-    parser.add_argument("--min_frequency", type=int, default=2, help="rarer pairs of tokens are not merged")
-    parser.add_argument("--lowercase", action="store_true", help="lower the case (BERT: strip accents, too)")
-    parser.add_argument("--model_max_length", type=int, default=512, help="length to which the tokenizer truncates")
-    parser.add_argument("--text_column", default="text", help="the column of JSON, CSV, Parquet or `datasets`")
-    parser.add_argument("--split", default="train", help="the split of a `datasets` name")
+    parser.add_argument(
+        "--vocab_size", type=int, default=10_000, help="number of tokens, the five special ones included"
+    )
+    parser.add_argument(
+        "--min_frequency", type=int, default=2, help="merge only pairs of tokens that occur this often"
+    )
+    parser.add_argument("--lowercase", action="store_true", help="convert to lower case (BERT: also strip accents)")
+    parser.add_argument("--model_max_length", type=int, default=512, help="the length to which to truncate")
+    parser.add_argument("--text_column", default="text", help="the text column of JSON, CSV, Parquet or `datasets`")
+    parser.add_argument("--split", default="train", help="the split of a dataset that is given by name")
     parser.add_argument("--overwrite", action="store_true", help="replace a tokenizer in --output_dir")
     return parser.parse_args(arguments)
 

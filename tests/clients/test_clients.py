@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from peft import LoraConfig, get_peft_model
+from sentence_transformers import SparseEncoder
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -76,7 +80,17 @@ def home(tmp_path_factory):
     for name in ("my_model", *heads):
         tokenizer.save_pretrained(home / name)
     export(home / "my_model", home / "my_model_stock")
+    byte_level_tokenizer().save_pretrained(home / "gpt2_like_tokenizer")
     return home
+
+
+def byte_level_tokenizer():
+    """GPT-2's kind: the space that begins a word is part of its tokens, and no space goes before a text."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    backend.train_from_iterator(["The old house. An old encoder, the house"] * 3, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
 
 
 def block(heading):
@@ -165,6 +179,31 @@ def test_sentence_transformers(run, home):
     assert (similarity.argmax(axis=1) == [0, 1]).all()  # trained: each finds its own
 
 
+def test_splade(run, home):
+    found = run("SPLADE by Sentence Transformers")
+    texts = ["a small encoder", "the old house"]
+    batch = AutoTokenizer.from_pretrained("my_model")(texts, return_tensors="pt")
+    with torch.no_grad():
+        logits = AutoModelForMaskedLM.from_pretrained("my_model").eval()(**batch).logits
+    expected = logits.relu().log1p().amax(dim=1)  # SPLADE's weights; no row is padded
+    for encoder in (found["splade"], found["same"]):
+        torch.testing.assert_close(encoder.encode(texts).to_dense().cpu(), expected, rtol=1e-5, atol=1e-6)
+    best = expected.topk(3).indices[0]
+    assert [token for token, _ in found["tokens"][0]] == [WORDS[i] for i in best]
+    unwanted = SparseEncoder("my_model", trust_remote_code=True)
+    assert type(unwanted[-1]).__name__ == "SparseAutoEncoder"  # of which the page warns
+
+
+def test_words_one_by_one(run, home):
+    found = run("Words one by one")
+    before = AutoTokenizer.from_pretrained("gpt2_like_tokenizer")
+    for tokenizer in (found["tokenizer"], AutoTokenizer.from_pretrained("my_tokenizer")):
+        assert found["ids"] == tokenizer("The old house")["input_ids"]
+        # All but the first word of a text stays as it was.
+        assert tokenizer(" The old house.")["input_ids"] == before(" The old house.")["input_ids"]
+    assert before(found["words"], is_split_into_words=True)["input_ids"] != before("The old house")["input_ids"]
+
+
 def test_setfit(run):
     found = run("SetFit")
     assert found["predictions"].tolist() == [0, 1]
@@ -184,6 +223,48 @@ def test_peft(run):
     changed = {name for name, p in merged.named_parameters() if not torch.equal(p, original.get_parameter(name))}
     assert changed and all(re.search(r"(query|value)\.weight|classifier", name) for name in changed)
     assert trained.argmax(-1).tolist() == [0, 1]
+
+
+def merged_difference(model, **settings) -> float:
+    """How far the logits of `model` with a random adapter are from those after merging."""
+    torch.manual_seed(0)
+    batch = {"input_ids": torch.tensor([[0, 5, 8, 11, 1]])}
+    lora = get_peft_model(model, LoraConfig(r=4, **settings)).eval()
+    with torch.no_grad():
+        for name, parameter in lora.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.1)
+        before = lora.get_base_model()(**batch).logits
+        return float((lora.merge_and_unload()(**batch).logits - before).abs().max())
+
+
+def test_adapters_on_the_word_embeddings_merge_where_the_model_is_one_network(home):
+    for name, auto in (
+        ("my_classifier", AutoModelForSequenceClassification),
+        ("my_model_stock/discriminator", AutoModelForPreTraining),
+    ):
+        model = auto.from_pretrained(home / name)
+        assert merged_difference(model, target_modules=["word_embeddings"]) < 1e-5
+
+
+def test_adapters_on_a_table_that_two_networks_share_would_merge_into_another_model(home):
+    model = AutoModelForPreTraining.from_pretrained(home / "my_model")
+    assert merged_difference(model, target_modules=["word_embeddings"]) > 1e-3  # PEFT's way, of which the page warns
+
+
+@pytest.mark.xfail(strict=True, reason="the pretraining model does not look for adapters yet")
+def test_adapters_on_a_table_that_two_networks_share_are_refused(home):
+    model = AutoModelForPreTraining.from_pretrained(home / "my_model")
+    with pytest.raises(ValueError, match="word_embeddings"):
+        merged_difference(model, target_modules=["word_embeddings"])
+
+
+def test_peft_knows_what_to_adapt_in_an_exported_folder_alone(home):
+    stock = AutoModelForSequenceClassification.from_pretrained(home / "my_model_stock/discriminator")
+    assert get_peft_model(stock, LoraConfig()).peft_config["default"].target_modules == {"query", "value"}
+    own = AutoModelForSequenceClassification.from_pretrained(home / "my_model")
+    with pytest.raises(ValueError, match="target_modules"):
+        get_peft_model(own, LoraConfig())
 
 
 def test_onnx(run):
@@ -211,6 +292,29 @@ def test_onnx_by_optimum(home):
     largest = (hidden - expected).abs().max()
     print(f"Optimum: largest difference {largest:.1e}")
     assert largest < 1e-4
+
+
+def test_special_tokens_of_ones_own_load_in_transformers_4(home, tmp_path):
+    if "OPTIMUM_PYTHON" not in os.environ:
+        pytest.skip("Transformers 4 has an environment of its own: give its Python as OPTIMUM_PYTHON")
+    tokenizer = AutoTokenizer.from_pretrained(home / "my_model")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[URL]"]})
+    model = SpanElectraForPreTraining.from_pretrained(home / "my_model")
+    model.resize_token_embeddings(len(tokenizer))
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    export(tmp_path / "model", tmp_path / "stock")
+    code = (
+        "import sys, transformers as t; tokenizer = t.AutoTokenizer.from_pretrained(sys.argv[1]); "
+        "print(t.__version__, *tokenizer.tokenize('the old [URL] house'), *tokenizer('a [URL]')['input_ids'])"
+    )
+    for half in ("discriminator", "generator"):
+        command = [os.environ["OPTIMUM_PYTHON"], "-c", code, str(tmp_path / "stock" / half)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        version, *pieces = done.stdout.split()
+        assert version.startswith("4."), done.stderr[-3000:]
+        loaded = AutoTokenizer.from_pretrained(tmp_path / "stock" / half)
+        assert pieces == ["the", "old", "[URL]", "house", *map(str, loaded("a [URL]")["input_ids"])]
 
 
 def test_torch_export(run):

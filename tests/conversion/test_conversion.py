@@ -21,6 +21,10 @@ from span_electra.conversion.warm_start import from_electra, from_encoder, from_
 
 SIZES = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SIZES |= {"intermediate_size": 37, "max_position_embeddings": 64}
+NEW_IN_A_TIED_GENERATOR = (
+    "generator.electra.embeddings_project, generator.electra.encoder, generator.generator_predictions, "
+    "generator.generator_lm_head.bias"
+)
 
 
 def randomised(model):
@@ -102,7 +106,7 @@ def test_embeddings_that_are_to_be_shared_and_differ_are_named(tmp_path, caplog)
     ElectraForPreTraining(config).save_pretrained(tmp_path / "d")
     ElectraForMaskedLM(config).save_pretrained(tmp_path / "g")
     from_electra(tmp_path / "d", tmp_path / "g", embedding_sharing="tied")
-    assert "g: its embeddings differ from the discriminator's, which take their place." in caplog.text
+    assert "g: its embeddings differ from the discriminator's and are replaced by them." in caplog.text
 
 
 @pytest.mark.parametrize("kind", [BertModel, ElectraForPreTraining])
@@ -121,7 +125,7 @@ def test_a_generator_with_an_output_layer_of_its_own_is_refused(tmp_path, kind):
     config = config if kind is SpanElectraForMaskedLM else config.generator_config()
     config.tie_word_embeddings = False
     randomised(kind(config)).save_pretrained(tmp_path / "g")
-    message = r"g has an output layer of its own \(tie_word_embeddings is false\), .* in which the two are one"
+    message = r"g has an output layer of its own \(tie_word_embeddings is false\)"
     with pytest.raises(ValueError, match=message):
         from_generator(tmp_path / "g", hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
     if kind is ElectraForMaskedLM:
@@ -170,14 +174,15 @@ def test_what_a_discriminator_alone_lacks_is_said(tmp_path, caplog):
     sizes = {"vocab_size": 99, "num_hidden_layers": 1}
     ElectraForPreTraining(ElectraConfig(**sizes)).save_pretrained(tmp_path / "d")
     ElectraForMaskedLM(ElectraConfig(**sizes)).save_pretrained(tmp_path / "g")
-    heads = "sbgo_head, sbpo_head, sbpo_prediction."
+    heads = "sbgo_head, sbpo_head, sbpo_prediction"
     for generator, new in (
-        (None, f"generator.electra, generator.generator_predictions, generator.generator_lm_head, {heads}"),
+        (None, f"{NEW_IN_A_TIED_GENERATOR}, {heads}"),
         (tmp_path / "g", heads),
     ):
         caplog.clear()
         from_electra(tmp_path / "d", generator)
-        assert caplog.messages[-1].endswith(f"d: new, to be trained: {new}")
+        assert f"d: new, to be trained: {new}." in caplog.messages[-1]
+        assert ("starts by guessing" in caplog.messages[-1]) == (generator is None)
 
 
 # Other encoders
@@ -212,10 +217,35 @@ def test_what_is_left_behind_and_what_is_new_is_said(tmp_path, caplog):
     from_encoder(tmp_path)
     (message,) = [record.getMessage() for record in caplog.records if "discriminator's" in record.getMessage()]
     assert "Not used: pooler.dense.bias, pooler.dense.weight." in message
-    assert message.endswith(
-        "New, to be trained: generator.electra, generator.generator_predictions, generator.generator_lm_head, "
-        "discriminator_predictions, sbgo_head, sbpo_head, sbpo_prediction."
-    )
+    assert f"discriminator_predictions, {NEW_IN_A_TIED_GENERATOR}, sbgo_head, sbpo_head, sbpo_prediction." in message
+
+
+@pytest.mark.parametrize(
+    ("settings", "start", "new"),
+    [
+        ({}, "shares the discriminator's embeddings", NEW_IN_A_TIED_GENERATOR),
+        (
+            {"embedding_sharing": "separate"},
+            "a copy of the discriminator's word embeddings",
+            "generator.electra.embeddings.position_embeddings, generator.electra.embeddings.token_type_embeddings, "
+            f"generator.electra.embeddings.LayerNorm, {NEW_IN_A_TIED_GENERATOR}",
+        ),
+        (
+            {"generator_size": 1},
+            "shares the discriminator's embeddings",
+            "generator.generator_predictions, generator.generator_lm_head.bias",
+        ),
+    ],
+    ids=["tied", "separate", "one encoder"],
+)
+def test_how_a_new_generator_starts_is_said_by_parameter(tmp_path, caplog, settings, start, new):
+    randomised(BertModel(BertConfig(**SIZES))).save_pretrained(tmp_path)
+    model = from_encoder(tmp_path, **settings)
+    message = caplog.messages[-1]
+    assert f"discriminator_predictions, {new}, sbgo_head" in message
+    assert start in message and "a perplexity near or above the size of the vocabulary (99)" in message
+    table = model.electra.get_input_embeddings().weight
+    assert torch.equal(model.generator.generator_lm_head.weight, table)
 
 
 def test_what_electra_cannot_hold_is_refused(tmp_path):
@@ -313,7 +343,9 @@ def test_the_discriminator_starts_from_the_generator_where_shapes_allow(tmp_path
     for name, weight in same.electra.state_dict().items():
         assert torch.equal(weight, same.generator.electra.state_dict()[name])
     deeper = from_generator(tmp_path, **shape, num_hidden_layers=3, boundary_position_size=12)
-    assert "of the discriminator's encoder start from the generator's" in caplog.text
+    for fitting, tensors, new in ((39, 39, "nothing"), (39, 55, "encoder")):
+        assert f"{fitting} of the {tensors} tensors of the discriminator's encoder" in caplog.text
+        assert f"New, at least in part: {new}." in caplog.text
     key = "electra.encoder.layer.1.output.dense.weight"
     assert torch.equal(deeper.state_dict()[key], first.state_dict()[key])
 

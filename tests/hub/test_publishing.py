@@ -446,6 +446,7 @@ def test_what_the_model_began_from_is_named_without_a_path_of_this_machine(home)
     here = {"model_name_or_path": str(home / "tokenizer"), "config": str(home / "tiny.json")}
     card = model_card(here, [])
     assert card.data.base_model is None and str(home) not in str(card)
+    assert "steps, starting from tokenizer." in card.text
     assert "| `model_name_or_path` | tokenizer |" in card.text and "| `config` | tiny.json |" in card.text
 
 

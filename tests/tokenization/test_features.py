@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from tokenizer_examples import unigram_tokenizer
-from tokenizers import processors
+from tokenizers import decoders, pre_tokenizers, processors
 from trainer_examples import sequences_of
 from transformers import PreTrainedTokenizerFast
 
@@ -123,6 +123,23 @@ def test_words_do_not_grow_together_over_the_end_of_a_line(tmp_path, tokenizers)
         assert first_ids == [tokenizers[name].encode("the")[1]] * 2  # a text begins as elsewhere
 
 
+def without_prefix_space(tokenizer):
+    """`tokenizer` as earlier versions of `train_tokenizer` wrote it."""
+    old = copy.deepcopy(tokenizer)
+    old.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    old.backend_tokenizer.decoder = decoders.ByteLevel()
+    return old
+
+
+@pytest.mark.parametrize("make", [lambda tokenizer: tokenizer, without_prefix_space], ids=["new", "old"])
+def test_every_line_of_byte_level_text_begins_a_word_and_a_document_as_the_tokenizer_does(tmp_path, tokenizers, make):
+    path, tokenizer = tmp_path / "a.txt", make(tokenizers["BPE"])
+    path.write_text("the old\nman saw [MASK].\n the sea\n\nthe boat\nwent and saw\n")
+    rows = create_features(path, tokenizer, tmp_path / "out", short_seq_probability=0)["input_ids"]
+    for row, text in zip(rows, ("the old man saw [MASK]. the sea", "the boat went and saw"), strict=True):
+        assert row == tokenizer(text, split_special_tokens=True)["input_ids"]
+
+
 def test_features_without_their_rows_are_damaged(tmp_path, tokenizers):
     path, out, tokenizer = tmp_path / "a.txt", tmp_path / "out", tokenizers["BPE"]
     path.write_text("the old man and the sea\n" * 20)
@@ -192,7 +209,7 @@ def test_documents_share_no_rows_where_nothing_tells_where_they_begin(tmp_path, 
     special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("[CLS]", "[SEP]", "[MASK]")]
     processor = processors.TemplateProcessing(single=template, special_tokens=special)
     tokenizer.backend_tokenizer.post_processor = processor
-    with pytest.raises(InputError, match=r"nothing would tell where a document .* leave out --pack_documents"):
+    with pytest.raises(InputError, match=r"cls_token .* sep_token .* Leave out --pack_documents"):
         create_features([corpus_file], tokenizer, tmp_path / "out", pack_documents=True)
 
 
@@ -249,7 +266,7 @@ def test_bad_text_leaves_nothing_behind(tmp_path, tokenizers):
     with pytest.raises(InputError, match=r"line 401, byte 1: 0xff"):
         create_features([path], tokenizers["BPE"], tmp_path / "new" / "out")
     path.write_text("the sea")
-    with pytest.raises(InputError, match=r"[1-9] tokens altogether, shorter than one span\. At least 10"):
+    with pytest.raises(InputError, match=r"[1-9] tokens altogether, .*\(10\)"):
         create_features([path], tokenizers["BPE"], tmp_path / "new" / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
@@ -267,7 +284,7 @@ def test_cached_features_are_made_once_for_each_setting(tmp_path, corpus_file, t
 def test_features_are_loaded_only_with_their_tokenizer(tmp_path, folder, corpus_file, tokenizers):
     create_features([corpus_file], tokenizers["BPE"], tmp_path / "out")
     assert len(load_features(tmp_path / "out", folder / "BPE")) > 0
-    with pytest.raises(InputError, match=r"made with another tokenizer \(.*BPE\) than .*BERT\. Give that tokenizer"):
+    with pytest.raises(InputError, match=r"made with another tokenizer \(.*BPE\) than .*BERT\. Give"):
         load_features(tmp_path / "out", folder / "BERT")
     with pytest.raises(InputError, match="not a folder of features"):
         load_features(folder / "BERT", folder / "BERT")
@@ -294,7 +311,7 @@ def test_tokenizers_that_cannot_serve_are_refused(tmp_path, corpus_file, tokeniz
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_seq_length": 4}, "max_seq_length=4 is too short: at least 5"),
+        ({"max_seq_length": 4}, "max_seq_length=4 is too short; .* at least 5"),
         ({"short_seq_probability": 1.5}, "short_seq_probability=1.5 is not between 0 and 1"),
         ({"workers": 0}, "workers=0 must be at least 1"),
     ],
@@ -308,7 +325,7 @@ def test_impossible_settings_are_refused(tmp_path, corpus_file, tokenizers, opti
 def test_a_length_beyond_the_tokenizer_and_short_documents_are_warned_of(tmp_path, corpus_file, tokenizers, caplog):
     create_features([corpus_file], tokenizers["BPE"], tmp_path / "out", max_seq_length=1024)
     assert "max_seq_length=1024 is longer than the tokenizer's model_max_length=512" in caplog.text
-    assert "`--documents file` fills rows across them" in caplog.text
+    assert "`--documents file`" in caplog.text and "`--pack_documents`" in caplog.text
 
 
 @pytest.mark.parametrize(("unknown", "is_warned"), [(1, False), (3, True)])
@@ -320,7 +337,7 @@ def test_more_than_a_hundredth_of_unknown_tokens_is_warned_of(tmp_path, caplog, 
     tokens = 150 + 2 * unknown  # "▁" stands before each
     assert f"{tokens} tokens ({unknown} unknown)" in caplog.text
     assert ("tokens are unknown to the tokenizer" in caplog.text) == is_warned
-    assert ("1.9 %" in caplog.text and "`--tokenizer_type BPE` knows any text" in caplog.text) == is_warned
+    assert ("1.9 %" in caplog.text and "`--tokenizer_type BPE`" in caplog.text) == is_warned
 
 
 def test_the_command_makes_features_and_names_bad_input_in_one_line(tmp_path, folder, corpus_file, capsys):
