@@ -42,6 +42,7 @@ def test_other_work_is_not_timed(monkeypatch):
         step.check_losses(SETTING)
 
 
+@pytest.mark.slow
 def test_a_step_of_each_contestant_is_timed_and_counted():
     rows = step.measure(SETTING, rounds=1, compiled=False, memory=False)
     assert all(row["seconds"] > 0 and row["flops"] > 0 for row in rows)

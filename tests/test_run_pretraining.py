@@ -611,6 +611,7 @@ def test_a_file_system_without_locks_is_used_all_the_same(home, tmp_path, monkey
     assert "has no locks, so nothing keeps a second run out" in caplog.text
 
 
+@pytest.mark.slow
 def test_links_in_a_replaced_folder_are_removed_and_what_they_point_to_is_not(home, tmp_path):
     output = tmp_path / "out"
     main(arguments(home, output))
@@ -672,6 +673,7 @@ def test_labelled_texts_are_looked_at_when_the_model_is_evaluated(home, tmp_path
     assert json.loads((tmp_path / "out" / "tokenizer.json").read_text())["truncation"] is None
 
 
+@pytest.mark.slow
 def test_short_documents_share_rows(home, tmp_path):
     lines = {"documents": "line", "max_steps": 2, "features_cache_dir": tmp_path / "cache"}
     main(arguments(home, tmp_path / "alone", **lines))
@@ -782,6 +784,7 @@ def test_a_run_leaves_a_whole_model_and_its_report(finished):
     assert [entry["step"] for entry in history if "eval_discriminator_auc" in entry] == [2, 4]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_same_weights_and_history(home, finished, tmp_path):
     output_dir = tmp_path / "out"
     main(arguments(home, output_dir, eval_on_start=True))

@@ -66,6 +66,7 @@ def trace(history, name):
     return [entry[name] for entry in history if name in entry]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("division", list(DIVISIONS)[1:])
 def test_divided_rows_give_the_same_curve(runs, division):
     _, histories = runs

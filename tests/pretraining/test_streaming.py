@@ -237,6 +237,7 @@ def losses(folder):
     return [(entry["step"], entry["loss"], entry["grad_norm"]) for entry in history if "loss" in entry]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "accumulation"), [(0, 1), (2, 3)])
 def test_a_streaming_run_resumed_twice_ends_as_the_uninterrupted_one(home, tmp_path, workers, accumulation):
     settings = {"dataloader_num_workers": workers, "gradient_accumulation_steps": accumulation}

@@ -331,8 +331,8 @@ def history(trainer):
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("step", [1, 3, 4, 5])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [3, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 4, 5))])
 def test_weights_and_history_are_those_of_the_run_that_was_never_interrupted(
     tokenizer,
     tmp_path,
@@ -475,7 +475,7 @@ class Send(TrainerCallback):
             signal.raise_signal(self.number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_signal_ends_the_run_after_a_checkpoint_that_goes_on_exactly(tokenizer, tmp_path, number):
     whole = make_trainer(tokenizer, tmp_path / "whole")
     whole.train()
@@ -541,6 +541,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_a_process_that_leaves_data_workers_behind_ends(method, tmp_path):
     script = tmp_path / "leaves_workers.py"
