@@ -515,6 +515,7 @@ def test_a_tokenizer_without_word_breaks_gets_a_warning():
 # --- the address of randomness ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_masks_do_not_depend_on_the_batch_its_order_or_its_padding(wordpiece):
     rows = make_rows(300)
     unpadded = DataCollatorForSpanMasking(wordpiece)

@@ -732,6 +732,7 @@ def test_a_row_is_left_to_train_on(home, tmp_path):
     assert len(train_rows) == 1 and len(eval_rows) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["loss", "generator_perplexity"])
 def test_figures_are_those_of_the_model_that_is_kept(home, tmp_path, metric):
     choice = {"load_best_model_at_end": True, "metric_for_best_model": metric}
@@ -804,6 +805,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights_and_history(home, finish
     assert [entry["step"] for entry in history if "eval_loss" in entry] == [0, 2, 4]
 
 
+@pytest.mark.slow
 def test_overwriting_replaces_the_earlier_run_and_nothing_else(home, tmp_path):
     output_dir = tmp_path / "out"
     main(arguments(home, output_dir))
@@ -1141,6 +1143,7 @@ def test_a_generator_is_refused_where_a_discriminator_is_meant(home, tmp_path):
         build_model(model, data, AutoTokenizer.from_pretrained(home / "tokenizer"))
 
 
+@pytest.mark.slow
 def test_two_stages_train_one_half_each(home, tmp_path):
     run(arguments(home, tmp_path / "first", objective="generator"))
     history = json.loads((tmp_path / "first" / "history.json").read_text())["history"]

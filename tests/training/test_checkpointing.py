@@ -297,6 +297,7 @@ class FullDiskAtUpload(TrainerCallback):
         full_disk()
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_the_upload_costs_no_step(tokenizer, tmp_path, caplog):
     trainer = make_trainer(tokenizer, tmp_path, **SAVING)
     trainer.add_callback(FullDiskAtUpload())
@@ -441,6 +442,7 @@ def test_the_best_checkpoint_moves_with_its_run(tokenizer, tmp_path):
     assert all(torch.equal(weight, expected[name]) for name, weight in resumed.model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_resumption_with_workers_that_persist_is_exact(tokenizer, tmp_path):
     settings = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "count": 12, "max_steps": 9}
     settings |= SAVING | {"save_steps": 4, "save_total_limit": None}
