@@ -46,9 +46,9 @@ setup(
     install_requires=[
         "torch>=2.6",
         "transformers>=5.10.1",
-        "tokenizers>=0.22",
+        "tokenizers>=0.22.1",
         "datasets>=4.0",
-        "accelerate>=1.1",
+        "accelerate>=1.2",
         "evaluate>=0.4.3",
         "huggingface_hub>=1.5",
         "safetensors",
