@@ -45,10 +45,10 @@ setup(
     cmdclass={"build_py": BuildPackage},
     install_requires=[
         "torch>=2.6",
-        "transformers>=5.10.1",
+        "transformers>=5.15",
         "tokenizers>=0.22.1",
         "datasets>=4.0",
-        "accelerate>=1.2",
+        "accelerate>=1.3",
         "evaluate>=0.4.3",
         "huggingface_hub>=1.5",
         "safetensors",
