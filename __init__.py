@@ -13,6 +13,8 @@ from .modeling_span_electra import (
     SpanElectraModel,
 )
 
+__version__ = "0.1.0"
+
 __all__ = [
     "DataCollatorForSpanMasking",
     "SpanElectraConfig",

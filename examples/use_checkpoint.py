@@ -1,4 +1,4 @@
-"""Load a pretraining checkpoint with the Auto classes, and use all that is in it.
+"""Load a pretraining checkpoint with the Auto classes, and use both of its networks.
 
 python examples/use_checkpoint.py my_model
 """
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("checkpoint", help="folder or Hub name")
     checkpoint = parser.parse_args().checkpoint
 
-    # The modelling code lies in the folder, so this works on a machine without the package too.
+    # The folder holds the modelling code, so this also works on a machine without the package.
     tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=True)
     encoder = AutoModel.from_pretrained(checkpoint, trust_remote_code=True)
     discriminator = AutoModelForPreTraining.from_pretrained(checkpoint, trust_remote_code=True)

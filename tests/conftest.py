@@ -1,4 +1,4 @@
-"""Nothing here needs a network: the libraries are told so before they are imported."""
+"""No test needs a network. The libraries read these settings when they are imported."""
 
 import os
 

@@ -42,6 +42,7 @@ def test_other_work_is_not_timed(monkeypatch):
         step.check_losses(SETTING)
 
 
+@pytest.mark.slow
 def test_a_step_of_each_contestant_is_timed_and_counted():
     rows = step.measure(SETTING, rounds=1, compiled=False, memory=False)
     assert all(row["seconds"] > 0 and row["flops"] > 0 for row in rows)
@@ -207,6 +208,7 @@ def test_means_are_of_the_tasks_that_every_rung_has(tmp_path):
     assert (tmp_path / "picture.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_true_score_as_often_as_they_say():
     chance, count, runs = np.random.default_rng(1), 200, 2000
     normal = 2 * np.sin(0.85 * np.pi / 6)  # the correlation of normal variates whose ranks have one of 0.85

@@ -149,6 +149,7 @@ def test_the_folder_names_a_class_for_every_auto_class(checkpoint):
     assert {path.name for path in folder.glob("*.py")} == code
 
 
+@pytest.mark.slow
 def test_it_loads_where_the_package_cannot_be_imported(checkpoint, tmp_path):
     model, folder = checkpoint
     torch.save({"logits": model(IDS).logits, "generator": model.generator(IDS).logits}, tmp_path / "expected.pt")
@@ -186,6 +187,7 @@ def test_it_loads_where_the_package_cannot_be_imported(checkpoint, tmp_path):
     assert result.stdout.endswith("loaded 9\n")
 
 
+@pytest.mark.slow
 def test_the_installed_package_takes_the_place_of_a_checkpoints_code(checkpoint):
     program = f"""
         import transformers

@@ -529,6 +529,7 @@ def test_words_are_masked_however_many_tokens_they_have_and_however_few_there_ar
     assert shares.min() > 0.05, shares
 
 
+@pytest.mark.slow
 def test_a_row_masks_its_share_on_average_where_rounding_would_always_go_one_way(wordpiece):
     row = np.array([0, *range(50, 80), 1])  # 0.15 times 30 is 4.5
     counts = {}
@@ -547,6 +548,7 @@ def test_a_tokenizer_without_word_breaks_gets_a_warning():
 # --- the address of randomness ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_masks_do_not_depend_on_the_batch_its_order_or_its_padding(wordpiece):
     rows = make_rows(300)
     unpadded = DataCollatorForSpanMasking(wordpiece)
@@ -701,6 +703,7 @@ def test_a_row_of_documents_masks_what_a_row_does_however_short_they_are(wordpie
         assert abs((labels != -100).sum() - 0.15 * 12 * words) < 1
 
 
+@pytest.mark.slow
 def test_no_document_of_a_row_is_masked_more_than_another_of_its_length(wordpiece):
     document = [0, *range(50, 54), 1]
     counts = np.zeros(6)

@@ -600,6 +600,7 @@ def test_with_static_shapes_the_step_asks_the_device_for_nothing(capacity):
     assert (asked == 0) == (capacity is not None), trace.counts
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated")  # torch's, of its own vmap
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_whole_step_compiles_without_a_graph_break(shared):

@@ -12,7 +12,7 @@ import pytest
 import span_electra
 
 ROOT = Path(span_electra.__file__).parent
-LEFT_OUT = ("setup.py", "tests", "benchmarks", "examples", "docs", "Makefile")
+LEFT_OUT = ("setup.py", "tests", "benchmarks", "examples", "docs", "Makefile", "constraints.txt")
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,11 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     assert {name for name in package if "/" not in name} == modules
     assert {"configs/tiny.json", "configs/recipes/demo.yaml", "tokenization/text.py"} <= package
     assert not [name for name in package if name.startswith(LEFT_OUT)]
+
+
+def test_the_version_is_the_one_that_the_package_names(built):
+    for archive in built.iterdir():
+        assert archive.name.startswith(f"span_electra-{span_electra.__version__}"), archive.name
 
 
 def test_the_source_distribution_builds_the_same_wheel(built, tmp_path):

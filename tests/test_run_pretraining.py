@@ -611,6 +611,7 @@ def test_a_file_system_without_locks_is_used_all_the_same(home, tmp_path, monkey
     assert "has no locks, so nothing keeps a second run out" in caplog.text
 
 
+@pytest.mark.slow
 def test_links_in_a_replaced_folder_are_removed_and_what_they_point_to_is_not(home, tmp_path):
     output = tmp_path / "out"
     main(arguments(home, output))
@@ -672,6 +673,7 @@ def test_labelled_texts_are_looked_at_when_the_model_is_evaluated(home, tmp_path
     assert json.loads((tmp_path / "out" / "tokenizer.json").read_text())["truncation"] is None
 
 
+@pytest.mark.slow
 def test_short_documents_share_rows(home, tmp_path):
     lines = {"documents": "line", "max_steps": 2, "features_cache_dir": tmp_path / "cache"}
     main(arguments(home, tmp_path / "alone", **lines))
@@ -730,6 +732,7 @@ def test_a_row_is_left_to_train_on(home, tmp_path):
     assert len(train_rows) == 1 and len(eval_rows) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["loss", "generator_perplexity"])
 def test_figures_are_those_of_the_model_that_is_kept(home, tmp_path, metric):
     choice = {"load_best_model_at_end": True, "metric_for_best_model": metric}
@@ -782,6 +785,7 @@ def test_a_run_leaves_a_whole_model_and_its_report(finished):
     assert [entry["step"] for entry in history if "eval_discriminator_auc" in entry] == [2, 4]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_same_weights_and_history(home, finished, tmp_path):
     output_dir = tmp_path / "out"
     main(arguments(home, output_dir, eval_on_start=True))
@@ -801,6 +805,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights_and_history(home, finish
     assert [entry["step"] for entry in history if "eval_loss" in entry] == [0, 2, 4]
 
 
+@pytest.mark.slow
 def test_overwriting_replaces_the_earlier_run_and_nothing_else(home, tmp_path):
     output_dir = tmp_path / "out"
     main(arguments(home, output_dir))
@@ -1138,6 +1143,7 @@ def test_a_generator_is_refused_where_a_discriminator_is_meant(home, tmp_path):
         build_model(model, data, AutoTokenizer.from_pretrained(home / "tokenizer"))
 
 
+@pytest.mark.slow
 def test_two_stages_train_one_half_each(home, tmp_path):
     run(arguments(home, tmp_path / "first", objective="generator"))
     history = json.loads((tmp_path / "first" / "history.json").read_text())["history"]

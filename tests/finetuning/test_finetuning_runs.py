@@ -298,6 +298,7 @@ def test_the_best_checkpoint_is_kept_not_the_last(home, tmp_path, monkeypatch):
     assert not all(torch.equal(kept[name], value) for name, value in weights[2].items())
 
 
+@pytest.mark.slow
 def test_seeds_see_the_rows_in_orders_of_their_own(home, tmp_path, monkeypatch):
     orders = []
     monkeypatch.setattr("accelerate.data_loader.SeedableRandomSampler.__iter__", recorded(orders))
@@ -458,6 +459,7 @@ def test_one_answer_is_no_collapse_where_it_is_the_right_one(home, tmp_path):
     assert not task.all_alike([["B-place"]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [2, 3])
 def test_a_seed_that_fails_takes_no_others_figures_along(home, tmp_path, monkeypatch, fails):
     finished = run_finetuning.train

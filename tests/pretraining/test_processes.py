@@ -66,6 +66,7 @@ def trace(history, name):
     return [entry[name] for entry in history if name in entry]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("division", list(DIVISIONS)[1:])
 def test_divided_rows_give_the_same_curve(runs, division):
     _, histories = runs
@@ -84,6 +85,7 @@ def test_divided_rows_give_the_same_curve(runs, division):
     print(f"{division} beside 1 x 8: largest relative difference {largest:.1e}")
 
 
+@pytest.mark.slow
 def test_a_sharded_model_is_saved_whole_with_its_code(runs):
     home, _ = runs
     sharded, whole = home / "2_x_4,_sharded", home / "2_x_4"
@@ -105,6 +107,7 @@ def run_two_processes(output_dir, what):
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_rows_that_fill_up_the_last_batches_are_not_counted(tokenizer, tmp_path):
     output = run_two_processes(tmp_path, "evaluation")
     metrics = json.loads(re.search(r"metrics: (\{.*\})", output)[1])
@@ -115,6 +118,7 @@ def test_rows_that_fill_up_the_last_batches_are_not_counted(tokenizer, tmp_path)
         assert metrics[name] == pytest.approx(alone[name], rel=1e-5), name
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
     output = run_two_processes(tmp_path, "signal")
     for process in (0, 1):
@@ -122,6 +126,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
     assert damage(tmp_path / "checkpoint-3") is None
 
 
+@pytest.mark.slow
 def test_a_disk_that_fails_one_process_keeps_none_waiting(tmp_path):
     output = run_two_processes(tmp_path, "disk")
     assert re.search(r"checkpoint-4 could not be written \(.*No space left on device\)", output)

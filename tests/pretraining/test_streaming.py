@@ -158,7 +158,7 @@ def test_a_row_of_a_stream_is_masked_for_its_own_epoch(home):
     assert not torch.equal(mixed["labels"][0], mixed["labels"][1])
 
 
-@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize("workers", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_a_stream_goes_on_where_it_stood_however_often(home, tmp_path, workers):
     """Over the end of an epoch, and after more stops than batches in a turn of the readers."""
     settings = {"workers": workers, "num_processes": 2, "process_index": 1}
@@ -237,6 +237,7 @@ def losses(folder):
     return [(entry["step"], entry["loss"], entry["grad_norm"]) for entry in history if "loss" in entry]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "accumulation"), [(0, 1), (2, 3)])
 def test_a_streaming_run_resumed_twice_ends_as_the_uninterrupted_one(home, tmp_path, workers, accumulation):
     settings = {"dataloader_num_workers": workers, "gradient_accumulation_steps": accumulation}
@@ -281,6 +282,7 @@ def test_the_streams_workers_are_started_as_asked(home, tmp_path):
     assert trainer.get_train_dataloader().multiprocessing_context.get_start_method() == "spawn"
 
 
+@pytest.mark.slow
 def test_a_streaming_run_is_evaluated_on_text_of_its_own(home, tmp_path, capsys, caplog):
     run(arguments(home, tmp_path / "run", validation_file=home / "validation.txt", features_cache_dir=tmp_path))
     history = json.loads((tmp_path / "run/history.json").read_text())["history"]

@@ -36,7 +36,7 @@ def masked_in_epoch(tokenizer, batch, epoch):
 
 
 @pytest.mark.parametrize("kind", ["map-style", "iterable"])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_every_epoch_has_masks_of_its_own_with_and_without_workers(tokenizer, tmp_path, workers, kind):
     trainer = make_trainer(
         tokenizer,
@@ -342,6 +342,7 @@ def counting_rows(count, length=22):
     return datasets.Dataset.from_dict({"input_ids": content.tolist()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "broken, alarm",
     [

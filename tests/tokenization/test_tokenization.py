@@ -326,6 +326,7 @@ def test_a_run_of_text_without_spaces_is_not_one_unknown_word(tmp_path):
     assert tokenizer.decode(tokenizer.encode(line), skip_special_tokens=True) == line
 
 
+@pytest.mark.slow
 def test_training_gives_the_same_files_in_every_process(tmp_path, corpus_file):
     code = """
 import sys

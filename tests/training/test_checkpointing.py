@@ -297,6 +297,7 @@ class FullDiskAtUpload(TrainerCallback):
         full_disk()
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_the_upload_costs_no_step(tokenizer, tmp_path, caplog):
     trainer = make_trainer(tokenizer, tmp_path, **SAVING)
     trainer.add_callback(FullDiskAtUpload())
@@ -331,8 +332,8 @@ def history(trainer):
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("step", [1, 3, 4, 5])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [3, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 4, 5))])
 def test_weights_and_history_are_those_of_the_run_that_was_never_interrupted(
     tokenizer,
     tmp_path,
@@ -441,6 +442,7 @@ def test_the_best_checkpoint_moves_with_its_run(tokenizer, tmp_path):
     assert all(torch.equal(weight, expected[name]) for name, weight in resumed.model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_resumption_with_workers_that_persist_is_exact(tokenizer, tmp_path):
     settings = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "count": 12, "max_steps": 9}
     settings |= SAVING | {"save_steps": 4, "save_total_limit": None}
@@ -475,7 +477,7 @@ class Send(TrainerCallback):
             signal.raise_signal(self.number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_signal_ends_the_run_after_a_checkpoint_that_goes_on_exactly(tokenizer, tmp_path, number):
     whole = make_trainer(tokenizer, tmp_path / "whole")
     whole.train()
@@ -541,6 +543,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_a_process_that_leaves_data_workers_behind_ends(method, tmp_path):
     script = tmp_path / "leaves_workers.py"
