@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from transformers import TrainingArguments
 
 from span_electra.common.errors import InputError
-from span_electra.common.output_folder import remove
+from span_electra.common.output_folder import names_of_earlier_output, remove
 from span_electra.common.run_files import ARGUMENTS, CARD, CURVES, HISTORY
 from span_electra.training.checkpoint_folders import ASIDE, find_checkpoint
 
@@ -78,16 +78,8 @@ def check_folder(output_dir: str, marker: str, overwrite: bool) -> None:
 
 
 def names_in_run(folder: Path, marker: str) -> list[str]:
-    """What is in `folder`, which must be new, empty, or an earlier run of the script that leaves `marker`."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output_dir {folder}: is a file; give a new or empty folder.")
-    names = sorted(path.name for path in folder.iterdir() if path.name != LOCK) if folder.is_dir() else []
-    if names and marker not in names:
-        raise InputError(
-            f"--output_dir {folder}: already holds something that is not a run of this script "
-            f"({', '.join(names[:3])}); give a new or empty folder."
-        )
-    return names
+    """The names in `folder`, which must be new, empty, or an earlier run of the script that leaves `marker`."""
+    return [name for name in names_of_earlier_output(folder, marker) if name != LOCK]
 
 
 @contextmanager
