@@ -11,19 +11,22 @@ from pathlib import Path
 from span_electra.common.errors import InputError
 
 
-def names_of_earlier_output(folder: Path, marker: str, patterns: Sequence[str] = ("*",)) -> list[str]:
+def names_of_earlier_output(
+    folder: Path, marker: str, patterns: Sequence[str] = ("*",), ignored: Sequence[str] = ()
+) -> list[str]:
     """The names in a folder that is new, empty, or holds nothing but what we wrote ourselves.
 
     Args:
         marker: A file without which a folder is not ours.
         patterns: The names of what we write, as globs.
+        ignored: Names that may be there in any case; they are not returned.
 
     Raises:
         InputError: if it is a file, or holds something else.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; give a new or empty folder as --output_dir.")
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    names = sorted({path.name for path in folder.iterdir()} - set(ignored)) if folder.is_dir() else []
     strangers = [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
     if strangers or (names and marker not in names):
         examples = ", ".join((strangers or names)[:3])

@@ -168,7 +168,7 @@ class CheckpointingTrainer(PrivateTrainer):
                 if not is_write_error(error):
                     raise
                 logger.error(
-                    f"{checkpoint} could not be prepared for its upload ({one_line(error)}). The run goes on."
+                    f"{checkpoint} could not be prepared for upload ({one_line(error)}). The run goes on."
                 )
         if self.args.should_save:
             best = self.state.best_model_checkpoint

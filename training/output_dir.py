@@ -79,7 +79,7 @@ def check_folder(output_dir: str, marker: str, overwrite: bool) -> None:
 
 def names_in_run(folder: Path, marker: str) -> list[str]:
     """The names in `folder`, which must be new, empty, or an earlier run of the script that leaves `marker`."""
-    return [name for name in names_of_earlier_output(folder, marker) if name != LOCK]
+    return names_of_earlier_output(folder, marker, ignored=[LOCK])
 
 
 @contextmanager
