@@ -25,6 +25,7 @@ from span_electra.pretraining.linear_probe import LinearProbe
 from span_electra.pretraining.metrics import FIXED, LOSSES, PretrainingMetrics, token_counts
 from span_electra.pretraining.report import write_report
 from span_electra.pretraining.streaming_trainer import StreamingTrainer
+from span_electra.training.resuming import collator_facts
 from span_electra.training.set_epoch import SetEpoch
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,6 @@ class SpanElectraTrainer(StreamingTrainer):
             worker processes may hold on to either. An `EvaluationCollator` makes `fixed_discriminator_auc`
             comparable between runs that mask differently.
         settings: All options of the run by name, for its report; by default those in `args`.
-        facts: What else than `run_facts` a run that resumes must have in common with this one, by name.
         probe: Scores the discriminator on labelled texts at every evaluation.
         kwargs: As for [`~transformers.Trainer`].
 
@@ -61,7 +61,6 @@ class SpanElectraTrainer(StreamingTrainer):
         data_collator,
         eval_data_collator=None,
         settings: dict | None = None,
-        facts: dict | None = None,
         probe: LinearProbe | None = None,
         **kwargs,
     ):
@@ -75,7 +74,7 @@ class SpanElectraTrainer(StreamingTrainer):
                 f"{data_collator.pad_token_id}: give SpanElectraConfig that, or token {padding} never learns."
             )
         self.settings = self.args.to_dict() if settings is None else settings
-        self.facts = facts or {}
+        self.facts = collator_facts(data_collator)
         self.probe = probe
         self.eval_data_collator = copy.deepcopy(data_collator) if eval_data_collator is None else eval_data_collator
         self.eval_data_collator.set_epoch(EVALUATION_EPOCH)

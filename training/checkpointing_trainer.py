@@ -167,9 +167,7 @@ class CheckpointingTrainer(PrivateTrainer):
             except Exception as error:  # it copies the weights
                 if not is_write_error(error):
                     raise
-                logger.error(
-                    f"{checkpoint} could not be prepared for upload ({one_line(error)}). The run goes on."
-                )
+                logger.error(f"{checkpoint} could not be prepared for upload ({one_line(error)}). The run goes on.")
         if self.args.should_save:
             best = self.state.best_model_checkpoint
             rotate(run, self.most_checkpoints, {checkpoint.name, *([Path(best).name] if best else [])})
