@@ -413,6 +413,30 @@ def test_a_run_of_other_rows_may_not_resume(tokenizer, tmp_path):
             check_same_run(tmp_path, run_facts(other.args, rows(count)))
 
 
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"mask_ratio": 0.3}, "mask_ratio 0.15, this one 0.3: it would mask in another way"),
+        ({"whole_words": False}, "whole_words True, this one False"),
+        ({"max_span_words": 3}, "max_span_words 10, this one 3"),
+        ({"random_token_share": 0.0}, "random_token_share 0.1, this one 0.0"),
+        ({"seed": 7}, "collator_seed 0, this one 7"),
+    ],
+)
+def test_a_trainer_that_masks_in_another_way_does_not_resume(finished, tokenizer, changes, text):
+    trainer = make_trainer(tokenizer, finished, max_steps=8)
+    collator = DataCollatorForSpanMasking(tokenizer, **{"seed": 0} | changes)
+    args, data = trainer.args, trainer.train_dataset
+    other = SpanElectraTrainer(model=tiny_model(), args=args, train_dataset=data, data_collator=collator)
+    with pytest.raises(InputError, match=text):
+        other.train(resume_from_checkpoint=True)
+
+
+def test_a_trainer_with_another_seed_does_not_resume(finished, tokenizer):
+    with pytest.raises(InputError, match="seed 0, this one 1: some rows would come twice"):
+        make_trainer(tokenizer, finished, max_steps=8, seed=1).train(resume_from_checkpoint=True)
+
+
 # --- what is this run's --------------------------------------------------------------------------------------------
 
 
