@@ -197,7 +197,7 @@ REFUSED = {
     ),
     "a probe without evaluation": (
         {"probe_file": "{home}/one_class.jsonl", "validation_split_percentage": 0},
-        r"--probe_file: is looked at when the model is evaluated",
+        r"--probe_file: is scored whenever the model is evaluated",
     ),
     "mask ratio in the file": ({"config": "{home}/bad_ratio.json"}, r"mask_ratio is 1\.5; it must lie between"),
     "used folder": ({"output_dir": "{home}/used"}, r"already holds something else .*thesis\.txt"),
