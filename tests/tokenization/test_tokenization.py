@@ -357,9 +357,7 @@ def test_the_current_folder_is_refused_before_the_work(tmp_path, corpus_file, mo
 
 
 def test_a_place_where_no_folder_can_be_made_is_refused_before_the_work(tmp_path, corpus_file):
-    message = (
-        r"corpus\.txt/out: no folder can be made in .*corpus\.txt \(Not a directory\)\. Give another --output_dir"
-    )
+    message = r"corpus\.txt/out: no folder can be made in .*corpus\.txt \(Not a directory\); give another --output_dir"
     with pytest.raises(InputError, match=message):
         train_tokenizer([tmp_path / "never_read.txt"], corpus_file / "out")
     with pytest.raises(InputError, match=r"no folder can be made in .* \(File name too long\)"):
