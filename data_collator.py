@@ -45,6 +45,9 @@ class DataCollatorForSpanMasking:
             ELECTRA's published runs used 0.85 and 0.
         seed: Any integer.
         pad_to_multiple_of: Pad the batch's length to a multiple of this.
+        pack_documents: Whether several documents may share a row. True: every batch has `position_ids`, so that all
+            have one form, and a model is compiled once. False: none has. Default: a batch has them if any of its rows
+            is shared.
 
     Raises:
         ValueError: if a value is out of its range, the tokenizer cannot be used, a row is empty or holds an id that
@@ -86,6 +89,7 @@ class DataCollatorForSpanMasking:
         random_token_share: float = 0.1,
         seed: int = 0,
         pad_to_multiple_of: int | None = None,
+        pack_documents: bool | None = None,
     ):
         check_tokenizer(tokenizer)
         if not 0 < mask_ratio < 1:
@@ -102,6 +106,10 @@ class DataCollatorForSpanMasking:
         if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
             raise ValueError(f"pad_to_multiple_of={pad_to_multiple_of} is less than 1; leave it out or use 8.")
         self.mask_ratio = mask_ratio
+        self.span_p = span_p
+        self.max_span_words = max_span_words
+        self.whole_words = whole_words
+        self.pack_documents = pack_documents
         self.mask_token_share = mask_token_share
         self.random_token_share = random_token_share
         self.pad_to_multiple_of = pad_to_multiple_of
@@ -130,7 +138,7 @@ class DataCollatorForSpanMasking:
         """Return `input_ids`, `attention_mask` and `labels` (the original id where masked, else -100), all int64
         of shape (rows, longest row), and `sampling_keys`, int32 of shape (rows), by which the generator's samples
         are as reproducible as the masks. Where documents share a row (`create_features --pack_documents`) there are
-        `position_ids`, too, which begin anew with each: by them the model keeps the documents apart.
+        `position_ids`, too, which start over with each document: by them the model keeps the documents apart.
 
         Of each feature only `input_ids`, special tokens included, is read; `attention_mask` where there is one, for
         padding is taken off; and `epoch` where a row brings its own, as a stream's rows do: a batch of these may be of
@@ -157,7 +165,7 @@ class DataCollatorForSpanMasking:
         column = np.arange(width)
         real = column < row_tokens[:, None]  # (B, T): padding comes last, whatever the tokenizer's side
         batch = {"input_ids": (corrupted, self.pad_token_id), "labels": (labels, IGNORED_LABEL)}
-        if is_shared:
+        if is_shared if self.pack_documents is None else self.pack_documents:
             batch["position_ids"] = (np.arange(input_ids.size) - starts.repeat(sequence_tokens), 0)
         tensors = {"attention_mask": torch.from_numpy(real.astype(np.int64))}
         for name, (values, padding) in batch.items():
@@ -188,7 +196,7 @@ class DataCollatorForSpanMasking:
     def _sequence_starts(self, input_ids: np.ndarray, row_starts: np.ndarray) -> np.ndarray:
         """Where sequences begin: each row does, and within it another where [CLS] follows [SEP]."""
         begins = np.zeros(input_ids.size, dtype=bool)
-        if self.cls_token_id not in (None, self.sep_token_id):
+        if self.pack_documents is not False and self.cls_token_id not in (None, self.sep_token_id):
             begins[1:] = (input_ids[1:] == self.cls_token_id) & (input_ids[:-1] == self.sep_token_id)
         begins[row_starts] = True
         return np.flatnonzero(begins)

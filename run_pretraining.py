@@ -95,7 +95,6 @@ def run(arguments: Sequence[str]) -> None:
         trainer = build_trainer(
             *(model, tokenizer, train_rows, eval_rows, data_arguments, training_arguments),
             settings=settings,
-            facts=masking,
             probe=probe,
         )
         describe(trainer, data_arguments.max_seq_length)
@@ -128,7 +127,8 @@ def build_trainer(
         # Shapes that never change: nothing is compiled twice, and the device need not wait to learn a count.
         pad_to = data.max_seq_length
         model.largest_masked_share = largest_masked_share(data.mask_ratio, data.max_seq_length)
-    fixed_collator = partial(DataCollatorForSpanMasking, tokenizer, pad_to_multiple_of=pad_to)
+    form = {"pad_to_multiple_of": pad_to, "pack_documents": data.pack_documents}
+    fixed_collator = partial(DataCollatorForSpanMasking, tokenizer, **form)
     collator = partial(
         fixed_collator,
         mask_ratio=data.mask_ratio,

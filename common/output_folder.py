@@ -4,44 +4,56 @@ import fnmatch
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from span_electra.common.errors import InputError
 
 
-def check_output_dir(folder: Path, content: str, patterns: tuple[str, ...], marker: str, overwrite: bool) -> None:
-    """Refuse a folder that must not be replaced: `overwrite` only ever replaces what we wrote ourselves.
+def names_of_earlier_output(
+    folder: Path, marker: str, patterns: Sequence[str] = ("*",), ignored: Sequence[str] = ()
+) -> list[str]:
+    """The names in a folder that is new, empty, or holds nothing but what we wrote ourselves.
 
     Args:
-        content: what we write there, for the message.
-        patterns: the names of the files that we write, as globs.
-        marker: a file without which a folder is not ours.
+        marker: A file without which a folder is not ours.
+        patterns: The names of what we write, as globs.
+        ignored: Names that may be there in any case; they are not returned.
+
+    Raises:
+        InputError: if it is a file, or holds something else.
     """
-    if not os.path.exists(folder):
-        return
-    if not folder.is_dir():
-        raise InputError(f"{folder}: is a file. Give a new or empty folder as --output_dir.")
-    if os.path.ismount(folder) or folder.samefile("."):
-        kind = "a mount point" if os.path.ismount(folder) else "the current folder"
-        raise InputError(f"{folder}: is {kind}, whose place no folder can take. Give one inside it.")
-    names = sorted(path.name for path in folder.iterdir())
-    if not names:
-        return
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give a new or empty folder as --output_dir.")
+    names = sorted({path.name for path in folder.iterdir()} - set(ignored)) if folder.is_dir() else []
     strangers = [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
-    if strangers or marker not in names:
+    if strangers or (names and marker not in names):
         examples = ", ".join((strangers or names)[:3])
-        raise InputError(f"{folder}: already holds something else ({examples}). Give a new or empty --output_dir.")
-    if not overwrite:
+        raise InputError(f"{folder}: already holds something else ({examples}); give a new or empty --output_dir.")
+    return names
+
+
+def check_output_dir(folder: Path, content: str, patterns: Sequence[str], marker: str, overwrite: bool) -> None:
+    """Refuse a folder that must not be replaced: `overwrite` replaces only what we wrote ourselves.
+
+    Args:
+        content: What we write there, for the message.
+        patterns, marker: As for `names_of_earlier_output`.
+    """
+    names = names_of_earlier_output(folder, marker, patterns)
+    if folder.is_dir() and (os.path.ismount(folder) or folder.samefile(".")):
+        kind = "a mount point" if os.path.ismount(folder) else "the current folder"
+        raise InputError(f"{folder}: is {kind}, which another folder cannot replace; give a folder inside it.")
+    if names and not overwrite:
         raise InputError(
-            f"{folder}: already holds {content}. Give another --output_dir, or --overwrite to replace it."
+            f"{folder}: already holds {content}; give another --output_dir, or --overwrite to replace it."
         )
 
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A temporary sibling of `folder` that takes its place if the block ends well, and is removed if not.
+    """Yield a temporary folder beside `folder`. It replaces `folder` if the block succeeds, and is removed if not.
 
     Raises:
         InputError: (before the block) if no folder can be made there.
@@ -55,11 +67,11 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         _remove_empty(new_parents)
         raise InputError(
-            f"{folder}: no folder can be made in {folder.parent} ({error.strerror}). Give another --output_dir."
+            f"{folder}: no folder can be made in {folder.parent} ({error.strerror}); give another --output_dir."
         ) from error
     try:
         yield temporary
-        _take_place(temporary, folder)
+        move_into_place(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         _remove_empty(new_parents)
@@ -72,22 +84,33 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
 
 
-def _take_place(temporary: Path, folder: Path) -> None:
-    if not folder.exists() or not any(folder.iterdir()):
-        os.replace(temporary, folder)
-        return
-    previous = temporary.with_suffix(".old")
-    os.replace(folder, previous)
+def move_into_place(written: Path, place: Path) -> None:
+    """Give a finished folder its name in one step. What had the name before is removed afterwards."""
+    previous = written.with_name(f"{written.name}.old")
+    if place.exists() or place.is_symlink():
+        os.replace(place, previous)
     try:
-        os.replace(temporary, folder)
+        os.replace(written, place)
     except OSError:
-        os.replace(previous, folder)
+        if previous.exists() or previous.is_symlink():
+            os.replace(previous, place)
         raise
-    shutil.rmtree(previous)
+    sync(place.parent)
+    if previous.exists() or previous.is_symlink():
+        remove(previous)
+
+
+def move_files_into_place(written: Path, place: Path) -> None:
+    """Move the finished files of a folder into another, each in one step and over an earlier one of its name."""
+    for path in sorted(written.iterdir()):
+        sync(path)
+        path.replace(place / path.name)
+    written.rmdir()
+    sync(place)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a folder with all that is in it, or a link, which leaves what it points to."""
+    """Remove a file, a folder with all its content, or a link, which leaves what it points to."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -101,12 +124,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def move_into_place(written: Path, place: Path) -> None:
-    """Give a finished folder its name in one step."""
-    # A damaged one may be there, or one of after the checkpoint that this run went on from.
-    if place.exists() or place.is_symlink():
-        remove(place)
-    written.rename(place)
-    sync(place.parent)

@@ -27,15 +27,15 @@ RESULTS = {
 SOURCES = {"config", "model_name_or_path", "generator_name_or_path"}
 
 
-def card_metadata(settings: dict, evaluation: dict[str, float], **metadata) -> ModelCardData:
+def card_metadata(settings: dict, evaluations: dict[str, dict[str, float]], **metadata) -> ModelCardData:
     """What the Hub lists, filters and compares models by.
 
     Args:
         settings: All options by name.
-        evaluation: The metrics of the last evaluation by name; empty if there was none.
-        metadata: What goes before the run's own entries, by the names of `ModelCardData`; tags come on top of ours.
+        evaluations: The last metrics of each evaluation set; a single set is called "". Empty without an evaluation.
+        metadata: Entries that override the run's own, by the names of `ModelCardData`. Tags are added to ours.
     """
-    results = eval_results(settings, evaluation)
+    results = [result for name in evaluations for result in eval_results(settings, name, evaluations[name])]
     entries = {
         "language": settings.get("language") or None,
         "license": settings.get("license"),
@@ -80,17 +80,19 @@ def short_list(paths: list[str]) -> str:
     return ", ".join(names) + (f" and {len(paths) - MOST_NAMES:,} more" if len(paths) > MOST_NAMES else "")
 
 
-def eval_results(settings: dict, evaluation: dict[str, float]) -> list[EvalResult]:
-    """The figures of an evaluation as entries of the card's `model-index`."""
+def eval_results(settings: dict, set_name: str, evaluation: dict[str, float]) -> list[EvalResult]:
+    """The metrics of an evaluation set as entries of the card's `model-index`."""
     paths = settings.get("validation_file") or settings.get("train_file") or []
     names = dataset_names(paths)
     text = short_list(paths)
+    text = set_name or (text if settings.get("validation_file") else f"{text} (rows held back from training)")
     return [
         EvalResult(
             task_type=task,
             task_name=task_name,
             dataset_type=names[0] if names else "text",
-            dataset_name=text if settings.get("validation_file") else f"{text} (rows held back from training)",
+            dataset_name=text,
+            dataset_split=set_name or None,  # by which the Hub tells sets apart
             metric_type=metric,
             metric_name=name.replace("_", " "),
             metric_value=float(evaluation[name]),

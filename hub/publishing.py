@@ -1,14 +1,32 @@
-"""Publishing on the Hub: who may send what is asked before training, because afterwards hours are at stake."""
+"""Publishing on the Hub. Whether you may is asked before training, because afterwards hours are at stake."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import HfApi, ModelCard, constants, get_session
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, constants, get_session
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import hf_raise_for_status
 from transformers import TrainingArguments
+from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from span_electra.common.errors import InputError, one_line
+from span_electra.common.run_files import ARGUMENTS, CARD, CURVES, HISTORY, without_config
+from span_electra.modeling_span_electra import __file__ as MODEL_CODE
 
+# What tokenizers save of themselves, whatever their kind. No pattern: a folder may hold notes of a similar name.
+TOKENIZER_FILES = (
+    *(
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.jinja",
+    ),
+    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model", "sentencepiece.bpe.model"),
+    *("tokenizer.model",),
+)
 LOGIN = "log in with `hf auth login`, set HF_TOKEN, or give --hub_token (huggingface.co/settings/tokens makes one)"
 
 
@@ -52,6 +70,65 @@ def create_repository(api: HfApi, name: str, user: str, private: bool | None) ->
             f"{user}/{name.split('/')[-1]}, or a token that may (--hub_token, HF_TOKEN, `hf auth login`)."
         ) from error
     return repository
+
+
+def push_run(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    tags: str | Sequence[str] | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+) -> CommitInfo:
+    """Publish the folder of a run, or one of its checkpoints, as a model that loads without this package.
+
+    Weights, configuration, modelling code, tokenizer, model card, history, curves and the run's options are sent, in
+    one commit. Nothing else in the folder is.
+
+    Args:
+        folder: The folder of a run, or any other that holds a model.
+        repo_id: The repository's name, `user/model` or `model`. It is created if it does not exist.
+        tags: Added to those of the model card.
+        private: Whether a new repository is private. Default: what your account or organisation says.
+        token: Default: the one that you logged in with.
+
+    Returns:
+        The commit, as [`~huggingface_hub.HfApi.create_commit`] returns it.
+
+    Raises:
+        InputError: the folder holds no model, or the token may not write to the repository.
+
+    Example:
+
+    ```python
+    push_run("out", "ada/spans", tags=["my-corpus"])
+    ```
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG_NAME).is_file():
+        raise InputError(f"{folder}: {without_config(folder)}")
+    api = HfApi(token=token)
+    repository = create_repository(api, repo_id, api.whoami()["name"], private)
+    files: dict[str, Path | bytes] = {path.name: path for path in published_files(folder)}
+    if CARD in files and tags:
+        card = ModelCard.load(folder / CARD)
+        earlier = card.data.tags or []
+        card.data.tags = [
+            *earlier,
+            *(tag for tag in ([tags] if isinstance(tags, str) else tags) if tag not in earlier),
+        ]
+        files[CARD] = str(card).encode()
+    operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+    return api.create_commit(repository, operations, commit_message="Upload a SpanElectra model")
+
+
+def published_files(folder: Path) -> list[Path]:
+    """The files of a run's folder that make it a model for others, as far as they are there."""
+    names = [CONFIG_NAME, SAFE_WEIGHTS_NAME, *TOKENIZER_FILES, CARD, HISTORY, CURVES, ARGUMENTS]
+    names += [Path(path).name for path in (MODEL_CODE, *get_relative_import_files(MODEL_CODE))]
+    if (index := folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
+        names += [index.name, *set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())]
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
 def check_metadata(card: ModelCard) -> None:

@@ -1,4 +1,4 @@
-"""Warnings when a network has learnt nothing long after warm-up."""
+"""Warnings about a network that has learnt nothing long after warm-up."""
 
 import logging
 
@@ -15,11 +15,11 @@ PATIENCE_IN_WARMUPS, PATIENCE_IN_STEPS = 2, 5000
 
 
 class LearningMonitor(TrainerCallback, ExportableState):
-    """Says so, once per occasion, when a network has learnt nothing long after warm-up."""
+    """Warns when a network has learnt nothing long after warm-up; once, and again only after a recovery."""
 
     def __init__(self, objective: str = "joint"):
         self.objective = objective
-        self.alarms: list[str] = []  # by name, those that were given and hold still
+        self.alarms: list[str] = []  # the names of the warnings that were given and still hold
 
     def state(self) -> dict:
         return {"args": {"objective": self.objective}, "attributes": {"alarms": self.alarms}}
@@ -35,9 +35,9 @@ class LearningMonitor(TrainerCallback, ExportableState):
 
 
 def learning_problems(logs: dict[str, float], objective: str = "joint") -> dict[str, str]:
-    """What the metrics of training, taken long after warm-up, say is wrong: a message by name of the problem."""
+    """What is wrong according to training's metrics long after warm-up: a message for each problem, by its name."""
     problems = {}
-    # Without a discriminator there is nothing to say of it; a generator that stays as it is is not news.
+    # A generator stage has no discriminator to judge, and a discriminator stage does not train its generator.
     auc, recall = logs.get("discriminator_auc", 1.0), logs.get("discriminator_recall", 1.0)
     if auc < USELESS_AUC:
         problems["auc"] = (

@@ -6,6 +6,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from span_electra.pretraining.history import evaluation_prefix
+
 
 def plot_curves(history: list[dict], path: Path) -> None:
     """Draw losses and scores of generator and discriminator over the steps."""
@@ -30,11 +32,24 @@ def plot_curves(history: list[dict], path: Path) -> None:
 
 
 def draw(axes: Axes, history: list[dict], *names: str) -> None:
-    """Draw those of the metrics `names` that the history has."""
+    """Draw the metrics in `names`, as far as the history has them: training as a line, evaluations as dots."""
     for i, name in enumerate(names):
         color = "gray" if name.endswith("_baseline") else f"C{i}"
         line = ":" if name.endswith("_baseline") else "-"
-        for key, style, label in ((name, line, name), (f"eval_{name}", "o", None)):
-            points = [(entry["step"], entry[key]) for entry in history if key in entry]
+        for style, label, points in (
+            (line, name, training_points(history, name)),
+            ("o", None, evaluation_points(history, name)),
+        ):
             if points:
                 axes.plot(*zip(*points, strict=True), style, color=color, markersize=3, label=label)
+
+
+def training_points(history: list[dict], name: str) -> list[tuple[int, float]]:
+    """Step and value of a metric in training's logs."""
+    return [(entry["step"], entry[name]) for entry in history if name in entry]
+
+
+def evaluation_points(history: list[dict], name: str) -> list[tuple[int, float]]:
+    """Step and value of a metric in every evaluation, whatever the set is called."""
+    keys = [(entry, f"{evaluation_prefix(entry)}{name}") for entry in history]
+    return [(entry["step"], entry[key]) for entry, key in keys if key in entry]

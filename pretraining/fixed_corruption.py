@@ -1,7 +1,7 @@
-"""Evidence beside the losses while a model is pretrained: the same question at every step, and of every model.
+"""A score that compares steps and models: how well the discriminator finds a corruption that never changes.
 
-The discriminator's own task gets harder as its generator gets better, so its scores say little over time and nothing
-between two runs. Here the corruption is fixed, and so are the labelled texts.
+The discriminator's own task gets harder as its generator improves. So its scores say little about progress, and
+nothing about which of two runs is better. Here the corruption does not depend on a generator.
 """
 
 import torch
@@ -13,10 +13,10 @@ from span_electra.span_objectives import sequence_numbers
 def trade_places(
     input_ids: torch.Tensor, labels: torch.Tensor, position_ids: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The original text with the masked tokens of each sequence moved on by one place among themselves.
+    """The original text with the masked tokens of each sequence shifted by one among their positions.
 
-    What stands in the wrong place is of the right text, so only context can tell: a corruption that is the same
-    whatever the generator has learnt.
+    Every token is from the right text and only its position is wrong, so only context gives it away. The corruption is
+    the same whatever the generator has learnt.
 
     Args:
         input_ids: a text whose spans are masked, (rows, tokens).

@@ -22,28 +22,41 @@ SUMMARY = (
 
 
 def until(history: list[dict], step: int | None) -> list[dict]:
-    """The history without what came after a step."""
+    """The history without the entries after a step."""
     return [entry for entry in history if step is None or entry["step"] <= step]
 
 
-def last_metrics(history: list[dict]) -> dict[str, float]:
-    """The last evaluation's metrics without their prefix, or without an evaluation training's last ones."""
-    return last_evaluation(history) or next((entry for entry in reversed(history) if "loss" in entry), {})
+def last_training(history: list[dict]) -> dict[str, float]:
+    """The metrics that training logged last; empty if it logged none."""
+    return next((entry for entry in reversed(history) if "loss" in entry), {})
 
 
-def last_evaluation(history: list[dict]) -> dict[str, float]:
-    """The last evaluation's metrics without their prefix; empty without an evaluation."""
-    last: dict = next((entry for entry in reversed(history) if "eval_loss" in entry), {})
-    return {name.removeprefix("eval_"): value for name, value in last.items()}
+def last_evaluations(history: list[dict]) -> dict[str, dict[str, float]]:
+    """The last metrics of each evaluation set by its name, without their prefix.
+
+    A single set has no name, "". The sets of `eval_dataset={"a": ..., "b": ...}` have theirs.
+    """
+    last = {}
+    for entry in history:
+        if (prefix := evaluation_prefix(entry)) is not None:
+            name = prefix.removeprefix("eval").strip("_")
+            last[name] = {key.removeprefix(prefix): value for key, value in entry.items()}
+    return last
+
+
+def evaluation_prefix(entry: dict) -> str | None:
+    """What the metrics of an evaluation begin with in a history: `eval_`, or `eval_a_` for a set called a."""
+    losses = [key for key in entry if key.startswith("eval_") and key.endswith("_loss")]
+    return min(losses, key=len).removesuffix("loss") if losses else None
 
 
 def metric_rows(metrics: dict[str, float]) -> list[tuple[str, str, str]]:
-    """Name, value and baseline of the metrics that a reader looks for first."""
+    """Name, value and baseline of the metrics that a reader wants to see first."""
     rows = []
     for name in SUMMARY:
         if math.isfinite(metrics.get(name, math.nan)):
             baseline = BASELINES.get(name)
-            baseline = metrics[baseline] if isinstance(baseline, str) else baseline
+            baseline = metrics.get(baseline) if isinstance(baseline, str) else baseline
             note = "" if baseline is None else f"baseline {baseline:.4f}"
             rows.append((name, f"{metrics[name]:.4f}", note))
     return rows

@@ -17,7 +17,7 @@ BATCH_SIZE = 100
 
 class LinearProbe:
     """
-    How well a linear classifier tells labelled texts apart by the discriminator's hidden states, as they are.
+    Measures how well a linear classifier tells labelled texts apart by the discriminator's frozen hidden states.
 
     Args:
         name: A .jsonl, .json, .csv or .parquet file, or a `datasets` name: in each row a sentence, or two, and a
@@ -77,5 +77,8 @@ def build_probe(
     if data.probe_file is None:
         return None
     if eval_rows is None:
-        raise InputError("--probe_file: is looked at when the model is evaluated; give a --validation_file, too.")
+        raise InputError(
+            "--probe_file: is scored whenever the model is evaluated, and this run has no evaluation; give a "
+            "--validation_file."
+        )
     return LinearProbe(data.probe_file, data.split, tokenizer, data.max_seq_length)

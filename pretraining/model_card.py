@@ -4,7 +4,7 @@ from huggingface_hub import ModelCard
 
 from span_electra.common.run_files import CURVES, HISTORY
 from span_electra.hub.model_cards import card_metadata, option_table, short_list, without_folder
-from span_electra.pretraining.history import last_evaluation, last_metrics, metric_rows
+from span_electra.pretraining.history import last_evaluations, last_training, metric_rows
 
 CARD_OPTIONS = (
     *("config", "config_overrides", "model_name_or_path", "generator_name_or_path", "max_seq_length", "mask_ratio"),
@@ -21,19 +21,38 @@ def model_card(settings: dict, history: list[dict], **metadata) -> ModelCard:
     sources = (settings.get(name) for name in ("model_name_or_path", "generator_name_or_path"))
     bases = " and ".join(without_folder(name) for name in sources if name)
     steps = max((entry["step"] for entry in history), default=0)
-    rows = metric_rows(last_metrics(history))
-    metric_table = "\n".join(f"| {name} | {value} | {note} |" for name, value, note in rows)
+    evaluations = last_evaluations(history)
     template = GENERATOR_CARD_TEMPLATE if settings.get("objective") == "generator" else CARD_TEMPLATE
     text = template.format(
         training=f"{steps:,} steps" + (f" on {data}" if data else "") + (f", starting from {bases}" if bases else ""),
         path=settings.get("hub_model_id") or ".",
-        metrics=metric_table,
+        metrics=metric_sections(evaluations, last_training(history)),
         options=option_table(settings, CARD_OPTIONS),
         curves=CURVES,
         history=HISTORY,
     )
-    return ModelCard(f"---\n{card_metadata(settings, last_evaluation(history), **metadata)}\n---\n{text}")
+    return ModelCard(f"---\n{card_metadata(settings, evaluations, **metadata)}\n---\n{text}")
 
+
+def metric_sections(evaluations: dict[str, dict[str, float]], training: dict[str, float]) -> str:
+    """A section with the metrics of each evaluation set; without an evaluation, one with training's last metrics."""
+    sections = {f"Evaluation: {name}" if name else "Evaluation": metrics for name, metrics in evaluations.items()}
+    if not sections and training:
+        sections = {f"Training, last log (step {training['step']:,}; there was no evaluation)": training}
+    tables = {title: metric_rows(metrics) for title, metrics in sections.items()}
+    return "\n".join(
+        METRIC_SECTION.format(title=title, rows="\n".join(f"| {' | '.join(row)} |" for row in rows))
+        for title, rows in tables.items()
+    )
+
+
+METRIC_SECTION = """
+## {title}
+
+| metric | value | |
+|---|---|---|
+{rows}
+"""
 
 INTRODUCTION = """
 # SpanElectra
@@ -76,15 +95,10 @@ fill_mask = pipeline("fill-mask", path, trust_remote_code=True)
 ```
 """
 
-FIGURES = """
-## Evaluation
-
-Over all real tokens, and (`span_`) over the masked ones only; losses in nats. A baseline always gives the most
-frequent answer. `fixed_`: on a text in which the masked tokens of a row traded places, the same for every model.
-
-| metric | value | |
-|---|---|---|
-{metrics}
+FIGURES = """{metrics}
+Metrics are over all real tokens, and (`span_`) over the masked ones only; losses are in nats. A baseline always gives
+the most frequent answer. `fixed_`: on a text in which the masked tokens of a row have swapped positions, the same for
+every model.
 
 ![Losses, generator and discriminator over the steps]({curves})
 

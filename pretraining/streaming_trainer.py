@@ -1,24 +1,39 @@
-"""The Trainer, for rows on disk and for a stream whose position goes into the checkpoint."""
+"""The Trainer, for rows on disk and for a stream whose position is saved with every checkpoint."""
 
 from functools import partial
+from pathlib import Path
 
+import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import TrainerCallback
 
+from span_electra.common.attributes import replaced_attribute
 from span_electra.common.errors import InputError
 from span_electra.pretraining.stream import POSITION, TextStream
-from span_electra.training.shutdown import ignore_stops
+from span_electra.training.checkpointing_trainer import CheckpointingTrainer
+from span_electra.training.shutdown import ignore_stop_signals
 
 
-class StreamingTrainer(Trainer):
-    """The Trainer, for rows on disk and for a `TextStream`, whose position goes into the checkpoint."""
+class StreamingTrainer(CheckpointingTrainer):
+    """A `CheckpointingTrainer` that also trains on a `TextStream`, whose position is saved with every checkpoint."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.add_callback(EpochOfStream())
+
+    def train(self, *args, **kwargs):
+        if not isinstance(self.train_dataset, TextStream):
+            return super().train(*args, **kwargs)
+        # A resumed Trainer reads what the run has seen, to skip it; the stream resumes where it stood.
+        with replaced_attribute(self.args, "ignore_data_skip", True):
+            return super().train(*args, **kwargs)
 
     def get_train_dataloader(self):
         stream, args = self.train_dataset, self.args
         if not isinstance(stream, TextStream):
             return super().get_train_dataloader()
         stream.round = []  # the readers to come start where a round was whole
-        # Not prepared by Accelerate, which would read everything in one process: every process reads its own share.
+        # Accelerate does not prepare it, for it would read everything in one process; here each reads its own share.
         return DataLoader(
             stream,
             batch_size=None,
@@ -26,8 +41,9 @@ class StreamingTrainer(Trainer):
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             prefetch_factor=args.dataloader_prefetch_factor,
-            worker_init_fn=ignore_stops,
+            worker_init_fn=ignore_stop_signals,
             multiprocessing_context=args.dataloader_multiprocessing_context,
+            generator=torch.Generator(),  # its iterator would draw a number from training's
         )
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -44,15 +60,23 @@ class StreamingTrainer(Trainer):
             stream.passed(batch.pop(POSITION))
         return batches, count
 
-    def _load_optimizer_and_scheduler(self, checkpoint):  # which comes before the first batch is asked for
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and isinstance(self.train_dataset, TextStream):
+    def save_process_state(self, folder: Path) -> None:
+        super().save_process_state(folder)
+        if isinstance(self.train_dataset, TextStream):
+            self.train_dataset.save(folder)
+
+    def load_process_state(self, checkpoint: Path) -> None:
+        super().load_process_state(checkpoint)
+        if isinstance(self.train_dataset, TextStream):
             self.train_dataset.load(checkpoint)
 
-    def _save_rng_state(self, output_dir):
-        super()._save_rng_state(output_dir)
-        if isinstance(self.train_dataset, TextStream):
-            self.train_dataset.save(output_dir)
+
+class EpochOfStream(TrainerCallback):
+    """Counts a stream's steps from the run's beginning; the Trainer counts from where it resumed."""
+
+    def on_step_end(self, args, state, control, train_dataloader=None, **kwargs):
+        if isinstance(train_dataloader.dataset, TextStream):
+            state.epoch = state.global_step / state.max_steps
 
 
 def collate_with_position(collator, item: tuple[list[dict], dict]) -> dict:

@@ -1,5 +1,5 @@
-"""The Trainer of joint pretraining: fresh masks every epoch, the same masks at every evaluation, metrics that are
-counted on the device, an alarm for each way of learning nothing, and a report with everything that is published."""
+"""The Trainer of joint pretraining: new masks in every epoch, the same masks at every evaluation, metrics counted on
+the device, a warning when a network learns nothing, and a report with everything that is published."""
 
 import copy
 import logging
@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-import transformers
 from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
 from transformers import TrainerCallback
 from transformers.dynamic_module_utils import custom_object_save
 
@@ -24,9 +24,9 @@ from span_electra.pretraining.fixed_corruption import trade_places
 from span_electra.pretraining.linear_probe import LinearProbe
 from span_electra.pretraining.metrics import FIXED, LOSSES, PretrainingMetrics, token_counts
 from span_electra.pretraining.report import write_report
-from span_electra.pretraining.stream import TextStream
 from span_electra.pretraining.streaming_trainer import StreamingTrainer
-from span_electra.training.checkpointing_trainer import CheckpointingTrainer
+from span_electra.training.resuming import collator_facts
+from span_electra.training.set_epoch import SetEpoch
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class NonFiniteLossError(ArithmeticError):
     """The loss or the gradient is infinite or not a number; raised before either reaches a checkpoint."""
 
 
-class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
+class SpanElectraTrainer(StreamingTrainer):
     """
     Trains a `SpanElectraForPreTraining`.
 
@@ -47,7 +47,6 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
             worker processes may hold on to either. An `EvaluationCollator` makes `fixed_discriminator_auc`
             comparable between runs that mask differently.
         settings: All options of the run by name, for its report; by default those in `args`.
-        facts: What else than `run_facts` a run that resumes must have in common with this one, by name.
         probe: Scores the discriminator on labelled texts at every evaluation.
         kwargs: As for [`~transformers.Trainer`].
 
@@ -62,7 +61,6 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
         data_collator,
         eval_data_collator=None,
         settings: dict | None = None,
-        facts: dict | None = None,
         probe: LinearProbe | None = None,
         **kwargs,
     ):
@@ -76,7 +74,7 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
                 f"{data_collator.pad_token_id}: give SpanElectraConfig that, or token {padding} never learns."
             )
         self.settings = self.args.to_dict() if settings is None else settings
-        self.facts = facts or {}
+        self.facts = collator_facts(data_collator)
         self.probe = probe
         self.eval_data_collator = copy.deepcopy(data_collator) if eval_data_collator is None else eval_data_collator
         self.eval_data_collator.set_epoch(EVALUATION_EPOCH)
@@ -86,45 +84,40 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
         self.eval_metrics = PretrainingMetrics(vocab_size, device)
         self.resumable_tensors = vars(self.train_metrics)
         self.found_nonfinite = torch.zeros((), device=device)  # 1 from the first non-finite loss or gradient on
+        self.add_callback(SetEpoch(data_collator))
+        self.add_callback(FiniteWeights(self))
         self.add_callback(LastLog())
         self.add_callback(LearningMonitor(self.model.config.objective))  # type: ignore[arg-type, union-attr]
         self.add_callback(WholeUploads(self))
 
     # --- training -------------------------------------------------------------------------------------------------
 
+    def create_accelerator_and_postprocess(self) -> None:
+        if self.args.ddp_find_unused_parameters is None:
+            self.args.ddp_find_unused_parameters = False  # every trainable parameter gets a gradient at every step
+        super().create_accelerator_and_postprocess()
+
     def train(self, *args, **kwargs):
-        if not isinstance(self.train_dataset, TextStream):
-            return super().train(*args, **kwargs)
-        # The Trainer reads again what a resumed run has seen, to skip it; the stream starts where that ends.
-        with replaced_attribute(transformers.trainer, "skip_first_batches", lambda dataloader, _: dataloader):
-            return super().train(*args, **kwargs)
-
-    def _run_epoch(self, *args, epoch: int, **kwargs):  # type: ignore[override]
-        self.data_collator.set_epoch(epoch)  # before the iterator over its batches, and with it a worker, is made
-        super()._run_epoch(*args, epoch=epoch, **kwargs)
-
-    def _prepare_for_training(self, *args, **kwargs):
         if not self.is_fsdp_enabled:
-            return super()._prepare_for_training(*args, **kwargs)
-        # Accelerate shards the embeddings of input and output by themselves; ours share parameters with other parts.
-        with ExitStack() as stack:
+            return super().train(*args, **kwargs)
+        # Accelerate would shard the input and output embeddings by themselves; ours share parameters with other parts.
+        with ExitStack() as hidden:
             for name in ("get_input_embeddings", "get_output_embeddings"):
-                stack.enter_context(replaced_attribute(self.model, name, lambda: None))
-            prepared = super()._prepare_for_training(*args, **kwargs)
-        # FSDP gives the model a class of its own, and what is saved beside the weights goes by its names.
-        for name in ("__name__", "__module__"):
-            setattr(type(self.model), name, getattr(SpanElectraForPreTraining, name))
-        return prepared
+                hidden.enter_context(replaced_attribute(self.model, name, lambda: None))
+            self.add_callback(sharded := ShardedModel(hidden))
+            hidden.callback(self.remove_callback, sharded)
+            return super().train(*args, **kwargs)
 
     # --- the loss -------------------------------------------------------------------------------------------------
     # An update averages over the tokens of all its batches, on all processes: however its rows are divided, the
     # gradient is that of one batch with all of them.
 
-    def _get_num_items_in_batch(self, batch_samples, device):
-        """Over how many tokens each loss is averaged in the update that the batches are for, (losses,)."""
-        if not batch_samples:
-            return None
-        return self.sum_over_processes(sum(loss_token_counts(batch) for batch in batch_samples).to(device))
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The batches of an update, and over how many tokens each of its losses is averaged, (losses,)."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        return batches, self.sum_over_processes(sum(loss_token_counts(batch) for batch in batches).to(device))
 
     def share_of_update(self, outputs, inputs, update_counts: torch.Tensor) -> torch.Tensor:
         """The batch's part of the update's loss. What comes after divides it by the number of batches and that of
@@ -246,19 +239,19 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
     # Reading a number from the device at every step would make it wait. So a flag stays there: the fused optimizer
     # reads it on the device and does nothing once it is set; the host reads it when it logs and before it saves.
 
-    def _get_grad_norm(self, model, grad_norm=None):
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+    def guard_weights(self, model) -> None:
+        """Keep an update whose gradient is not finite off the weights."""
+        if self.accelerator.scaler is not None:
+            return  # float16's loss scaling looks for infinite gradients itself, and skips their update
+        norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         if isinstance(norm, DTensor):  # FSDP's, of which each process has a part
             norm = norm.full_tensor()
-        if self.accelerator.scaler is not None:
-            return norm  # float16's loss scaling looks for infinite gradients itself, and keeps them off the weights
-        self.found_nonfinite.clamp_(min=(~torch.as_tensor(norm).isfinite()).float().to(self.found_nonfinite.device))
+        self.found_nonfinite.clamp_(min=(~norm.isfinite()).float().to(self.found_nonfinite.device))
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
         if optimizer.defaults.get("fused"):
             optimizer.found_inf = self.found_nonfinite
         else:
             self.check_finite()
-        return norm
 
     def save_model(self, output_dir=None, _internal_call=False):
         self.check_finite()
@@ -273,6 +266,29 @@ class SpanElectraTrainer(StreamingTrainer, CheckpointingTrainer):
                 f"true, and with a learning rate below {self.args.learning_rate:g}, a longer --warmup_steps or "
                 "--bf16 instead of --fp16."
             )
+
+
+class FiniteWeights(TrainerCallback):
+    """Looks at every gradient before the optimizer uses it."""
+
+    def __init__(self, trainer: SpanElectraTrainer):
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.trainer.guard_weights(model)
+
+
+class ShardedModel(TrainerCallback):
+    """Gives back what was hidden from Accelerate, once FSDP has sharded the model, and the model its name: FSDP makes
+    it a class of its own, and what is saved beside the weights goes by that name."""
+
+    def __init__(self, hidden: ExitStack):
+        self.hidden = hidden
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.hidden.close()
+        for name in ("__name__", "__module__"):
+            setattr(type(model), name, getattr(SpanElectraForPreTraining, name))
 
 
 class LastLog(TrainerCallback):

@@ -810,3 +810,15 @@ def test_rows_that_are_padded_already_are_masked_as_they_are_without(side):
 def test_what_is_no_row_is_named(wordpiece, feature, message):
     with pytest.raises(ValueError, match=message):
         DataCollatorForSpanMasking(wordpiece)([{"input_ids": [0, 5, 1]}, feature])
+
+
+def test_batches_have_one_form_where_it_is_known_whether_rows_are_shared(tokenizer):
+    alone, shared = [0, *range(5, 12), 1], [0, 5, 6, 7, 1, 0, 8, 9, 10, 1]
+    for packed, forms in {True: [True, True], False: [False, False], None: [False, True]}.items():
+        collator = DataCollatorForSpanMasking(tokenizer, pack_documents=packed)
+        batches = [collator([{"input_ids": row}]) for row in (alone, shared)]
+        assert ["position_ids" in batch for batch in batches] == forms
+    batch = DataCollatorForSpanMasking(tokenizer, pack_documents=True)([{"input_ids": alone}])
+    assert batch["position_ids"].tolist() == [list(range(9))]
+    automatic = DataCollatorForSpanMasking(tokenizer)([{"input_ids": alone}])
+    assert all(torch.equal(batch[name], automatic[name]) for name in automatic)

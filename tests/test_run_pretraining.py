@@ -197,13 +197,13 @@ REFUSED = {
     ),
     "a probe without evaluation": (
         {"probe_file": "{home}/one_class.jsonl", "validation_split_percentage": 0},
-        r"--probe_file: is looked at when the model is evaluated",
+        r"--probe_file: is scored whenever the model is evaluated",
     ),
     "mask ratio in the file": ({"config": "{home}/bad_ratio.json"}, r"mask_ratio is 1\.5; it must lie between"),
-    "used folder": ({"output_dir": "{home}/used"}, r"already holds something that is not a run .*thesis\.txt"),
+    "used folder": ({"output_dir": "{home}/used"}, r"already holds something else .*thesis\.txt"),
     "used, overwrite": (
         {"output_dir": "{home}/used", "overwrite_output_dir": True},
-        r"already holds something that is not a run",
+        r"already holds something else",
     ),
     "a file as folder": ({"output_dir": "{home}/text.txt"}, r"text\.txt: is a file"),
     "earlier run": ({"output_dir": "{home}/run"}, r"already holds a run; .* --resume_from_checkpoint true"),

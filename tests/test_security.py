@@ -30,7 +30,7 @@ def command(home, folder, **options):
     options = {"train_file": home / "text.txt", "tokenizer": home / "tokenizer", "output_dir": folder} | options
     options |= {"documents": "file", "max_seq_length": 32, "max_steps": 2, "save_steps": 1, "eval_steps": 1}
     options |= {"features_cache_dir": folder.parent / "cache", "per_device_train_batch_size": 4, "use_cpu": True}
-    options |= {"disable_tqdm": True, "logging_steps": 1, "report_to": "tensorboard"}
+    options |= {"disable_tqdm": True, "logging_steps": 1}  # to tensorboard, if it is installed
     return [str(part) for name, value in options.items() for part in (f"--{name}", value)]
 
 

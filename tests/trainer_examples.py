@@ -66,9 +66,9 @@ class RecordingTrainer(SpanElectraTrainer):
         self.losses.append(super().training_step(model, inputs, *args, **kwargs))
         return self.losses[-1]
 
-    def _get_grad_norm(self, model, grad_norm=None):
+    def guard_weights(self, model):
         self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-        return super()._get_grad_norm(model, grad_norm=grad_norm)
+        super().guard_weights(model)
 
 
 def make_trainer(tokenizer, output_dir, model=None, count=24, **arguments):

@@ -1,4 +1,4 @@
-"""The folders of checkpoints: sealed by a manifest, found by what is whole, removed oldest first."""
+"""The folders of checkpoints: a manifest seals each; the newest whole one is found, and the oldest are removed."""
 
 import json
 import logging
@@ -15,15 +15,16 @@ from span_electra.common.run_files import checkpoints, step_of
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"  # names every file of a checkpoint, with its size and its digest
-ASIDE = ".unfinished"  # the folder, in a run's, for what is being written or removed
+MANIFEST = "manifest.json"  # names every file of a checkpoint with its size and digest
+ASIDE = ".unfinished"  # the folder inside a run's for what is being written or removed
 
 
 def seal(folder: Path, after: float = 0.0, **facts) -> None:
-    """See every file of `folder` to the disk, and then a manifest of them; `facts` are written beside.
+    """Flush every file of `folder` to the disk, then write a manifest of them that also holds `facts`.
 
     Args:
-        after: the time of the checkpoint before, in seconds since 1970. This one's is later, whatever the clock says.
+        after: The previous checkpoint's time, in seconds since 1970. This one's is later, even if the clock was set
+            back.
     """
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.name != MANIFEST):
@@ -37,7 +38,7 @@ def seal(folder: Path, after: float = 0.0, **facts) -> None:
 
 
 def damage(folder: Path, digests: bool = True) -> str | None:
-    """What is wrong with a checkpoint, None if it is whole. Nothing in it is loaded; without `digests`, only names and
+    """What is wrong with a checkpoint; None if it is whole. Nothing in it is loaded. Without `digests`, only names and
     sizes are compared."""
     if not folder.is_dir():
         return "there is no such folder"
@@ -68,8 +69,10 @@ def sealed_facts(folder: Path) -> dict:
 
 
 def time_written(folder: Path) -> float:
-    """When a checkpoint was sealed, in seconds since 1970: 0 before manifests said so, infinity for one that cannot be
-    read, so that it is looked at, and named as damaged, first."""
+    """When a checkpoint was sealed, in seconds since 1970.
+
+    0 for an older manifest without a time; infinity for one that cannot be read, so that it is tried first, and
+    reported as damaged."""
     try:
         return float(json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("written", 0))
     except (OSError, ValueError, AttributeError, TypeError):
@@ -77,7 +80,7 @@ def time_written(folder: Path) -> float:
 
 
 def find_checkpoint(folder: Path, resume: str) -> Path:
-    """The checkpoint that `resume` names: a path, or "true" for the newest in `folder` that is whole.
+    """The checkpoint that `resume` names: a path, or "true" for the newest whole one in `folder`.
 
     Raises:
         InputError: there is none, or the one that is named is damaged.
@@ -90,7 +93,7 @@ def find_checkpoint(folder: Path, resume: str) -> Path:
             )
         return Path(resume)
     passed_over: list[str] = []
-    # Not the highest number: after a return to an earlier one, those that were written before it lead elsewhere.
+    # Not the highest number: a run that resumed from an earlier checkpoint has left the later ones behind.
     for checkpoint in sorted(checkpoints(folder), key=lambda path: (time_written(path), step_of(path)), reverse=True):
         if not (problem := damage(checkpoint)):
             for damaged in passed_over:
@@ -107,7 +110,7 @@ def find_checkpoint(folder: Path, resume: str) -> Path:
 
 
 def rotate(run: Path, limit: int | None, kept: set[str]) -> None:
-    """Remove a run's oldest checkpoints until `limit` are left, torn ones first; those named in `kept` stay."""
+    """Remove a run's oldest checkpoints, damaged ones first, until `limit` are left. Those named in `kept` stay."""
     if not limit or limit < 0:
         return
     found = sorted(
@@ -116,7 +119,7 @@ def rotate(run: Path, limit: int | None, kept: set[str]) -> None:
     excess = max(0, len(found) - max(limit, len(kept)))
     for checkpoint in [path for path in found if path.name not in kept][:excess]:
         (run / ASIDE).mkdir(exist_ok=True)
-        aside = checkpoint.rename(run / ASIDE / checkpoint.name)  # killed in between, none is left that is torn
+        aside = checkpoint.rename(run / ASIDE / checkpoint.name)  # so that a kill leaves no half-removed checkpoint
         remove(aside)
         (run / ASIDE).rmdir()
 

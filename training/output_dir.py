@@ -1,4 +1,4 @@
-"""A run's `output_dir`: whether it may be used, who may write there, and what an earlier run left."""
+"""A run's `output_dir`: whether the run may use it, who may write there, and what an earlier run left."""
 
 import errno
 import json
@@ -11,12 +11,12 @@ from filelock import FileLock, Timeout
 from transformers import TrainingArguments
 
 from span_electra.common.errors import InputError
-from span_electra.common.output_folder import remove
+from span_electra.common.output_folder import names_of_earlier_output, remove
 from span_electra.common.run_files import ARGUMENTS, CARD, CURVES, HISTORY
 from span_electra.training.checkpoint_folders import ASIDE, find_checkpoint
 
 logger = logging.getLogger(__name__)
-IGNORED = ".gitignore"  # what of the folder is not published: the Hub's clients and git go by it
+IGNORED = ".gitignore"  # git and the Hub's clients read from it what is not to be published
 LOCK = ".lock"
 LOCK_SECONDS = 10  # the data workers of a run that was killed hold its lock until they see that it is gone
 
@@ -31,10 +31,10 @@ WRITTEN = ("checkpoint-*", ASIDE, "runs", "*.safetensors", "config.json", HISTOR
 
 
 def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Path | None:
-    """Refuse a folder that holds something else, and return the checkpoint to go on from, if one is asked for.
+    """Refuse a folder that holds something else; return the checkpoint to resume from, if you ask for one.
 
     Args:
-        output_dir: Where the run is to write.
+        output_dir: Where the run will write.
         resume: A checkpoint's folder, "true" for the newest in `output_dir`, None or "false" to start anew.
         overwrite: Whether an earlier run in `output_dir` may be replaced.
 
@@ -45,18 +45,20 @@ def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Pa
     names = names_in_run(folder, ARGUMENTS)
     resume = None if resume is None or str(resume).lower() == "false" else str(resume)
     if set(names) <= HELD_BY_ANY_RUN:
-        names = []  # a run that ended before it had anything to keep
+        names = []  # left by a run that ended before it saved anything
     if names and resume is None and not overwrite:
         raise InputError(
-            f"--output_dir {folder}: already holds a run; go on with it by --resume_from_checkpoint true, replace it "
-            "by --overwrite_output_dir, or give another folder."
+            f"--output_dir {folder}: already holds a run; resume it with --resume_from_checkpoint true, replace it "
+            "with --overwrite_output_dir, or give another folder."
         )
     if resume is not None and overwrite:
         raise InputError("--resume_from_checkpoint and --overwrite_output_dir exclude each other; give one.")
     if resume is None:
         return None
     if resume.lower() == "true" and not names:
-        logger.warning(f"--resume_from_checkpoint true: {folder} holds no checkpoint yet, so the run begins anew.")
+        logger.warning(
+            f"--resume_from_checkpoint true: {folder} holds no checkpoint yet, so the run starts from the beginning."
+        )
         return None
     checkpoint = find_checkpoint(folder, resume)
     if names and checkpoint.parent.resolve() != folder.resolve():
@@ -78,27 +80,19 @@ def check_folder(output_dir: str, marker: str, overwrite: bool) -> None:
 
 
 def names_in_run(folder: Path, marker: str) -> list[str]:
-    """What is in `folder`, which must be new, empty, or an earlier run of the script that leaves `marker`."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output_dir {folder}: is a file; give a new or empty folder.")
-    names = sorted(path.name for path in folder.iterdir() if path.name != LOCK) if folder.is_dir() else []
-    if names and marker not in names:
-        raise InputError(
-            f"--output_dir {folder}: already holds something that is not a run of this script "
-            f"({', '.join(names[:3])}); give a new or empty folder."
-        )
-    return names
+    """The names in `folder`, which must be new, empty, or an earlier run of the script that leaves `marker`."""
+    return names_of_earlier_output(folder, marker, ignored=[LOCK])
 
 
 @contextmanager
 def started(arguments: TrainingArguments, marker: str, seen: list[str], start: Callable[[], None]) -> Iterator[None]:
-    """Begin a run in `arguments.output_dir` by `start`, which the process that writes calls; inside, no other run may.
+    """Start a run in `arguments.output_dir`: the process that writes calls `start`. Inside, no other run may write.
 
     Args:
-        seen: `names_in_run` when the folder was found to be usable. What came since, another run left there.
+        seen: What `names_in_run` returned when the folder was checked. Another run left whatever is new since.
 
     Raises:
-        InputError: if another run writes or has written there, or nobody can.
+        InputError: if another run writes or has written there, or if the folder cannot be written to.
     """
     with ExitStack() as stack:
         with arguments.main_process_first(desc="the run's folder"):
@@ -135,7 +129,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
 
 def start_run(output_dir: str, settings: dict, resumes: bool) -> None:
-    """Mark the folder as a run's. What an earlier run left there goes, unless this one resumes it."""
+    """Mark the folder as a run's, and remove what an earlier run left there unless this one resumes it."""
     wanted = "checkpoint-*/" if settings.get("hub_strategy") == "all_checkpoints" else None
     ignored = [pattern for pattern in NOT_PUBLISHED if pattern != wanted]
     start_folder(output_dir, ARGUMENTS, settings, () if resumes else WRITTEN, ignored)
@@ -144,8 +138,8 @@ def start_run(output_dir: str, settings: dict, resumes: bool) -> None:
 def start_folder(
     output_dir: str, marker: str, settings: dict, written: Sequence[str], not_published: Sequence[str]
 ) -> None:
-    """Remove what an earlier run left there, by the globs in `written`; leave the settings as `marker`, and word for
-    those who publish the folder of what to leave out."""
+    """Remove what an earlier run left there, by the globs in `written`. Write the settings to `marker`, and tell git
+    and the Hub's clients what not to publish."""
     folder = Path(output_dir)
     for path in [path for pattern in written for path in folder.glob(pattern)]:
         remove(path)

@@ -15,45 +15,53 @@ from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraCo
 from span_electra.masking.randomness import MASKING_VERSION
 from span_electra.training.checkpoint_folders import sealed_facts
 
-# What a checkpoint and the model to go on with must have in common.
+# What a checkpoint and the model that resumes from it must have in common.
 SHAPE = (*ENCODER_SHAPE, *(f"generator_{name}" for name in ENCODER_SHAPE), "vocab_size", "embedding_size")
 SHAPE += ("max_position_embeddings", "type_vocab_size", "max_span_length", "boundary_position_size")
 SHAPE += ("embedding_sharing", "share_encoder", "use_sbgo", "use_sbpo", "objective")
 SHAPE += ("hidden_act", "layer_norm_eps", "pad_token_id")
 
-# And two runs, beside `run_facts`: how they mask.
+# What two runs must have in common besides `run_facts`: the options of the script that say how rows are masked,
 MASKING = ("mask_ratio", "max_span_words", "whole_words")
-WHY_THE_SAME = {"optim": "its state would not fit"} | dict.fromkeys(MASKING, "it would mask in another way")
+# and the attributes of a collator that say it in full. The script sets only the former.
+COLLATOR_FACTS = (*MASKING, "span_p", "mask_token_share", "random_token_share")
+WHY_THE_SAME = {"optim": "its state would not fit"}
+WHY_THE_SAME |= dict.fromkeys((*COLLATOR_FACTS, "collator_seed"), "it would mask in another way")
+
+
+def collator_facts(collator) -> dict:
+    """How a collator masks, by name, as far as it says so."""
+    facts = {name: getattr(collator, name) for name in COLLATOR_FACTS if hasattr(collator, name)}
+    return facts | ({"collator_seed": collator.seed} if hasattr(collator, "seed") else {})
 
 
 def check_same_run(checkpoint: Path, facts: dict) -> None:
-    """Refuse to resume where the rows still to come would be others than those the run has not seen, or masked in
-    another way, or where the optimizer is another.
+    """Refuse to resume if the remaining rows would not be those that the run has not seen, if they would be masked in
+    another way, or if the optimizer is another.
 
     Args:
-        checkpoint: The one to go on from.
-        facts: This run's `run_facts`, and its options of `MASKING`.
+        checkpoint: The checkpoint to resume from.
+        facts: This run's `run_facts`, and how it masks, as far as that is known.
     """
     saved_facts = sealed_facts(checkpoint)
     if saved_facts.setdefault("masking_version", 1) != MASKING_VERSION:
         raise InputError(
             f"--resume_from_checkpoint {checkpoint}: was written by a version of this package that masks in another "
-            "way. Resume with that version, or begin a run of its own with --model_name_or_path "
-            f"{checkpoint}."
+            f"way. Resume with that version, or start a new run with --model_name_or_path {checkpoint}."
         )
     for name, saved in saved_facts.items():
-        if facts[name] != saved:
+        if name in facts and facts[name] != saved:
             why = WHY_THE_SAME.get(name, "some rows would come twice and others not at all")
             raise InputError(
                 f"--resume_from_checkpoint {checkpoint}: its run had {name} {saved}, this one {facts[name]}: "
-                f"{why}. Resume as it began (rows_per_update is processes x per_device_train_batch_size x "
-                "gradient_accumulation_steps; of rows on disk only the product must stay), or begin a run of its own "
-                f"with --model_name_or_path {checkpoint}."
+                f"{why}. Resume as the run began (rows_per_update is processes x per_device_train_batch_size x "
+                "gradient_accumulation_steps; for rows on disk only the product must stay the same), or start a new "
+                f"run with --model_name_or_path {checkpoint}."
             )
 
 
 def check_same_checkpoint(checkpoint: Path | None) -> None:
-    """Refuse to go on where the processes, which may be on several machines, do not all find it."""
+    """Refuse to resume unless all processes, which may be on several machines, find the same checkpoint."""
     found = gather_object([checkpoint and checkpoint.name])
     if len(set(found)) > 1:
         raise InputError(
@@ -63,13 +71,13 @@ def check_same_checkpoint(checkpoint: Path | None) -> None:
 
 
 def check_sharding(checkpoint: Path, is_sharded: bool) -> None:
-    """Refuse to resume a run that FSDP sharded without it, or another with it: the optimizer's state would not fit."""
+    """Refuse to resume with FSDP a run without it, or the other way round: the optimizer's state would not fit."""
     was_sharded = (checkpoint / f"{FSDP_MODEL_NAME}.bin").exists()
     if was_sharded != is_sharded:
         was, this = (("with" if sharded else "without") for sharded in (was_sharded, is_sharded))
         raise InputError(
-            f"--resume_from_checkpoint {checkpoint}: was written {was} FSDP, and this run is {this} it. Resume as it "
-            f"began, or begin a run of its own with --model_name_or_path {checkpoint}."
+            f"--resume_from_checkpoint {checkpoint}: was written {was} FSDP, and this run is {this} it. Resume as "
+            f"the run began, or start a new one with --model_name_or_path {checkpoint}."
         )
 
 
@@ -87,8 +95,8 @@ def check_shape(checkpoint: Path, config: SpanElectraConfig) -> None:
 
 
 def run_facts(args: TrainingArguments, dataset) -> dict:
-    """What a run that resumes must have in common with the one it resumes, for the rows to come to be the same, and
-    for the optimizer's state to fit."""
+    """What a run must have in common with one that resumes it, so that the remaining rows are the same and the
+    optimizer's state fits."""
     rows_per_process = args.per_device_train_batch_size * args.gradient_accumulation_steps
     return {
         "rows": len(dataset) if has_length(dataset) else None,
@@ -104,7 +112,7 @@ def run_facts(args: TrainingArguments, dataset) -> dict:
 
 
 def sample_digest(dataset, count: int = 16) -> str:
-    """A digest of the ids in some of its rows, by which other text of as many rows is told apart."""
+    """A digest of the ids in some rows, which tells another text of as many rows apart."""
     sha256 = hashlib.sha256()
     for index in np.linspace(0, len(dataset) - 1, count).astype(int).tolist():
         sha256.update(np.asarray(dataset[index]["input_ids"], dtype=np.int64).tobytes())

@@ -172,11 +172,11 @@ REFUSED = {
     "upload": ({"push_to_hub": True}, r"--push_to_hub: .* hf upload"),
     "resume": ({"resume_from_checkpoint": "true"}, r"--resume_from_checkpoint: .* leave it out"),
     "no output": ({"output_dir": None}, r"--output_dir is missing"),
-    "used folder": ({"output_dir": "{home}/used"}, r"already holds something that is not a run .*thesis\.txt"),
+    "used folder": ({"output_dir": "{home}/used"}, r"already holds something else .*thesis\.txt"),
     "earlier run": ({"output_dir": "{home}/run"}, r"already holds a run; replace it by --overwrite_output_dir"),
     "pretraining's folder": (
         {"output_dir": "{home}/pretraining_run", "overwrite_output_dir": True},
-        r"already holds something that is not a run of this script",
+        r"already holds something else",
     ),
     "the model's own folder": (
         {"output_dir": "{home}/electra", "overwrite_output_dir": True},

@@ -120,10 +120,10 @@ def test_rows_that_fill_up_the_last_batches_are_not_counted(tokenizer, tmp_path)
 
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
-    output = run_two_processes(tmp_path, "signal")
+    output = run_two_processes(tmp_path, "signal")  # in step 3; the other process learns of it one step later
     for process in (0, 1):
-        assert f"process {process}: Stopped by SIGTERM after step 3 of 6." in output
-    assert damage(tmp_path / "checkpoint-3") is None
+        assert f"process {process}: Stopped by SIGTERM after step 4 of 6." in output
+    assert damage(tmp_path / "checkpoint-4") is None
 
 
 @pytest.mark.slow

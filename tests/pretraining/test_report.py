@@ -6,7 +6,8 @@ import struct
 import pytest
 import yaml
 
-from span_electra.pretraining.history import last_metrics, metric_rows
+from span_electra.pretraining.curves import evaluation_points
+from span_electra.pretraining.history import last_evaluations, last_training, metric_rows
 from span_electra.pretraining.report import write_report
 
 HISTORY = [
@@ -58,6 +59,39 @@ def test_the_table_shows_the_last_evaluation_beside_its_baselines(report):
     assert "27.0000" in report[1] and "28.0000" not in report[1]
 
 
-def test_without_an_evaluation_the_last_training_log_is_shown():
-    assert last_metrics(HISTORY[:1] + HISTORY[2:3])["loss"] == 28.0
-    assert last_metrics([]) == {} and metric_rows({}) == []
+def test_without_an_evaluation_training_s_last_log_is_shown_as_what_it_is(tmp_path):
+    table = write_report(str(tmp_path), SETTINGS, HISTORY[:1] + HISTORY[2:3])
+    card = (tmp_path / "README.md").read_text()
+    assert "## Evaluation" not in card and "model-index" not in card
+    assert (
+        card.count("| loss | 28.0000 |") == 1 and "## Training, last log (step 200; there was no evaluation)" in card
+    )
+    assert table.startswith("training, last log") and "28.0000" in table and "evaluation:" not in table
+
+
+def test_without_a_log_there_is_no_table(tmp_path):
+    assert last_evaluations([]) == {} and last_training([]) == {} and metric_rows({}) == []
+    assert write_report(str(tmp_path), SETTINGS, []).startswith("\nsaved to")
+    assert "| metric |" not in (tmp_path / "README.md").read_text()
+
+
+def test_each_evaluation_set_is_shown_by_its_name(tmp_path):
+    sets = {"news": 0.25, "mlm_talks": 0.5}
+    history = [HISTORY[0]]
+    for step, more in ((100, 0.0), (200, 0.125)):
+        for name, accuracy in sets.items():
+            prefix = f"eval_{name}"
+            history.append({"step": step, f"{prefix}_loss": 27.0, f"{prefix}_mlm_loss": 5.0})
+            history[-1] |= {f"{prefix}_generator_accuracy": accuracy + more}
+            history[-1] |= {f"{prefix}_generator_accuracy_baseline": 0.06}
+    table = write_report(str(tmp_path), SETTINGS, history)
+    card = (tmp_path / "README.md").read_text()
+    for name, accuracy in sets.items():
+        section = card.split(f"## Evaluation: {name}\n")[1].split("##")[0]
+        assert f"| generator_accuracy | {accuracy + 0.125:.4f} | baseline 0.0600 |" in section
+        assert f"evaluation of {name}:" in table
+    results = yaml.safe_load(card.split("---\n")[1])["model-index"][0]["results"]
+    assert {result["dataset"]["name"]: result["metrics"][0]["value"] for result in results} == {
+        name: accuracy + 0.125 for name, accuracy in sets.items()
+    }
+    assert evaluation_points(history, "generator_accuracy") == [(100, 0.25), (100, 0.5), (200, 0.375), (200, 0.625)]

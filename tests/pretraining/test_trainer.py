@@ -262,6 +262,21 @@ def test_rows_without_a_word_to_mask_are_trained_on_and_judged(tokenizer, tmp_pa
     assert not any("mlm_loss" in entry for entry in trainer.state.log_history)
 
 
+@pytest.mark.parametrize("objective", ["joint", "generator", "discriminator"])
+@pytest.mark.parametrize("settings", [{}, {"use_sbgo": False, "use_sbpo": False}, {"embedding_sharing": "separate"}])
+def test_every_trainable_parameter_gets_a_gradient_so_that_processes_need_not_search(
+    tokenizer, tmp_path, objective, settings
+):
+    if objective == "discriminator":
+        settings = settings | {"embedding_sharing": "separate"}
+    trainer = make_trainer(tokenizer, tmp_path, tiny_model(objective=objective, **settings), max_steps=1)
+    trainer.train_dataset = datasets.Dataset.from_dict({"input_ids": [[0, 4, 4, 1]] * 4})  # nothing to mask
+    trainer.train()
+    assert trainer.args.ddp_find_unused_parameters is False
+    trainable = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    assert trainable and trainable == trainer.gradients.keys()
+
+
 def test_the_last_steps_are_logged_however_few(tokenizer, tmp_path):
     trainer = make_trainer(tokenizer, tmp_path, max_steps=5, logging_steps=3)
     trainer.train()

@@ -367,7 +367,9 @@ def test_impossible_tokenizer_settings_are_refused(tmp_path, corpus_file, option
 def test_a_mount_point_is_refused_before_the_work(tmp_path, corpus_file, monkeypatch):
     (tmp_path / "volume").mkdir()
     monkeypatch.setattr("os.path.ismount", lambda path: path == tmp_path / "volume")
-    with pytest.raises(InputError, match=r"volume: is a mount point, whose place no folder can take. Give one inside"):
+    with pytest.raises(
+        InputError, match=r"volume: is a mount point, which another folder cannot replace; give a folder inside"
+    ):
         train_tokenizer([corpus_file], tmp_path / "volume", vocab_size=300)
 
 
@@ -375,15 +377,13 @@ def test_the_current_folder_is_refused_before_the_work(tmp_path, corpus_file, mo
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(
-        InputError, match=r"\.: is the current folder, whose place no folder can take. Give one inside"
+        InputError, match=r"\.: is the current folder, which another folder cannot replace; give a folder inside"
     ):
         train_tokenizer([corpus_file], ".", vocab_size=300)
 
 
 def test_a_place_where_no_folder_can_be_made_is_refused_before_the_work(tmp_path, corpus_file):
-    message = (
-        r"corpus\.txt/out: no folder can be made in .*corpus\.txt \(Not a directory\)\. Give another --output_dir"
-    )
+    message = r"corpus\.txt/out: no folder can be made in .*corpus\.txt \(Not a directory\); give another --output_dir"
     with pytest.raises(InputError, match=message):
         train_tokenizer([tmp_path / "never_read.txt"], corpus_file / "out")
     with pytest.raises(InputError, match=r"no folder can be made in .* \(File name too long\)"):

@@ -25,7 +25,15 @@ from span_electra.pretraining.trainer import SpanElectraTrainer
 from span_electra.training import checkpoint_folders
 from span_electra.training import checkpointing_trainer as checkpointing
 from span_electra.training import shutdown as processes
-from span_electra.training.checkpoint_folders import ASIDE, MANIFEST, damage, file_digest, find_checkpoint, seal
+from span_electra.training.checkpoint_folders import (
+    ASIDE,
+    MANIFEST,
+    damage,
+    file_digest,
+    find_checkpoint,
+    seal,
+    sealed_facts,
+)
 from span_electra.training.checkpointing_trainer import SaveError
 from span_electra.training.resuming import check_same_run, run_facts
 from span_electra.training.shutdown import InterruptedRun
@@ -116,7 +124,7 @@ def test_who_goes_on_with_fewer_processes_takes_over_what_the_others_had_counted
         save_file({key: factor * value for key, value in own.items()}, str(name).format(writer))
     trainer = make_trainer(tokenizer, finished)
     for _ in range(2):
-        trainer._load_rng_state(str(finished / "checkpoint-4"))
+        trainer.load_process_state(finished / "checkpoint-4")
         for key, tensor in trainer.resumable_tensors.items():
             assert torch.equal(tensor, 11 * own[key]), key
 
@@ -304,7 +312,7 @@ def test_a_disk_that_is_full_for_the_upload_costs_no_step(tokenizer, tmp_path, c
     trainer.args.push_to_hub, trainer.push_in_progress = True, None
     with caplog.at_level("ERROR"):
         trainer.train()
-    assert re.search(r"checkpoint-2 could not be made ready to be sent .*No space left", caplog.text)
+    assert re.search(r"checkpoint-2 could not be prepared for upload .*No space left", caplog.text)
     assert trainer.state.global_step == 6 and find_checkpoint(tmp_path, "true").name == "checkpoint-6"
 
 
@@ -406,6 +414,30 @@ def test_a_run_of_other_rows_may_not_resume(tokenizer, tmp_path):
             check_same_run(tmp_path, run_facts(other.args, rows(count)))
 
 
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"mask_ratio": 0.3}, "mask_ratio 0.15, this one 0.3: it would mask in another way"),
+        ({"whole_words": False}, "whole_words True, this one False"),
+        ({"max_span_words": 3}, "max_span_words 10, this one 3"),
+        ({"random_token_share": 0.0}, "random_token_share 0.1, this one 0.0"),
+        ({"seed": 7}, "collator_seed 0, this one 7"),
+    ],
+)
+def test_a_trainer_that_masks_in_another_way_does_not_resume(finished, tokenizer, changes, text):
+    trainer = make_trainer(tokenizer, finished, max_steps=8)
+    collator = DataCollatorForSpanMasking(tokenizer, **{"seed": 0} | changes)
+    args, data = trainer.args, trainer.train_dataset
+    other = SpanElectraTrainer(model=tiny_model(), args=args, train_dataset=data, data_collator=collator)
+    with pytest.raises(InputError, match=text):
+        other.train(resume_from_checkpoint=True)
+
+
+def test_a_trainer_with_another_seed_does_not_resume(finished, tokenizer):
+    with pytest.raises(InputError, match="seed 0, this one 1: some rows would come twice"):
+        make_trainer(tokenizer, finished, max_steps=8, seed=1).train(resume_from_checkpoint=True)
+
+
 # --- what is this run's --------------------------------------------------------------------------------------------
 
 
@@ -483,12 +515,12 @@ def test_a_signal_ends_the_run_after_a_checkpoint_that_goes_on_exactly(tokenizer
     whole.train()
     stopped = make_trainer(tokenizer, tmp_path / "run", model=tiny_model())
     stopped.add_callback(Send(number, step=3))
-    before = [signal.getsignal(number) for number in processes.STOPS]
+    before = [signal.getsignal(number) for number in processes.STOP_SIGNALS]
     name = signal.Signals(number).name
     with pytest.raises(InterruptedRun, match=rf"{name} after step 4 of 6\. .*--resume_from_checkpoint true") as caught:
         stopped.train()
     assert caught.value.signal == number
-    assert [signal.getsignal(number) for number in processes.STOPS] == before
+    assert [signal.getsignal(number) for number in processes.STOP_SIGNALS] == before
     resumed = make_trainer(tokenizer, tmp_path / "run", model=tiny_model())
     resumed.train(resume_from_checkpoint=str(find_checkpoint(tmp_path / "run", "true")))
     for name, parameter in whole.model.named_parameters():
@@ -496,12 +528,12 @@ def test_a_signal_ends_the_run_after_a_checkpoint_that_goes_on_exactly(tokenizer
 
 
 def test_signals_are_given_back_when_training_fails(tokenizer, tmp_path, monkeypatch):
-    before = [signal.getsignal(number) for number in processes.STOPS]
+    before = [signal.getsignal(number) for number in processes.STOP_SIGNALS]
     trainer = make_trainer(tokenizer, tmp_path)
     monkeypatch.setattr(trainer, "compute_loss", full_disk)
     with pytest.raises(OSError, match="No space"):
         trainer.train()
-    assert [signal.getsignal(number) for number in processes.STOPS] == before
+    assert [signal.getsignal(number) for number in processes.STOP_SIGNALS] == before
 
 
 def test_a_run_in_another_thread_leaves_signals_alone(tokenizer, tmp_path):
@@ -526,18 +558,18 @@ class SendToWorkers(TrainerCallback):
 def test_a_signal_to_the_data_workers_too_ends_the_run_after_a_checkpoint(tokenizer, tmp_path):
     trainer = make_trainer(tokenizer, tmp_path, count=60, max_steps=12, dataloader_num_workers=2)
     trainer.add_callback(SendToWorkers())
-    with pytest.raises(InterruptedRun, match=r"after step 3 of 12\. Nothing is lost: .* from checkpoint-3\."):
+    with pytest.raises(InterruptedRun, match=r"after step 3 of 12\. Nothing is lost: .* at checkpoint-3\."):
         trainer.train()
 
 
 LEAVES_WORKERS = """
 import sys
 from torch.utils.data import DataLoader
-from span_electra.training.shutdown import ignore_stops
+from span_electra.training.shutdown import ignore_stop_signals
 if __name__ == "__main__":
     method = sys.argv[1]
     batches = iter(
-        DataLoader(range(1000), num_workers=2, worker_init_fn=ignore_stops, multiprocessing_context=method)
+        DataLoader(range(1000), num_workers=2, worker_init_fn=ignore_stop_signals, multiprocessing_context=method)
     )
     next(batches)
 """
@@ -578,7 +610,7 @@ def test_a_signal_during_an_evaluation_is_saved_where_only_the_best_is(tokenizer
 def test_what_a_signal_and_a_full_disk_leave_is_said(tokenizer, tmp_path, monkeypatch):
     for name, saves, text in (
         ("none", False, "No checkpoint was written"),
-        ("one", True, "the steps after checkpoint-2 nothing"),
+        ("one", True, "The steps after checkpoint-2 are lost"),
     ):
         trainer = make_trainer(tokenizer, tmp_path / name, **SAVING if saves else {})
         trainer.add_callback(Send(signal.SIGTERM, step=2))
@@ -619,7 +651,7 @@ def test_a_signal_that_a_launcher_repeats_is_one(tokenizer, tmp_path):
 
 
 def test_a_second_signal_ends_the_run_at_once(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "ECHO", 0.0)
+    monkeypatch.setattr(processes, "REPEATED_WITHIN", 0.0)
     trainer = make_trainer(tokenizer, tmp_path)
     trainer.add_callback(Send(signal.SIGINT, step=3))
     trainer.add_callback(Send(signal.SIGINT, step=3))
@@ -649,7 +681,7 @@ def test_a_pickle_that_would_run_code_is_refused_unread(finished, tokenizer, nam
     torch.load(checkpoint / name, weights_only=False).close()
     assert trace.exists()  # the trap works
     trace.unlink()
-    seal(checkpoint)  # as an attacker would
+    seal(checkpoint, **sealed_facts(checkpoint))  # as an attacker would
     resumed = make_trainer(tokenizer, finished, model=tiny_model())
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         resumed.train(resume_from_checkpoint=str(checkpoint))
@@ -659,6 +691,6 @@ def test_a_pickle_that_would_run_code_is_refused_unread(finished, tokenizer, nam
 def test_pickled_arguments_beside_the_weights_are_never_read(finished, tokenizer):
     trace = finished / "was_run"
     torch.save(Malicious(trace), finished / "checkpoint-4" / "training_args.bin")
-    seal(finished / "checkpoint-4")
+    seal(finished / "checkpoint-4", **sealed_facts(finished / "checkpoint-4"))
     make_trainer(tokenizer, finished, model=tiny_model()).train(resume_from_checkpoint=str(finished / "checkpoint-4"))
     assert not trace.exists()
