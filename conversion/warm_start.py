@@ -27,7 +27,7 @@ BOUNDARY_HEAD_SHAPE = ("max_span_length", "boundary_position_size")
 
 # What weights to start from leave open: always, where the heads of the objectives are new, and where the generator is.
 SETTINGS_OF_TRAINING = (
-    *("mlm_weight", "sbgo_weight", "rtd_weight", "sbpo_weight", "sampling_head", "sampling_temperature"),
+    *("mlm_weight", "sbgo_weight", "rtd_weight", "sbpo_weight", "sampling_temperature"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob"),
 )
 SETTINGS_OF_NEW_HEADS = ("embedding_sharing", "use_sbgo", "use_sbpo", *BOUNDARY_HEAD_SHAPE)
@@ -218,11 +218,6 @@ def from_generator(generator: str | os.PathLike, **settings) -> SpanElectraForPr
                 "leave it out, and it is the generator's."
             )
     settings.setdefault("pad_token_id", config.pad_token_id)
-    if boundary_head is None and settings.get("sampling_head") == "mean":
-        raise ValueError(
-            f"`sampling_head` is 'mean', and the generator {str(generator)!r} has no boundary head (SBGO) that was "
-            "trained; use 'mlm'."
-        )
     settings.setdefault("embedding_sharing", "separate")
     settings |= shape | {"objective": "discriminator"}
     model = SpanElectraForPreTraining(SpanElectraConfig(**settings))

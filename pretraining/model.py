@@ -11,15 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from span_electra.common.command_line import read_settings
 from span_electra.common.errors import InputError, as_input_error
 from span_electra.common.run_files import without_config
-from span_electra.configuration_span_electra import (
-    DATA_ALIASES,
-    ENCODER_SHAPE,
-    TOKENIZER_ALIASES,
-    SpanElectraConfig,
-    current_name,
-    refuse_unknown,
-    split_data_settings,
-)
+from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraConfig, refuse_unknown
+from span_electra.conversion.older_names import split_data_settings
 from span_electra.conversion.warm_start import (
     BERT_SHAPED,
     SETTINGS_OF_A_NEW_GENERATOR,
@@ -35,9 +28,6 @@ from span_electra.pretraining.arguments import DataArguments, ModelArguments
 from span_electra.tokenization.create_features import load_tokenizer
 
 logger = logging.getLogger(__name__)
-
-# Ids that a configuration file may repeat -> the token's role in the tokenizer.
-TOKEN_IDS = {alias: alias.removesuffix("_id") for alias in TOKENIZER_ALIASES} | {"pad_token_id": "pad"}
 
 
 def build_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
@@ -168,30 +158,27 @@ def read_config(name: str, overrides: dict, data: DataArguments, tokenizer: PreT
         if name not in shipped:
             raise InputError(f"--config {name}: no such file, and not one of {', '.join(sorted(shipped))}.")
         path = shipped[name]
-    settings = read_settings(path)
     with as_input_error("--config_overrides"):
-        refuse_unknown(overrides)
+        changes = split_data_settings(overrides)
+        refuse_unknown(changes.model)
     with as_input_error(f"--config {name}"):
+        settings, data_settings, token_ids = split_data_settings(read_settings(path))
         refuse_unknown(settings, are_saved="transformers_version" in settings)
-    settings, data_settings = split_data_settings(settings)
-    refuse_two_values(name, settings)
-    changes, data_changes = split_data_settings(overrides)
-    data_settings |= data_changes
-    replaced = {current_name(key) for key in changes}  # the file may have an older name for one
-    if "generator_size" in replaced:
-        replaced |= {f"generator_{part}" for part in ENCODER_SHAPE}
-    settings = {key: value for key, value in settings.items() if current_name(key) not in replaced} | changes
-    for key, value in data_settings.items():
+    if "generator_size" in changes.model:  # the sizes that the file gives would win over it
+        settings = {key: value for key, value in settings.items() if not is_generator_size(key)}
+    settings |= changes.model
+    for key, value in (data_settings | changes.data).items():
         if isinstance(value, bool) or not isinstance(value, int if key == "max_seq_length" else (int, float)):
             raise InputError(f"{name}: {key} is {value!r}; a number is expected.")
         if getattr(data, key) is None:
             setattr(data, key, value)
-    for key, role in TOKEN_IDS.items():
-        actual = getattr(tokenizer, f"{role}_token_id")
-        if settings.get(key, actual) != actual:
+    if "pad_token_id" in settings:
+        token_ids["pad"] = settings["pad_token_id"]
+    for role, value in (token_ids | changes.token_ids).items():
+        if (actual := getattr(tokenizer, f"{role}_token_id")) != value:
             raise InputError(
-                f"{name}: {key} is {settings[key]}, but the tokenizer's {role} token is {actual}. Ids come from the "
-                "tokenizer: leave the line out, or use the tokenizer that the file was written for."
+                f"{name}: {role}_id is {value}, but the tokenizer's {role} token is {actual}. The tokenizer sets "
+                "these ids: leave the line out, or use the tokenizer that the file was written for."
             )
     if settings.get("tie_word_embeddings") is False:  # saved models may have come apart, but are not trained like that
         raise InputError(
@@ -202,18 +189,8 @@ def read_config(name: str, overrides: dict, data: DataArguments, tokenizer: PreT
     return settings
 
 
-def refuse_two_values(name: str, settings: dict) -> None:
-    """Refuse a file that gives one setting twice, by an older and by today's name, with two values."""
-    seen: dict[str, str] = {}
-    for key, value in settings.items():
-        if key in DATA_ALIASES:  # a length, of which there may be two: of rows, and of what the model has room for
-            continue
-        other = seen.setdefault(current_name(key), key)
-        if settings[other] != value:
-            raise InputError(
-                f"{name}: {other} is {settings[other]!r} and {key} is {value!r}, but both name one setting; leave one "
-                "out."
-            )
+def is_generator_size(name: str) -> bool:
+    return name.removeprefix("generator_") in ENCODER_SHAPE and name not in ENCODER_SHAPE
 
 
 def load_model(arguments: ModelArguments) -> SpanElectraForPreTraining:
@@ -256,11 +233,6 @@ def check_open(settings: dict, arguments: ModelArguments, *, is_whole: bool) -> 
     `is_whole`, a SpanElectra model's; else the discriminator, and the generator where one came with it."""
     name = arguments.model_name_or_path
     accepted = [*SETTINGS_OF_TRAINING]
-    objective = arguments.objective or (
-        read_saved("--model_name_or_path", name).get("objective") if is_whole else None
-    )
-    if objective == "discriminator":
-        accepted.remove("sampling_head")  # which may ask for SBGO's, that nothing trains
     if not is_whole:
         accepted += SETTINGS_OF_NEW_HEADS
         if arguments.generator_name_or_path is None:
