@@ -112,7 +112,10 @@ class DataArguments:
     validation_file: list[str] = field(default_factory=list, metadata={"help": "The same, for evaluation."})
     validation_split_percentage: float = field(
         default=1.0,
-        metadata={"help": "Without validation_file, keep back this share of the rows for evaluation; 0: none."},
+        metadata={
+            "help": "Without validation_file: hold back this percentage of the rows for evaluation, as whole documents; "
+            "0: none."
+        },
     )
     probe_file: str | None = field(
         default=None,
@@ -121,8 +124,16 @@ class DataArguments:
             "them, by the discriminator's hidden states: a quick look at what it has learnt."
         },
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use only so many rows for training."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Use only so many rows for evaluation."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on this many rows at most, drawn at random."}
+    )
+    max_eval_samples: int | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate on this many rows at most, drawn at random. Default: 5 %% of the rows trained on between "
+            "two evaluations, but 128 or more."
+        },
+    )
     max_seq_length: int | None = field(
         default=None,
         metadata={

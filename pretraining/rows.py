@@ -1,14 +1,17 @@
 """Find, check and load the rows that a run trains and evaluates on."""
 
 import logging
+import math
 from pathlib import Path
 
 import datasets
 import numpy as np
 from transformers import PreTrainedTokenizerBase
+from transformers.trainer_utils import has_length
 from transformers.utils.generic import is_flash_attention_requested
 
 from span_electra.common.errors import InputError
+from span_electra.common.tables import sample
 from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.pretraining.arguments import DataArguments, PretrainingArguments
 from span_electra.pretraining.stream import TextStream
@@ -21,6 +24,11 @@ logger = logging.getLogger(__name__)
 
 MASK_RATIO, MAX_SEQ_LENGTH = 0.15, 128  # ELECTRA-Small's
 SPLIT_SEED = 0  # not the run's: runs with different seeds are evaluated on the same rows
+LARGEST_DOCUMENT = 0.1  # of the rows, that is held back whole where fewer rows were asked for
+
+# A row takes about as long to evaluate as to train on: once as masked for the run, once as fixed.
+EVALUATED_SHARE = 0.05  # of the rows trained on between two evaluations
+FEWEST_EVALUATED = 128
 
 
 def resolve_rows(data: DataArguments, config: SpanElectraConfig) -> None:
@@ -109,28 +117,81 @@ def build_rows(
         train_rows = build_stream(data, tokenizer, training)
     eval_rows = None
     if data.validation_file:  # first, for it is the smaller: what is wrong with it shows before the long work
-        eval_rows = load_rows(data.validation_file, data, tokenizer, data.validation_split)
+        eval_rows = load_rows(data.validation_file, data, tokenizer, data.validation_split).select_columns("input_ids")
     if train_rows is None:
         train_rows, eval_rows = load_train_rows(data, tokenizer, eval_rows)
-    if data.max_eval_samples is not None and eval_rows is not None:
-        eval_rows = eval_rows.select(range(min(data.max_eval_samples, len(eval_rows))))
+    if eval_rows is not None:
+        count = data.max_eval_samples or rows_to_evaluate(training, train_rows)
+        if data.max_eval_samples is None and count < len(eval_rows):
+            logger.info(
+                f"Each evaluation uses {count:,} of the {len(eval_rows):,} evaluation rows, to stay short beside the "
+                "training between two of them. Set --max_eval_samples to use more."
+            )
+        eval_rows = sample(eval_rows, count)
     return train_rows, eval_rows
+
+
+def rows_to_evaluate(training: PretrainingArguments, train_rows: datasets.Dataset | TextStream) -> int:
+    """How many rows keep evaluation a small share of the run: so many of those that are trained on between two."""
+    rows_per_update = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    steps_per_epoch = len(train_rows) / rows_per_update if has_length(train_rows) else math.inf
+    steps = training.max_steps if training.max_steps > 0 else training.num_train_epochs * steps_per_epoch
+    interval = {"no": steps, "epoch": steps_per_epoch, "steps": training.eval_steps}[training.eval_strategy]
+    if training.eval_strategy == "steps" and interval < 1:
+        interval *= steps
+    return max(FEWEST_EVALUATED, int(EVALUATED_SHARE * rows_per_update * min(interval, steps)))
 
 
 def load_train_rows(
     data: DataArguments, tokenizer: PreTrainedTokenizerBase, eval_rows: datasets.Dataset | None
 ) -> tuple[datasets.Dataset, datasets.Dataset | None]:
-    """The rows for training, and those for evaluation, which are kept back from them where there are none yet."""
+    """The rows for training and for evaluation. Without evaluation rows, some of the training rows are held back."""
     train_rows = load_rows(data.train_file, data, tokenizer, data.split)
     if eval_rows is None and data.validation_split_percentage and len(train_rows) > 1:
-        # `train_test_split` would write its indices into the user's folder of features.
-        order = np.random.default_rng(SPLIT_SEED).permutation(len(train_rows))
-        held_back = min(len(order) - 1, max(1, round(len(order) * data.validation_split_percentage / 100)))
-        eval_rows = train_rows.select(order[:held_back], keep_in_memory=True)
-        train_rows = train_rows.select(order[held_back:], keep_in_memory=True)
-    if data.max_train_samples is not None:
-        train_rows = train_rows.select(range(min(data.max_train_samples, len(train_rows))))
-    return train_rows, eval_rows
+        is_held_back = rows_to_hold_back(train_rows, data.validation_split_percentage / 100)
+        eval_rows = train_rows.select(np.flatnonzero(is_held_back)).select_columns("input_ids")
+        train_rows = train_rows.select(np.flatnonzero(~is_held_back))
+    return sample(train_rows.select_columns("input_ids"), data.max_train_samples), eval_rows
+
+
+def rows_to_hold_back(rows: datasets.Dataset, share: float) -> np.ndarray:
+    """Choose whole documents for evaluation, so that no text stands on both sides.
+
+    Args:
+        rows: Features. Those of an earlier version do not tell which document a row is from.
+        share: The share of the rows to hold back.
+
+    Returns:
+        For each row whether it is held back, at most `share` of them. Where the smallest document is more than that,
+        it is that document. Where it is more than a tenth of the rows, it is the end of the text.
+    """
+    wanted = min(len(rows) - 1, max(1, round(len(rows) * share)))
+    numbers = rows.data.column("document").to_numpy() if "document" in rows.column_names else np.zeros(len(rows))
+    _, documents, sizes = np.unique(numbers, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(sizes))
+    chosen, left = [], wanted
+    for document in order.tolist():
+        if sizes[document] <= left:
+            chosen.append(document)
+            left -= sizes[document]
+        if not left:
+            break
+    if not chosen and sizes.min() <= LARGEST_DOCUMENT * len(rows):
+        chosen = [int(sizes.argmin())]
+    if chosen:
+        is_held_back = np.isin(documents, chosen)
+        logger.info(
+            f"Held back for evaluation: {is_held_back.sum():,} of {len(rows):,} rows, {len(chosen):,} documents."
+        )
+        return is_held_back
+    reason = "the text is one document, or a few long ones"
+    if "document" not in rows.column_names:
+        reason = "these features were made by an earlier version and do not tell documents apart; make them again"
+    logger.warning(
+        f"Held back for evaluation: the last {wanted:,} of {len(rows):,} rows ({reason}). They may continue a "
+        "document that is trained on. Give text of its own as --validation_file to avoid that."
+    )
+    return np.arange(len(rows)) >= len(rows) - wanted
 
 
 def load_rows(
@@ -150,7 +211,7 @@ def load_rows(
             split=split,
             workers=data.preprocessing_num_workers,
         )
-    return rows.with_format("numpy")  # lists of integers would take the collator half as long again
+    return rows.with_format("numpy")  # the collator takes half as long again for lists of integers
 
 
 def build_stream(
