@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from typing import NoReturn, get_args, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
-from span_electra.common.errors import InputError, first_line, print_error
+from span_electra.common.errors import InputError, first_line, paths_as_input_errors, print_error, unusable_path
 
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -57,10 +58,10 @@ def parse_options(
             arguments, return_remaining_strings=True, look_for_args_file=False
         )
     except OSError as error:
-        if error.filename is None:
-            raise InputError(f"{first_line(error)}.") from error
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror}).") from error
-    except (ImportError, ValueError) as error:  # the Trainer's own checks
+        raise unusable_path(error) from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{error.doc}: not valid JSON ({error}).") from error
+    except (ImportError, TypeError, ValueError) as error:  # the Trainer's own checks
         raise InputError(f"{first_line(error)}.") from error
     if unknown:
         raise InputError(unknown_option(unknown[0].split("=")[0], groups))
@@ -80,13 +81,13 @@ def read_recipe(path: str, groups: Sequence[type]) -> dict:
 
 
 def recipe_value(path: str, name: str, value: object, accepted: object) -> object:
-    """A recipe's value as it would come from the command line, so that both are converted and checked alike."""
+    """A recipe's value as the command line would give it, so that both are converted and checked alike."""
     if isinstance(value, list):
         if "list" not in str(accepted):
-            raise InputError(f"{path}: {name} is a list, {value}; one value is expected.")
+            raise InputError(f"{path}: {name} is a list, {value}; give one value.")
         for item in value:
             if item is None or isinstance(item, (list, dict)):
-                raise InputError(f"{path}: {name} holds {json.dumps(item)}; a list of words or numbers is expected.")
+                raise InputError(f"{path}: {name} holds {json.dumps(item)}; give a list of words or numbers.")
         return [str(item) for item in value]
     if value is None:
         if type(None) not in get_args(accepted):
@@ -98,10 +99,28 @@ def recipe_value(path: str, name: str, value: object, accepted: object) -> objec
     return [text] if accepted == list[str] else text
 
 
+class SettingsLoader(yaml.SafeLoader):
+    """YAML in which 1e-7 is a number, as YAML 1.2 has it, and a name may not be given twice."""
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        refuse_repeated([str(name.value) for name, _ in node.value])
+        return node
+
+
+SettingsLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+"),
+    list("-+.0123456789"),
+)
+
+
 def load_recipe(text: str) -> object:
-    """YAML of which scalars stay as they are written: `no` is Norwegian, and 0123 no 83. Within a mapping, which goes
-    on as JSON, they have their types."""
-    loader = yaml.SafeLoader(text)
+    """Read YAML, but keep its top-level values as they are written: `no` is Norwegian, and 0123 is not 83.
+
+    The values in a mapping become JSON, so they have their types.
+    """
+    loader = SettingsLoader(text)
     recipe = loader.get_single_node()
 
     def value_of(node: yaml.Node) -> object:
@@ -109,8 +128,8 @@ def load_recipe(text: str) -> object:
         return node.value if is_text else loader.construct_object(node, deep=True)
 
     if not isinstance(recipe, yaml.MappingNode):
-        return yaml.safe_load(text)
-    loader.flatten_mapping(recipe)  # of what `<<` brings in
+        return load_yaml(text)
+    loader.flatten_mapping(recipe)  # adds what `<<` merges
     return {
         loader.construct_scalar(name): [value_of(item) for item in value.value]
         if isinstance(value, yaml.SequenceNode)
@@ -119,17 +138,44 @@ def load_recipe(text: str) -> object:
     }
 
 
-def read_settings(path: str | Path, load_yaml: Callable[[str], object] = yaml.safe_load) -> dict:
-    """The mapping that a YAML or JSON file holds."""
+def load_yaml(text: str) -> object:
+    return yaml.load(text, SettingsLoader)
+
+
+def load_json(text: str) -> object:
+    """Read JSON, in which a name may not be given twice.
+
+    Raises:
+        ValueError: Not JSON, a name that is repeated, or lists nested too deeply.
+    """
+
+    def once(pairs: list[tuple[str, object]]) -> dict:
+        refuse_repeated([name for name, _ in pairs])
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+
+
+def refuse_repeated(names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} is given twice")
+
+
+def read_settings(path: str | Path, read_yaml: Callable[[str], object] = load_yaml) -> dict:
+    """The mapping in a YAML or JSON file."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-        settings = json.loads(text) if Path(path).suffix == ".json" else load_yaml(text)
+        settings = load_json(text) if Path(path).suffix == ".json" else read_yaml(text)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path}: not valid {Path(path).suffix[1:].upper()} ({first_line(error)}).") from error
     if not isinstance(settings, dict):
-        raise InputError(f"{path}: holds a {type(settings).__name__}; names with values are expected.")
+        raise InputError(f"{path}: holds a {type(settings).__name__}; give names with values.")
     return settings
 
 
@@ -157,7 +203,8 @@ def run_command(command: Callable[[], None]) -> None:
     """Run it; SIGTERM ends it as Ctrl-C does, so that it removes what it has not finished."""
     before = signal.signal(signal.SIGTERM, _stop)
     try:
-        command()
+        with paths_as_input_errors():
+            command()
     except InputError as error:
         print_error(error)
         sys.exit(2)

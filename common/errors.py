@@ -39,6 +39,24 @@ def as_input_error(subject: str, fix: str = "") -> Iterator[None]:
         raise InputError(f"{subject}: cannot be used ({reason}).{fix and ' ' + fix}") from error
 
 
+@contextmanager
+def paths_as_input_errors() -> Iterator[None]:
+    """Raise an InputError where a file or folder cannot be read or made: something that the user gave leads there."""
+    try:
+        yield
+    except InputError:
+        raise
+    except OSError as error:
+        raise unusable_path(error) from error
+
+
+def unusable_path(error: OSError) -> InputError:
+    """What to tell the user about an error of the file system."""
+    if error.filename is None:
+        return InputError(f"{first_line(error)}.")
+    return InputError(f"{error.filename}: cannot be used ({error.strerror}). Give another file or folder.")
+
+
 def first_line(error: BaseException) -> str:
     """Its first line, without the full stop at the end."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].removesuffix(".")

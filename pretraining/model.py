@@ -1,6 +1,5 @@
 """Build the tokenizer and the model of a run, checked before anything is written."""
 
-import json
 import logging
 from importlib.resources import files
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from span_electra.common.command_line import read_settings
+from span_electra.common.command_line import load_json, read_settings
 from span_electra.common.errors import InputError, as_input_error
 from span_electra.common.run_files import without_config
 from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraConfig, refuse_unknown
@@ -135,8 +134,8 @@ def new_model(
 def read_overrides(overrides: str | None) -> dict:
     """The settings in --config_overrides."""
     try:
-        settings = json.loads(overrides or "{}")
-    except (ValueError, RecursionError) as error:
+        settings = load_json(overrides or "{}")
+    except ValueError as error:
         raise InputError(
             f"--config_overrides {overrides}: not valid JSON ({error}). Give an object: "
             "'{\"num_hidden_layers\": 6}'."
