@@ -118,7 +118,7 @@ REFUSED = {
     ),
     "predictions": ({"do_predict": True}, r"--do_predict: .* leave it out"),
     "seeds past the last": ({"seed": 2**32 - 1, "seeds": 2}, r"the last seed must be at most 4294967295"),
-    "no model of text": ({"model_name_or_path": "{home}/vit"}, r"vit: a vit, which is not an encoder of text alone"),
+    "no model of text": ({"model_name_or_path": "{home}/vit"}, r"vit: a vit, which is not a pure text encoder"),
     "no questions": (QA | {"train_file": "{home}/squad_empty.json"}, r"squad_empty\.json: no rows"),
     "no training data": ({"train_file": None}, r"--train_file is missing"),
     "no validation data": ({"validation_file": None}, r"--validation_file is missing: the best checkpoint"),
