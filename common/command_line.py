@@ -1,4 +1,4 @@
-"""The command lines of scripts and modules: options, recipes that hold options, and how a command ends."""
+"""Command lines: options, recipes that hold options, and how a command ends."""
 
 import difflib
 import json
@@ -26,20 +26,20 @@ def parse_options(
     description: str,
     alternatives: frozenset[str] = frozenset(),
 ) -> tuple:
-    """Parse `[recipe.yaml] [--option value ...]`, in which options win over the recipe.
+    """Parse `[recipe.yaml] [--option value ...]`. An option on the command line wins over the recipe.
 
     Args:
-        groups: Dataclasses, the fields of which are the options.
+        groups: Dataclasses whose fields are the options.
         arguments: The command line without the script's name.
         script: The script's name, for the help.
-        description: What it does, for the help.
-        alternatives: Options of which one excludes the others: one on the command line takes the place of a recipe's.
+        description: What the script does, for the help.
+        alternatives: Options that exclude each other. One on the command line replaces any of them in the recipe.
 
     Returns:
         An instance of each group.
 
     Raises:
-        InputError: an unknown option, or a value that the Trainer's arguments refuse.
+        InputError: An unknown option, or a value that the Trainer's arguments refuse.
     """
     parser = HfArgumentParser(
         groups,  # type: ignore[arg-type]
@@ -94,7 +94,7 @@ def recipe_value(path: str, name: str, value: object, accepted: object) -> objec
             raise InputError(f"{path}: {name} has no value; give one, or leave it out.")
         return None
     if bool in (accepted, *get_args(accepted)):
-        value = yaml.SafeLoader.bool_values.get(str(value).lower(), value)  # which knows `on` and `off` as well
+        value = yaml.SafeLoader.bool_values.get(str(value).lower(), value)  # it knows `on` and `off`
     text = json.dumps(value) if isinstance(value, dict) else str(value)
     return [text] if accepted == list[str] else text
 
@@ -180,7 +180,7 @@ def read_settings(path: str | Path, read_yaml: Callable[[str], object] = load_ya
 
 
 def check_positive(group: object, *names: str) -> None:
-    """Refuse counts below 1 in a group of options; None, which leaves the count to the script, passes."""
+    """Refuse counts below 1. None leaves the count to the script."""
     for name in names:
         value = getattr(group, name)
         if value is not None and value < 1:
@@ -188,7 +188,7 @@ def check_positive(group: object, *names: str) -> None:
 
 
 def option_types(groups: Sequence[type]) -> dict[str, object]:
-    # Not the fields' own types, of which the parser takes the first of several.
+    # The parser replaces the type of a field that accepts several by the first, so the hints are read instead.
     types = {name: kind for group in groups for name, kind in get_type_hints(group).items()}
     return {option.name: types[option.name] for group in groups for option in fields(group) if option.init}
 
@@ -200,7 +200,7 @@ def unknown_option(name: str, groups: Sequence[type]) -> str:
 
 
 def run_command(command: Callable[[], None]) -> None:
-    """Run it; SIGTERM ends it as Ctrl-C does, so that it removes what it has not finished."""
+    """Run a command. SIGTERM ends it as Ctrl-C does, so that it removes unfinished output."""
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         with paths_as_input_errors():
@@ -209,7 +209,7 @@ def run_command(command: Callable[[], None]) -> None:
         print_error(error)
         sys.exit(2)
     except Exception as error:
-        if isinstance(error.__context__, SystemExit):  # `datasets` makes a TimeoutError of it when it has workers
+        if isinstance(error.__context__, SystemExit):  # `datasets` turns it into a TimeoutError when it has workers
             raise error.__context__ from None
         raise
     finally:
@@ -217,4 +217,4 @@ def run_command(command: Callable[[], None]) -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)  # as a process that the signal ended
+    sys.exit(128 + number)  # the status of a process that a signal ended

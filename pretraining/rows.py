@@ -32,8 +32,10 @@ FEWEST_EVALUATED = 128
 
 
 def resolve_rows(data: DataArguments, config: SpanElectraConfig) -> None:
-    """Settle the mask ratio, the length of a row, what ends a document and whether several share a row; all but the
-    first prepared features know best."""
+    """Settle the mask ratio, the length of a row, where documents end and whether they share rows.
+
+    Prepared features determine all but the mask ratio.
+    """
     data.mask_ratio = MASK_RATIO if data.mask_ratio is None else data.mask_ratio
     if not 0 < data.mask_ratio < 1:
         raise InputError(f"The configuration's mask_ratio is {data.mask_ratio}; it must lie between 0 and 1.")
@@ -42,7 +44,7 @@ def resolve_rows(data: DataArguments, config: SpanElectraConfig) -> None:
     settle_packing(data, prepared)
     if data.pack_documents and is_flash_attention_requested(config):
         raise InputError(
-            f"--attn_implementation {config._attn_implementation}: cannot keep apart documents that share a row; use "
+            f"--attn_implementation {config._attn_implementation}: cannot separate documents that share a row; use "
             "sdpa or flex_attention, or leave out --pack_documents."
         )
     settle_documents(data, prepared)
@@ -50,45 +52,45 @@ def resolve_rows(data: DataArguments, config: SpanElectraConfig) -> None:
 
 
 def settle_packing(data: DataArguments, prepared: dict[str, dict]) -> None:
-    """Whether documents share a row: as asked, and where `prepared` features have them so (path -> settings)."""
+    """Settle whether documents share rows, from the option and the `prepared` features (path -> settings)."""
     packed = {path: settings.get("pack_documents", False) for path, settings in prepared.items()}
     if data.pack_documents and (alone := [path for path in packed if not packed[path]]):
         raise InputError(
-            f"{alone[0]}: in its rows documents stand alone; make the features again with --pack_documents, or leave "
-            "it out."
+            f"{alone[0]}: its documents do not share rows. Make the features again with --pack_documents, or leave it "
+            "out."
         )
     data.pack_documents |= any(packed.values())
 
 
 def settle_documents(data: DataArguments, prepared: dict[str, dict]) -> None:
-    """What ends a document of raw text: as asked, or as in the `prepared` features."""
+    """Settle where a document of raw text ends, from the option or the `prepared` features."""
     ends = {path: settings["documents"] for path, settings in prepared.items()}
     for path in ends.keys() & {*data.train_file}:
         if data.documents not in (None, ends[path]):
             raise InputError(
-                f"{path}: --documents {ends[path]} ended its documents, not {data.documents}; make the features again "
-                "with that, or leave it out."
+                f"{path}: was made with --documents {ends[path]}, not {data.documents}. Make the features again with "
+                "that, or leave it out."
             )
     data.documents = data.documents or next(iter(ends.values()), DEFAULT_DOCUMENTS)
 
 
 def settle_length(data: DataArguments, prepared: dict[str, dict], positions: int) -> None:
-    """How long a row is at most: as asked, or as long as the `prepared` features' rows, which are cut no more."""
+    """Settle the longest row, from the option or the `prepared` features, which are not cut again."""
     lengths, asked = {path: settings["max_seq_length"] for path, settings in prepared.items()}, data.max_seq_length
     for path, length in lengths.items():
         if asked is not None and length > asked:
             raise InputError(
-                f"{path}: its rows have up to {length} tokens, more than --max_seq_length {asked}; make the features "
+                f"{path}: its rows have up to {length} tokens, more than --max_seq_length {asked}. Make the features "
                 "again with that length, or raise it."
             )
     longest = max(lengths.values(), default=None)
     if longest is not None and all(map(is_features, (*data.train_file, *data.validation_file))):
         if asked is not None and longest < asked:
             logger.warning(
-                f"The features' rows have {longest} tokens at most, and --max_seq_length is {asked}: the model learns "
-                "no later positions. Make the features again with that length to change it."
+                f"--max_seq_length is {asked}, but the rows of the features have {longest} tokens at most: the model "
+                "does not learn the positions after them. Make the features again with that length to change this."
             )
-        asked = longest  # where batches are padded to it, to no more than there is
+        asked = longest  # a batch is padded to no more than there is
     data.max_seq_length = next(
         (length for length in (asked, longest) if length is not None), min(MAX_SEQ_LENGTH, positions)
     )
@@ -106,17 +108,20 @@ def is_features(path: str) -> bool:
 def build_rows(
     data: DataArguments, tokenizer: PreTrainedTokenizerBase, training: PretrainingArguments
 ) -> tuple[datasets.Dataset | TextStream, datasets.Dataset | None]:
-    """The rows for training and for evaluation (None: no evaluation). All text is found before any is tokenized."""
+    """The rows for training and for evaluation (None: no evaluation).
+
+    Missing text is reported before the first is tokenized.
+    """
     for paths, split in ((data.train_file, data.split), (data.validation_file, data.validation_split)):
         if any(map(is_features, paths)) and len(paths) > 1:
-            raise InputError(f"{paths[0]}, {paths[1]}: a folder of features stands alone; give one, or only text.")
+            raise InputError(f"{paths[0]}, {paths[1]}: give one folder of features, or only text.")
         if paths and not is_features(paths[0]) and not (data.streaming and paths is data.train_file):
             Corpus(paths, data.documents, data.text_column, split).identity()
     train_rows: datasets.Dataset | TextStream | None = None
     if data.streaming:
         train_rows = build_stream(data, tokenizer, training)
     eval_rows = None
-    if data.validation_file:  # first, for it is the smaller: what is wrong with it shows before the long work
+    if data.validation_file:  # first, because it is smaller, so that its errors show before the long work
         eval_rows = load_rows(data.validation_file, data, tokenizer, data.validation_split).select_columns("input_ids")
     if train_rows is None:
         train_rows, eval_rows = load_train_rows(data, tokenizer, eval_rows)
@@ -132,7 +137,7 @@ def build_rows(
 
 
 def rows_to_evaluate(training: PretrainingArguments, train_rows: datasets.Dataset | TextStream) -> int:
-    """How many rows keep evaluation a small share of the run: so many of those that are trained on between two."""
+    """The number of evaluation rows that keeps evaluation a small part of the run."""
     rows_per_update = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
     steps_per_epoch = len(train_rows) / rows_per_update if has_length(train_rows) else math.inf
     steps = training.max_steps if training.max_steps > 0 else training.num_train_epochs * steps_per_epoch
@@ -217,11 +222,13 @@ def load_rows(
 def build_stream(
     data: DataArguments, tokenizer: PreTrainedTokenizerBase, training: PretrainingArguments
 ) -> TextStream:
-    """The rows for training, cut while it goes on."""
+    """The rows for training, read and cut during training."""
     if any(map(is_features, data.train_file)):
-        raise InputError(f"{data.train_file[0]}: a folder of features, which lies on disk; leave out --streaming.")
+        raise InputError(
+            f"{data.train_file[0]}: a folder of features, which is on disk already; leave out --streaming."
+        )
     if not data.validation_file:
-        logger.info("No evaluation: a stream keeps no rows back. Give text of its own as --validation_file.")
+        logger.info("No evaluation: a stream holds no rows back. Give text to evaluate on as --validation_file.")
     return TextStream(
         Corpus(data.train_file, data.documents, data.text_column, data.split, streaming=True),
         make_packer(tokenizer, data.max_seq_length, pack_documents=data.pack_documents),

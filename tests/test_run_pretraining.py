@@ -190,7 +190,7 @@ REFUSED = {
     "a probe of one class": ({"probe_file": "{home}/one_class.jsonl"}, r"its 1 classes have 9 texts .* at least 2"),
     "a probe of other columns": (
         {"probe_file": "{home}/reviews.jsonl"},
-        r"reviews\.jsonl: no column 'sentence1' or 'text' or 'sentence'\. .*Rename the one that holds it\.$",
+        r"reviews\.jsonl: no column 'sentence1' or 'text' or 'sentence'.*Rename",
     ),
     "a probe without text": (
         {"probe_file": "{home}/null_text.jsonl"},

@@ -47,7 +47,7 @@ REFUSED = {
         r"--eval_do_concat_batches is False, .* leave it out",
     ),
     "a metric turned over": ({"greater_is_better": False}, r"--greater_is_better: .*leave it out"),
-    "unknown column": ({"columns": "labl=gold"}, r"--columns labl=gold: names one of sentence1, .* write label=NAME"),
+    "unknown column": ({"columns": "labl=gold"}, r"--columns labl=gold: give one of sentence1, .* label=NAME"),
     "column without name": ({"columns": "label"}, r"--columns label: .* write label=NAME"),
     "saved by another rule": ({"save_strategy": "no"}, r"--save_strategy is no, .* leave it out"),
     "no label": ({"validation_file": "{home}/empty_label.jsonl"}, r"row 2: no label\. Give each row one"),

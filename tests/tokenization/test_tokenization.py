@@ -150,7 +150,7 @@ def damaged_parquet():
         (
             "a.txt.zst",
             zstandard.compress(TEXT.encode())[:-9],
-            r"not a whole \.zst file \(it ends in the middle\)",
+            r"not a whole \.zst file \(the end is missing\)",
         ),
         ("a.jsonl", b'{"text": "a"}\n{"body": "b"}\n', r"line 2: no column 'text'\. The columns are: body"),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', r"line 2: not JSON"),
