@@ -160,7 +160,7 @@ REFUSED = {
     "overrides without names": ({"config_overrides": "[1]"}, r"--config_overrides \[1\]: a list; give names"),
     "overrides of what weights settle": (
         {"config": None, "model_name_or_path": "{home}/trained", "config_overrides": '{"use_sbgo": false}'},
-        r"--config_overrides: `use_sbgo` is not among what the weights of .*trained leave open: mlm_weight, ",
+        r"--config_overrides: `use_sbgo` would contradict the weights of .*trained; accepted are mlm_weight, ",
     ),
     "overrides that do not go with the weights": (
         {"config": None, "model_name_or_path": "{home}/trained", "config_overrides": '{"rtd_weight": -1}'},
@@ -263,7 +263,7 @@ REFUSED = {
     "no such fsdp_config": ({"fsdp": True, "fsdp_config": "missing.json"}, r"missing\.json: cannot be used \(No such"),
     "rows not shared": (
         {"train_file": "{home}/features", "pack_documents": True},
-        r"features: in its rows documents stand alone; make the features again with --pack_documents",
+        r"features: its documents do not share rows.* --pack_documents",
     ),
     "flash for shared rows": (
         {"pack_documents": True, "attn_implementation": "flash_attention_2"},
@@ -333,7 +333,7 @@ REFUSED = {
     "flex_attention on a CPU": ({"attn_implementation": "flex_attention"}, "cannot train on a CPU"),
     "other documents": (
         {"train_file": "{home}/features", "documents": "line"},
-        r"--documents file ended its documents, not line; make the features again",
+        r"features: .*--documents file, not line",
     ),
     "the best by no evaluation": (
         {"load_best_model_at_end": True, "validation_split_percentage": 0},
@@ -404,11 +404,11 @@ REFUSED = {
     ),
     "a trained discriminator left behind": (
         {"config": None, "model_name_or_path": "{home}/trained", "objective": "generator"},
-        r"--objective generator: .*trained has a discriminator that was trained",
+        r"--objective generator: .*trained has a trained discriminator",
     ),
     "tables come apart": (
         {"config_overrides": '{"tie_word_embeddings": false}'},
-        r"tie_word_embeddings is false; .* leave it out\. .* embedding_sharing",
+        r"tie_word_embeddings is false, .* leave it out\. .*embedding_sharing",
     ),
     "document rule": ({"documents": "chapter"}, r"documents='chapter' is not one of"),
 }
@@ -1069,7 +1069,7 @@ def test_a_second_stage_takes_its_generators_tokenizer(home, tmp_path):
     asked = ModelArguments("tiny", generator_name_or_path=generator, objective="discriminator")
     asked.tokenizer = str(home / "other_tokenizer")
     with pytest.raises(
-        InputError, match=r"was trained with other tokens than .*other_tokenizer .* --tokenizer .*genera"
+        InputError, match=r"was trained with other tokens than .*other_tokenizer.* --tokenizer .*genera"
     ):
         build_tokenizer(asked)
     asked.tokenizer = str(home / "tokenizer")
@@ -1080,7 +1080,7 @@ def test_flex_attention_is_not_asked_for_dropout(home, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer")
     _, data, _ = parsed(home, tmp_path)
     model_arguments = ModelArguments(config=str(home / "tiny.json"), attn_implementation="flex_attention")
-    with pytest.raises(InputError, match=r"flex_attention: has no dropout, and attention_probs_dropout_prob is 0\.1"):
+    with pytest.raises(InputError, match=r"flex_attention: .*dropout, and attention_probs_dropout_prob is 0\.1"):
         build_model(model_arguments, data, tokenizer)
     model_arguments.config_overrides = '{"attention_probs_dropout_prob": 0}'
     assert build_model(model_arguments, data, tokenizer).config._attn_implementation == "flex_attention"
@@ -1208,7 +1208,7 @@ def test_a_discriminator_is_trained_against_a_published_generator(home, tmp_path
     for name, weight in generator.state_dict().items():
         assert torch.equal(weight, built.generator.state_dict()[name])
     model, data, _ = parsed(home, tmp_path, **options)
-    with pytest.raises(InputError, match="brings no generator to train against"):
+    with pytest.raises(InputError, match="has no trained generator"):
         build_model(model, data, tokenizer)
 
 
@@ -1233,16 +1233,14 @@ def test_what_weights_leave_open_can_be_changed(home, tmp_path):
     for size in (10**15, 10**20):  # past any memory, and past torch's integers
         with pytest.raises(InputError, match=r"bert: cannot be used"):
             built(tmp_path / "bert", {"max_span_length": size})
-    with pytest.raises(InputError, match=r"`hidden_size` is not among what the weights of .*bert leave open"):
+    with pytest.raises(InputError, match=r"`hidden_size` would contradict the weights of .*bert"):
         built(tmp_path / "bert", {"hidden_size": 48})
 
     ElectraForPreTraining(ElectraConfig(**SIZES, vocab_size=280)).save_pretrained(tmp_path / "discriminator")
     ElectraForMaskedLM(ElectraConfig(**SIZES, vocab_size=280)).save_pretrained(tmp_path / "generator")
     options = {"generator": tmp_path / "generator"}
     assert not built(tmp_path / "discriminator", {"use_sbgo": False}, **options).config.use_sbgo
-    with pytest.raises(
-        InputError, match=r"`generator_size` is not among what the weights of .*discriminator leave open"
-    ):
+    with pytest.raises(InputError, match=r"`generator_size` would contradict the weights of .*discriminator"):
         built(tmp_path / "discriminator", {"generator_size": 0.5}, **options)
 
 
