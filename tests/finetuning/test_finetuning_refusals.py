@@ -48,7 +48,7 @@ REFUSED = {
     ),
     "a metric turned over": ({"greater_is_better": False}, r"--greater_is_better: .*leave it out"),
     "unknown column": ({"columns": "labl=gold"}, r"--columns labl=gold: give one of sentence1, .* label=NAME"),
-    "column without name": ({"columns": "label"}, r"--columns label: .* write label=NAME"),
+    "column without name": ({"columns": "label"}, r"--columns label: .* label=NAME"),
     "saved by another rule": ({"save_strategy": "no"}, r"--save_strategy is no, .* leave it out"),
     "no label": ({"validation_file": "{home}/empty_label.jsonl"}, r"row 2: no label\. Give each row one"),
     "not a number": ({"validation_file": "{home}/nan_label.jsonl"}, r"row 1: no label\. Give each row one"),
@@ -102,7 +102,7 @@ REFUSED = {
     "no table": ({"train_file": "{home}/number.json"}, r"number\.json: not rows\. Accepted: one JSON object per line"),
     "commas without quotes": (
         {"train_file": "{home}/commas.csv"},
-        r"commas\.csv, line 3: 3 fields, and the first line names 2 columns\. Put fields that hold commas",
+        r"commas\.csv, line 3: 3 fields, but the first line names 2 columns",
     ),
     "empty file": ({"train_file": "{home}/empty.jsonl"}, r"empty\.jsonl: no rows"),
     "no rows": ({"train_file": "{home}/no_rows.csv"}, r"no_rows\.csv: no rows"),
