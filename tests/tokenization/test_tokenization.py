@@ -159,9 +159,9 @@ def damaged_parquet():
         (
             "a.csv",
             b"id,text\n1,a\n\n2,Well, this\n",
-            r"line 4: 3 fields, and the first line names 2 columns\. Put fields",
+            r"line 4: 3 fields, but the first line names 2 columns",
         ),
-        ("a.csv", b"id,text\n1,a\n2\n", r"line 3: 1 fields, and the first line names 2 columns"),
+        ("a.csv", b"id,text\n1,a\n2\n", r"line 3: 1 fields, but the first line names 2 columns"),
         ("a.csv", b"id,body\n1,a\n", r"no column 'text'\. The columns are: id, body.*--text_column"),
         ("a.parquet", b"not parquet", r"a\.parquet: not a Parquet file"),
         ("a.parquet", damaged_parquet(), r"a\.parquet: not a Parquet file \(.*snappy"),
