@@ -43,9 +43,9 @@ def paths_as_input_errors() -> Iterator[None]:
     """Raise an InputError if a file or folder cannot be read or made, because it follows from the user's input."""
     try:
         yield
-    except InputError:
-        raise
     except OSError as error:
+        if isinstance(error, InputError) or error.filename is None:  # a time-out has no file, for one
+            raise
         raise unusable_path(error) from error
 
 
