@@ -41,56 +41,6 @@ LIBRARY_KEYS = {
 }
 
 
-# TEMP-OLDER-NAMES
-# Older name -> name here. `disc_*` and `gen_*` are handled by prefix.
-ALIASES = {
-    "max_span_len": "max_span_length",
-    "use_SBGO": "use_sbgo",
-    "use_SBPO": "use_sbpo",
-    "max_seq_len": "max_position_embeddings",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "ffn_size": "intermediate_size",
-}
-ALIAS_PREFIXES = {"disc_": "", "discriminator_": "", "gen_": "generator_"}
-
-# Settings of the data side that older configuration files hold -> name of the script's argument.
-DATA_ALIASES = {
-    "mask_ratio": "mask_ratio",
-    "max_seq_len": "max_seq_length",
-    "max_seq_length": "max_seq_length",
-}
-# Ids that older files repeat although the tokenizer knows them; the script compares them with the tokenizer.
-TOKENIZER_ALIASES = ("cls_id", "sep_id", "pad_id", "mask_id", "unk_id")
-
-
-def current_name(key: str) -> str:
-    """The name that `key` has today: itself, unless it is an older one."""
-    for prefix, replacement in ALIAS_PREFIXES.items():
-        if key.startswith(prefix):
-            rest = key.removeprefix(prefix)
-            return replacement + ALIASES.get(rest, rest)
-    return ALIASES.get(key, key)
-
-
-def split_data_settings(settings: dict) -> tuple[dict, dict]:
-    """Split the JSON object of a configuration file in what describes the model and what describes the data.
-
-    Args:
-        settings: the file's content. Older names are allowed; the keys that are known stay as they are.
-
-    Returns:
-        The model's settings (for `SpanElectraConfig(**settings)`) and the data's, under the names of
-        `run_pretraining.py`'s arguments: `mask_ratio` and `max_seq_length`, those that the file holds.
-    """
-    data = {name: settings[key] for key, name in DATA_ALIASES.items() if key in settings}
-    model = {key: value for key, value in settings.items() if key not in DATA_ALIASES or key in ALIASES}
-    return model, data
-
-
-# TEMP-END
-
-
 @dataclass(kw_only=True)
 class SpanObjectivesConfig:
     """

@@ -93,8 +93,8 @@ class SpanEncoderConfig(SpanObjectivesConfig, PreTrainedConfig):
             )
         if self.objective == "discriminator" and self.embedding_sharing == "tied":
             raise ValueError(
-                "`objective` is 'discriminator' and `embedding_sharing` is 'tied', so training the discriminator would "
-                "change the generator: set `embedding_sharing` to 'separate' or 'disentangled'."
+                "`objective` is 'discriminator' and `embedding_sharing` is 'tied', so training the discriminator "
+                "would change the generator: set `embedding_sharing` to 'separate' or 'disentangled'."
             )
 
     # What a run asks of a configuration is the discriminator's.

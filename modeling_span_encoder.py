@@ -168,10 +168,11 @@ class SpanEncoderForPreTraining(SpanObjectives, PreTrainedModel):
         configs = {"generator": self.config.generator, "discriminator": self.config.discriminator}
         if position_ids is None:
             return dict.fromkeys(configs, attention_mask)
-        if self.config.discriminator.model_type not in SEPARATE_SEQUENCES:
+        kind = self.config.discriminator.model_type
+        if kind not in SEPARATE_SEQUENCES:
             raise ValueError(
-                f"Sequences share a row (`position_ids`), and the attention of a {self.config.discriminator.model_type} "
-                "cannot separate them: make the features again without --pack_documents."
+                f"Sequences share a row (`position_ids`), and the attention of a {kind} cannot separate them: make the "
+                "features again without --pack_documents."
             )
         sequences = sequence_numbers(position_ids)  # (B, T)
         if attention_mask is not None:

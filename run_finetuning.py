@@ -19,7 +19,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, set_seed
 
-from span_electra.common.errors import InputError, print_error
+from span_electra.common.errors import InputError, paths_as_input_errors, print_error
 from span_electra.common.run_files import CARD
 from span_electra.finetuning.arguments import TASKS, FinetuningArguments, parse_arguments, settle_by_size
 from span_electra.finetuning.encoder import (
@@ -64,25 +64,30 @@ NOT_PUBLISHED = ("seed-*/", LOCK)
 
 def run(arguments: Sequence[str]) -> None:
     """Parse, read the task, train every seed, report, keep the best."""
-    encoder_arguments, task_arguments, training_arguments = parse_arguments(arguments)
-    output_dir = training_arguments.output_dir
-    seen = names_in_run(Path(output_dir), SETTINGS)
-    check_folder(output_dir, SETTINGS, training_arguments.overwrite_output_dir)
-    logging.basicConfig(format="%(message)s")
-    logger.setLevel(logging.INFO if training_arguments.process_index == 0 else logging.ERROR)
+    with paths_as_input_errors():
+        encoder_arguments, task_arguments, training_arguments = parse_arguments(arguments)
+        output_dir = training_arguments.output_dir
+        seen = names_in_run(Path(output_dir), SETTINGS)
+        check_folder(output_dir, SETTINGS, training_arguments.overwrite_output_dir)
+        logging.basicConfig(format="%(message)s")
+        logger.setLevel(logging.INFO if training_arguments.process_index == 0 else logging.ERROR)
 
-    config = load_config(encoder_arguments)
-    tokenizer = load_tokenizer(encoder_arguments, config)
-    check_vocabulary(config, tokenizer)
-    settle_by_size(training_arguments, config.hidden_size)
-    dropout = set_dropout(config, training_arguments.dropout)
-    longest = longest_row(encoder_arguments, config, tokenizer)
-    task = TASK_CLASSES[task_arguments.task](task_arguments, tokenizer, longest)
-    with training_arguments.main_process_first(desc="tokenization"):
-        train_rows, eval_rows = task.build_rows()
-    metric = training_arguments.metric_for_best_model = task.choose_metric(training_arguments.metric_for_best_model)
-    config.update(task.head_settings())
-    build_model(encoder_arguments, config, task)  # weights that cannot be used are refused before a folder is touched
+        config = load_config(encoder_arguments)
+        tokenizer = load_tokenizer(encoder_arguments, config)
+        check_vocabulary(config, tokenizer)
+        settle_by_size(training_arguments, config.hidden_size)
+        dropout = set_dropout(config, training_arguments.dropout)
+        longest = longest_row(encoder_arguments, config, tokenizer)
+        task = TASK_CLASSES[task_arguments.task](task_arguments, tokenizer, longest)
+        with training_arguments.main_process_first(desc="tokenization"):
+            train_rows, eval_rows = task.build_rows()
+        metric = training_arguments.metric_for_best_model = task.choose_metric(
+            training_arguments.metric_for_best_model
+        )
+        config.update(task.head_settings())
+        build_model(
+            encoder_arguments, config, task
+        )  # weights that cannot be used are refused before a folder is touched
     settings = {**asdict(encoder_arguments), **asdict(task_arguments), **training_arguments.to_dict()}
     settings |= {"max_seq_length": task.max_length, "dropout": dropout}
     settings["stride"] = task.stride if task.reads_windows else None

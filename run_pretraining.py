@@ -2,7 +2,7 @@
 
     accelerate launch run_pretraining.py configs/recipes/small.yaml --train_file text/ --tokenizer T --output_dir out
 
-Every option may stand on the command line, in the recipe, or in both: the command line wins. `--help` lists them.
+Give an option on the command line, in the recipe, or in both: the command line wins. `--help` lists them.
 """
 
 import logging
@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from span_electra.common.errors import InputError, print_error
+from span_electra.common.errors import InputError, paths_as_input_errors, print_error
 from span_electra.common.run_files import ARGUMENTS
 from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
 from span_electra.hub.publishing import PublishingError, prepare_repository
@@ -50,44 +50,45 @@ from span_electra.training.shutdown import InterruptedRun, processes_end_togethe
 
 logger = logging.getLogger("span_electra")
 
-EVALUATION_SEED = 0  # not the run's: runs with different seeds are evaluated on the same masks
+EVALUATION_SEED = 0  # not the run's, so that runs with different seeds are evaluated on the same masks
 
 
 def run(arguments: Sequence[str]) -> None:
     """Parse, build, train, evaluate, save."""
-    model_arguments, data_arguments, training_arguments = parse_arguments(arguments)
-    output_dir, resume = training_arguments.output_dir, training_arguments.resume_from_checkpoint
-    seen = names_in_run(Path(output_dir), ARGUMENTS)
-    checkpoint = check_run_folder(output_dir, resume, training_arguments.overwrite_output_dir)
-    logging.basicConfig(format="%(message)s")
-    logger.setLevel(logging.INFO if training_arguments.process_index == 0 else logging.WARNING)
-    set_seed(training_arguments.seed)
-    check_same_checkpoint(checkpoint)
+    with paths_as_input_errors():
+        model_arguments, data_arguments, training_arguments = parse_arguments(arguments)
+        output_dir, resume = training_arguments.output_dir, training_arguments.resume_from_checkpoint
+        seen = names_in_run(Path(output_dir), ARGUMENTS)
+        checkpoint = check_run_folder(output_dir, resume, training_arguments.overwrite_output_dir)
+        logging.basicConfig(format="%(message)s")
+        logger.setLevel(logging.INFO if training_arguments.process_index == 0 else logging.WARNING)
+        set_seed(training_arguments.seed)
+        check_same_checkpoint(checkpoint)
 
-    tokenizer = build_tokenizer(model_arguments)
-    model = build_model(model_arguments, data_arguments, tokenizer)
-    resolve_rows(data_arguments, model.config)
-    is_sharded = fsdp_state_dict_type(training_arguments) is not None
-    if is_sharded and model.config.share_encoder:
-        raise InputError(
-            "FSDP shards every layer by itself, and both networks of this model have the same ones (one encoder): use "
-            "DDP (configs/accelerate/ddp.yaml), or give the generator another shape."
-        )
-    if checkpoint is not None:
-        check_shape(checkpoint, model.config)
-        check_sharding(checkpoint, is_sharded)
-    if training_arguments.push_to_hub and training_arguments.process_index == 0:
-        described = run_settings(model_arguments, data_arguments, training_arguments, model.config.objective)
-        prepare_repository(training_arguments, model_card(described, history=[]))
-    train_rows, eval_rows = build_rows(data_arguments, tokenizer, training_arguments)
-    masking = {name: getattr(data_arguments, name) for name in MASKING}
-    facts = run_facts(training_arguments, train_rows) | masking
-    if checkpoint is not None:
-        check_stream(checkpoint, train_rows)
-        check_same_run(checkpoint, facts)
-    probe = build_probe(data_arguments, tokenizer, eval_rows)
-    check_rows(training_arguments, facts["rows"], is_evaluated=eval_rows is not None)
-    check_metric(training_arguments, model.config, has_probe=probe is not None)
+        tokenizer = build_tokenizer(model_arguments)
+        model = build_model(model_arguments, data_arguments, tokenizer)
+        resolve_rows(data_arguments, model.config)
+        is_sharded = fsdp_state_dict_type(training_arguments) is not None
+        if is_sharded and model.config.share_encoder:
+            raise InputError(
+                "FSDP cannot shard a model whose networks share one encoder: use DDP (configs/accelerate/ddp.yaml), "
+                "or give the generator another shape."
+            )
+        if checkpoint is not None:
+            check_shape(checkpoint, model.config)
+            check_sharding(checkpoint, is_sharded)
+        if training_arguments.push_to_hub and training_arguments.process_index == 0:
+            described = run_settings(model_arguments, data_arguments, training_arguments, model.config.objective)
+            prepare_repository(training_arguments, model_card(described, history=[]))
+        train_rows, eval_rows = build_rows(data_arguments, tokenizer, training_arguments)
+        masking = {name: getattr(data_arguments, name) for name in MASKING}
+        facts = run_facts(training_arguments, train_rows) | masking
+        if checkpoint is not None:
+            check_stream(checkpoint, train_rows)
+            check_same_run(checkpoint, facts)
+        probe = build_probe(data_arguments, tokenizer, eval_rows)
+        check_rows(training_arguments, facts["rows"], is_evaluated=eval_rows is not None)
+        check_metric(training_arguments, model.config, has_probe=probe is not None)
     settings = run_settings(model_arguments, data_arguments, training_arguments, model.config.objective)
     settings["rows_per_update"] = facts["rows_per_update"]
     start = partial(start_run, output_dir, settings, resumes=checkpoint is not None)
@@ -98,11 +99,11 @@ def run(arguments: Sequence[str]) -> None:
             probe=probe,
         )
         describe(trainer, data_arguments.max_seq_length)
-        trainer.args.eval_on_start &= checkpoint is None  # the history of a run that goes on has that evaluation
+        trainer.args.eval_on_start &= checkpoint is None  # a resumed run's history already has that evaluation
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         if eval_rows is not None and not is_evaluated(trainer.state.log_history, trainer.kept_step()):
             trainer.evaluate()
-        trainer.save_model()  # with --push_to_hub it is published as well, and its report with it
+        trainer.save_model()  # with --push_to_hub this publishes the model and its report
         if trainer.is_world_process_zero():
             print(write_report(output_dir, settings, trainer.state.log_history, trainer.kept_step()))
 
@@ -110,8 +111,8 @@ def run(arguments: Sequence[str]) -> None:
 def run_settings(
     model: ModelArguments, data: DataArguments, training: PretrainingArguments, objective: str
 ) -> dict[str, Any]:
-    """All options of a run by name, as they are now, for its report."""
-    precision = training.mixed_precision  # which `accelerate` may have set
+    """All options of a run by name, with the values that are in force, for its report."""
+    precision = training.mixed_precision  # `accelerate launch` may have set it
     settled = {"objective": objective, "bf16": precision == "bf16", "fp16": precision == "fp16"}
     return {**asdict(model), **asdict(data), **training.to_dict(), **settled}
 
@@ -124,7 +125,7 @@ def build_trainer(
         arguments.eval_strategy = "no"
     pad_to = None
     if arguments.device.type == "cuda":
-        # Shapes that never change: nothing is compiled twice, and the device need not wait to learn a count.
+        # With fixed shapes nothing is compiled twice, and the device never waits for a count.
         pad_to = data.max_seq_length
         model.largest_masked_share = largest_masked_share(data.mask_ratio, data.max_seq_length)
     form = {"pad_to_multiple_of": pad_to, "pack_documents": data.pack_documents}
@@ -158,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (InputError, NonFiniteLossError, PublishingError, SaveError, InterruptedRun) as error:
         print_error(error)
         if isinstance(error, InterruptedRun):
-            sys.exit(128 + error.signal)  # as a process that the signal ended
+            sys.exit(128 + error.signal)  # the status of a process that a signal ended
         sys.exit(2 if isinstance(error, InputError) else 1)
 
 

@@ -1,7 +1,8 @@
-"""The command lines of scripts and modules: options, recipes that hold options, and how a command ends."""
+"""Command lines: options, recipes that hold options, and how a command ends."""
 
 import difflib
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from typing import NoReturn, get_args, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
-from span_electra.common.errors import InputError, first_line, print_error
+from span_electra.common.errors import InputError, first_line, paths_as_input_errors, print_error, unusable_path
 
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -25,20 +26,20 @@ def parse_options(
     description: str,
     alternatives: frozenset[str] = frozenset(),
 ) -> tuple:
-    """Parse `[recipe.yaml] [--option value ...]`, in which options win over the recipe.
+    """Parse `[recipe.yaml] [--option value ...]`. An option on the command line wins over the recipe.
 
     Args:
-        groups: Dataclasses, the fields of which are the options.
+        groups: Dataclasses whose fields are the options.
         arguments: The command line without the script's name.
         script: The script's name, for the help.
-        description: What it does, for the help.
-        alternatives: Options of which one excludes the others: one on the command line takes the place of a recipe's.
+        description: What the script does, for the help.
+        alternatives: Options that exclude each other. One on the command line replaces any of them in the recipe.
 
     Returns:
         An instance of each group.
 
     Raises:
-        InputError: an unknown option, or a value that the Trainer's arguments refuse.
+        InputError: An unknown option, or a value that the Trainer's arguments refuse.
     """
     parser = HfArgumentParser(
         groups,  # type: ignore[arg-type]
@@ -57,10 +58,10 @@ def parse_options(
             arguments, return_remaining_strings=True, look_for_args_file=False
         )
     except OSError as error:
-        if error.filename is None:
-            raise InputError(f"{first_line(error)}.") from error
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror}).") from error
-    except (ImportError, ValueError) as error:  # the Trainer's own checks
+        raise unusable_path(error) from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{error.doc}: not valid JSON ({error}).") from error
+    except (ImportError, TypeError, ValueError) as error:  # the Trainer's own checks
         raise InputError(f"{first_line(error)}.") from error
     if unknown:
         raise InputError(unknown_option(unknown[0].split("=")[0], groups))
@@ -80,28 +81,46 @@ def read_recipe(path: str, groups: Sequence[type]) -> dict:
 
 
 def recipe_value(path: str, name: str, value: object, accepted: object) -> object:
-    """A recipe's value as it would come from the command line, so that both are converted and checked alike."""
+    """A recipe's value as the command line would give it, so that both are converted and checked alike."""
     if isinstance(value, list):
         if "list" not in str(accepted):
-            raise InputError(f"{path}: {name} is a list, {value}; one value is expected.")
+            raise InputError(f"{path}: {name} is a list, {value}; give one value.")
         for item in value:
             if item is None or isinstance(item, (list, dict)):
-                raise InputError(f"{path}: {name} holds {json.dumps(item)}; a list of words or numbers is expected.")
+                raise InputError(f"{path}: {name} holds {json.dumps(item)}; give a list of words or numbers.")
         return [str(item) for item in value]
     if value is None:
         if type(None) not in get_args(accepted):
             raise InputError(f"{path}: {name} has no value; give one, or leave it out.")
         return None
     if bool in (accepted, *get_args(accepted)):
-        value = yaml.SafeLoader.bool_values.get(str(value).lower(), value)  # which knows `on` and `off` as well
+        value = yaml.SafeLoader.bool_values.get(str(value).lower(), value)  # it knows `on` and `off`
     text = json.dumps(value) if isinstance(value, dict) else str(value)
     return [text] if accepted == list[str] else text
 
 
+class SettingsLoader(yaml.SafeLoader):
+    """YAML in which 1e-7 is a number, as YAML 1.2 has it, and a name may not be given twice."""
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        refuse_repeated([str(name.value) for name, _ in node.value])
+        return node
+
+
+SettingsLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+"),
+    list("-+.0123456789"),
+)
+
+
 def load_recipe(text: str) -> object:
-    """YAML of which scalars stay as they are written: `no` is Norwegian, and 0123 no 83. Within a mapping, which goes
-    on as JSON, they have their types."""
-    loader = yaml.SafeLoader(text)
+    """Read YAML, but keep its top-level values as they are written: `no` is Norwegian, and 0123 is not 83.
+
+    The values in a mapping become JSON, so they have their types.
+    """
+    loader = SettingsLoader(text)
     recipe = loader.get_single_node()
 
     def value_of(node: yaml.Node) -> object:
@@ -109,8 +128,8 @@ def load_recipe(text: str) -> object:
         return node.value if is_text else loader.construct_object(node, deep=True)
 
     if not isinstance(recipe, yaml.MappingNode):
-        return yaml.safe_load(text)
-    loader.flatten_mapping(recipe)  # of what `<<` brings in
+        return load_yaml(text)
+    loader.flatten_mapping(recipe)  # adds what `<<` merges
     return {
         loader.construct_scalar(name): [value_of(item) for item in value.value]
         if isinstance(value, yaml.SequenceNode)
@@ -119,22 +138,49 @@ def load_recipe(text: str) -> object:
     }
 
 
-def read_settings(path: str | Path, load_yaml: Callable[[str], object] = yaml.safe_load) -> dict:
-    """The mapping that a YAML or JSON file holds."""
+def load_yaml(text: str) -> object:
+    return yaml.load(text, SettingsLoader)
+
+
+def load_json(text: str) -> object:
+    """Read JSON, in which a name may not be given twice.
+
+    Raises:
+        ValueError: Not JSON, a name that is repeated, or lists nested too deeply.
+    """
+
+    def once(pairs: list[tuple[str, object]]) -> dict:
+        refuse_repeated([name for name, _ in pairs])
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+
+
+def refuse_repeated(names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} is given twice")
+
+
+def read_settings(path: str | Path, read_yaml: Callable[[str], object] = load_yaml) -> dict:
+    """The mapping in a YAML or JSON file."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-        settings = json.loads(text) if Path(path).suffix == ".json" else load_yaml(text)
+        settings = load_json(text) if Path(path).suffix == ".json" else read_yaml(text)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path}: not valid {Path(path).suffix[1:].upper()} ({first_line(error)}).") from error
     if not isinstance(settings, dict):
-        raise InputError(f"{path}: holds a {type(settings).__name__}; names with values are expected.")
+        raise InputError(f"{path}: holds a {type(settings).__name__}; give names with values.")
     return settings
 
 
 def check_positive(group: object, *names: str) -> None:
-    """Refuse counts below 1 in a group of options; None, which leaves the count to the script, passes."""
+    """Refuse counts below 1. None leaves the count to the script."""
     for name in names:
         value = getattr(group, name)
         if value is not None and value < 1:
@@ -142,7 +188,7 @@ def check_positive(group: object, *names: str) -> None:
 
 
 def option_types(groups: Sequence[type]) -> dict[str, object]:
-    # Not the fields' own types, of which the parser takes the first of several.
+    # The parser replaces the type of a field that accepts several by the first, so the hints are read instead.
     types = {name: kind for group in groups for name, kind in get_type_hints(group).items()}
     return {option.name: types[option.name] for group in groups for option in fields(group) if option.init}
 
@@ -154,15 +200,16 @@ def unknown_option(name: str, groups: Sequence[type]) -> str:
 
 
 def run_command(command: Callable[[], None]) -> None:
-    """Run it; SIGTERM ends it as Ctrl-C does, so that it removes what it has not finished."""
+    """Run a command. SIGTERM ends it as Ctrl-C does, so that it removes unfinished output."""
     before = signal.signal(signal.SIGTERM, _stop)
     try:
-        command()
+        with paths_as_input_errors():
+            command()
     except InputError as error:
         print_error(error)
         sys.exit(2)
     except Exception as error:
-        if isinstance(error.__context__, SystemExit):  # `datasets` makes a TimeoutError of it when it has workers
+        if isinstance(error.__context__, SystemExit):  # `datasets` turns it into a TimeoutError when it has workers
             raise error.__context__ from None
         raise
     finally:
@@ -170,4 +217,4 @@ def run_command(command: Callable[[], None]) -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)  # as a process that the signal ended
+    sys.exit(128 + number)  # the status of a process that a signal ended

@@ -20,17 +20,19 @@ from span_electra.common.text_files import LONGEST_LINE, numbered_lines
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_SEED = 0  # not the run's: runs with different seeds see the same rows
+SAMPLE_SEED = 0  # not the run's, so that runs with different seeds see the same rows
 TEXTS = (Value("string"), Value("large_string"))
-NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d+)?")  # not 01, which is a name, nor one that a float64 could not hold
+NUMBER = re.compile(
+    r"-?(0|[1-9]\d{0,14})(\.\d+)?"
+)  # neither 01, which is a name, nor more digits than a float64 holds
 
 
 class Column(NamedTuple):
-    """A column that a task reads: the names under which it is looked for, the first that is there wins."""
+    """A column that a task reads, by the first of these names that the data has."""
 
     names: tuple[str, ...]
     is_required: bool = True
-    is_label: bool = False  # if all its values are numbers written as texts, they are read as numbers
+    is_label: bool = False  # if all its texts are numbers, they are read as numbers
 
 
 SENTENCE_COLUMNS = {
@@ -43,19 +45,16 @@ SENTENCE_COLUMNS = {
 def read_examples(
     name: str, split: str, columns: Mapping[str, Column], renamed: Mapping[str, str] | None = None
 ) -> datasets.Dataset:
-    """The rows that `name` holds.
+    """The rows of a file or a dataset, with the task's columns only.
 
     Args:
         name: A file, or a `datasets` name (`name:configuration`).
         split: The split of a `datasets` name.
-        columns: The task's columns by its own name for them.
-        renamed: That name -> the name in the data, where the user says so by --columns; None: there is no such option.
-
-    Returns:
-        Rows with the task's names for its columns, and no other columns.
+        columns: The task's columns, by the task's names for them.
+        renamed: The task's name -> the name in the data, as --columns says. None if there is no such option.
 
     Raises:
-        InputError: what is not there, cannot be read, holds no rows or lacks a column.
+        InputError: The data is missing, cannot be read, has no rows or lacks a column.
     """
     rows = read_table(name, split)
     if not len(rows):
@@ -66,13 +65,13 @@ def read_examples(
         present = [candidate for candidate in accepted if candidate in rows.column_names]
         if present and present[0] in found:
             raise InputError(
-                f"{name}: the column {present[0]!r} would be both {found[present[0]]} and {role}. Name another: "
+                f"{name}: the column {present[0]!r} would be both {found[present[0]]} and {role}. Name another with "
                 f"--columns {role}=NAME."
             )
         if present:
             found[present[0]] = role
         elif column.is_required or (renamed and role in renamed):
-            fix = "Rename the one that holds it" if renamed is None else f"Name it: --columns {role}=NAME"
+            fix = "Rename the right one" if renamed is None else f"Name it with --columns {role}=NAME"
             raise InputError(
                 f"{name}: no column {' or '.join(map(repr, accepted))}. The columns are: "
                 f"{', '.join(rows.column_names)}. {fix}."
@@ -80,7 +79,7 @@ def read_examples(
     texts = [name for name, kind in rows.features.items() if kind in TEXTS]
     unread = [column for column in texts if column not in found]
     for role in columns.keys() - found.values() if unread and renamed is not None else ():
-        logger.warning(f"{name}: there is no {role}. If that is {unread[0]}: --columns {role}={unread[0]}.")
+        logger.warning(f"{name} has no {role}. If that is {unread[0]}, give --columns {role}={unread[0]}.")
     rows = rows.select_columns(list(found)).rename_columns({old: new for old, new in found.items() if old != new})
     for role, column in columns.items():
         if column.is_label and rows.features.get(role) in TEXTS and all(map(is_number, rows[role])):
@@ -95,7 +94,7 @@ def check_texts(examples: datasets.Dataset, name: str, columns: Iterable[str]) -
         for number, value in enumerate(examples[column], start=1):
             if not isinstance(value, str):
                 raise InputError(
-                    f"{name}, row {number}: {column} is {value!r}, which is not text. Give one in every row, or "
+                    f"{name}, row {number}: {column} is {value!r}, which is not text. Give text in every row, or "
                     "another column."
                 )
 
@@ -105,14 +104,14 @@ def is_number(text: str | None) -> bool:
 
 
 def parse_columns(columns: Sequence[str], roles: Iterable[str]) -> dict[str, str]:
-    """`--columns sentence1=premise label=gold` as a dictionary, checked against the names that the task knows."""
+    """`--columns sentence1=premise label=gold` as a dictionary, checked against the task's names."""
     renamed = {}
     for item in columns:
         role, _, column = item.partition("=")
         if role not in roles or not column:
             close = difflib.get_close_matches(role, list(roles), n=1)
             hint = f"{(close or list(roles))[0]}=NAME"
-            raise InputError(f"--columns {item}: names one of {', '.join(roles)}, then its column; write {hint}.")
+            raise InputError(f"--columns {item}: give one of {', '.join(roles)} and its column, as in {hint}.")
         renamed[role] = column
     return renamed
 
@@ -130,8 +129,11 @@ def read_table(name: str, split: str) -> datasets.Dataset:
 
 
 def read_file(path: Path) -> datasets.Dataset:
-    """A table as it is in the file. What a library would make of texts that look like numbers, dates or nothing is
-    left to the task, which knows what its columns are."""
+    """A table with its values as the file has them.
+
+    `datasets` reads Parquet. It would turn dates in JSON into timestamps, read NA in CSV as missing and 01 as 1, and
+    fill up short CSV rows, all in silence, so JSON and CSV are read here.
+    """
     suffix = path.suffix.lower()
     if suffix not in TABLE_SUFFIXES:
         raise InputError(f"{path}: unknown suffix {path.suffix!r}; accepted are {', '.join(TABLE_SUFFIXES)}.")
@@ -141,7 +143,7 @@ def read_file(path: Path) -> datasets.Dataset:
         return csv_table(path) if suffix == ".csv" else json_table(path)
     except InputError:
         raise
-    except Exception as error:  # every kind of failure to read a file has its own class
+    except Exception as error:  # each way to fail at reading a file has its own class
         kind = "JSON" if suffix == ".jsonl" else suffix[1:].upper()
         reason = first_line(error.__cause__ or error)
         raise InputError(f"{path}: cannot be read as {kind}, or has no rows ({reason}).") from error
@@ -154,11 +156,11 @@ def csv_table(path: Path) -> datasets.Dataset:
 
 
 def json_table(path: Path) -> datasets.Dataset:
-    """Rows from JSON lines, from a list of objects, from one under `data`, or from SQuAD's nested format."""
+    """Rows from JSON lines, a list of objects, such a list under `data`, or SQuAD's nested format."""
     text = path.read_text(encoding="utf-8-sig")
     try:
         content = json.loads(text)
-    except ValueError:  # not one value: one a line
+    except ValueError:  # more than one value, so one on each line
         content = json_lines(text, path)
     if isinstance(content, dict):
         content = content.get("data", [content])
@@ -212,7 +214,7 @@ def squad_rows(articles: list, path: Path) -> Iterator[dict]:
 
 
 def sample(rows: datasets.Dataset, count: int | None) -> datasets.Dataset:
-    """`count` of the rows, drawn at random but always the same, in their order; all if there are no more."""
+    """Draw `count` rows at random, always the same ones and in their order. All, if there are no more."""
     if count is None or count >= len(rows):
         return rows
     chosen = np.random.default_rng(SAMPLE_SEED).permutation(len(rows))[:count]
@@ -220,15 +222,15 @@ def sample(rows: datasets.Dataset, count: int | None) -> datasets.Dataset:
 
 
 def load_named_dataset(name: str, split: str, streaming: bool = False) -> datasets.Dataset | datasets.IterableDataset:
-    """A split of the dataset that is called `name`, or `name:configuration`, on the Hub.
+    """A split of the dataset `name`, or `name:configuration`, on the Hub.
 
     Raises:
-        InputNotFoundError: if there is none, or no network and none in the cache.
+        InputNotFoundError: There is none, or it is not in the cache and there is no network.
     """
     dataset_name, _, configuration = name.partition(":")
     try:
         return datasets.load_dataset(dataset_name, configuration or None, split=split, streaming=streaming)
-    except Exception as error:  # every kind of failure to reach or to read a dataset has its own class
+    except Exception as error:  # each way to fail at reaching or reading a dataset has its own class
         raise InputNotFoundError(
             f"{name}: neither a file, folder or glob here, nor a dataset that can be loaded (split {split!r}): "
             f"{first_line(error)}. Give local files, or a name like wikitext:wikitext-2-raw-v1 and its --split."
@@ -236,10 +238,10 @@ def load_named_dataset(name: str, split: str, streaming: bool = False) -> datase
 
 
 def open_csv(path: Path) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
-    """The names of a CSV file's columns, and its rows: where each stands, and a text for each column.
+    """The columns of a CSV file and an iterator over its rows: where a row is, and its fields as text.
 
     Raises:
-        InputError: (also while the rows are read) not CSV, or a row with more or fewer fields than there are columns.
+        InputError: The file is not CSV, or (while rows are read) a row has more or fewer fields than columns.
     """
     csv.field_size_limit(LONGEST_LINE)
     reader = csv.reader((f"{line}\n" for _, line in numbered_lines(path)), strict=True)
@@ -259,7 +261,7 @@ def _whole_rows(rows: Iterator[tuple[str, list[str]]], columns: int) -> Iterator
     for where, row in rows:
         if len(row) != columns:
             raise InputError(
-                f"{where}: {len(row)} fields, and the first line names {columns} columns. Put fields that hold commas "
-                'or line ends in double quotes ("), or write the file again with a library for CSV.'
+                f"{where}: {len(row)} fields, but the first line names {columns} columns. Put fields with commas or "
+                'line ends in double quotes ("), or write the file with a CSV library.'
             )
         yield where, row

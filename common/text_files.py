@@ -10,7 +10,7 @@ import zstandard
 from span_electra.common.errors import InputError
 
 READ_SIZE = 1 << 20  # bytes
-COMPRESSED_READ_SIZE = 1 << 14  # bytes; small, because what comes out can be thousands of times larger
+COMPRESSED_READ_SIZE = 1 << 14  # bytes; small, because the text can be thousands of times larger
 LONGEST_LINE = 10 << 20  # bytes
 
 
@@ -28,8 +28,8 @@ def _raw_chunks(path: Path) -> Iterator[bytes]:
 
 
 def _zstd_chunks(path: Path) -> Iterator[bytes]:
-    # zstandard's own stream reader takes a truncated file for a whole one. A window of 2 ** 31 is what
-    # `zstd --long=31` writes; the library's default refuses anything over 2 ** 27.
+    # zstandard's stream reader accepts a truncated file. `zstd --long=31` writes windows of 2 ** 31, but the library
+    # refuses more than 2 ** 27 by default.
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
     frame = None
     with path.open("rb") as stream:
@@ -41,11 +41,11 @@ def _zstd_chunks(path: Path) -> Iterator[bytes]:
                 data = frame.unused_data if frame.eof else b""
                 frame = None if frame.eof else frame
     if frame:
-        raise EOFError("it ends in the middle")
+        raise EOFError("the end is missing")
 
 
 def read_text(path: Path) -> Iterator[tuple[int, str]]:
-    """Whole lines of a UTF-8 file, about `READ_SIZE` at a time, and the number of the first line."""
+    """Yield whole lines of a UTF-8 file, about `READ_SIZE` at a time, after the number of the first line."""
     line_number, pending = 1, b""
     for data in _raw_chunks(path):
         if line_number == 1 and not pending:
@@ -53,13 +53,13 @@ def read_text(path: Path) -> Iterator[tuple[int, str]]:
         if (position := data.find(b"\0")) >= 0:
             line = line_number + data.count(b"\n", 0, position)
             raise InputError(
-                f"{path}, line {line}: a NUL byte. This is binary (or UTF-16), not UTF-8 text: convert it."
+                f"{path}, line {line}: a NUL byte, so this is binary or UTF-16. Convert the file to UTF-8."
             )
         first_end = data.find(b"\n")
         if len(pending) + (len(data) if first_end < 0 else first_end) > LONGEST_LINE:
             raise InputError(
-                f"{path}, line {line_number}: longer than {LONGEST_LINE >> 20} MiB. Lines up to that length are "
-                "accepted: break the text into lines, one paragraph or sentence each."
+                f"{path}, line {line_number}: longer than {LONGEST_LINE >> 20} MiB, the longest line that is "
+                "accepted. Break the text into lines, one paragraph or sentence each."
             )
         lines, newline, rest = data.rpartition(b"\n")
         if not newline:
@@ -80,8 +80,8 @@ def _decode(path: Path, line_number: int, data: bytes) -> str:
         line = line_number + data.count(b"\n", 0, error.start)
         column = error.start - data.rfind(b"\n", 0, error.start)
         raise InputError(
-            f"{path}, line {line}, byte {column}: 0x{data[error.start]:02x} is not UTF-8. Only UTF-8 text is "
-            "accepted: convert the file, for example with `iconv -f latin1 -t utf-8`."
+            f"{path}, line {line}, byte {column}: 0x{data[error.start]:02x} is not UTF-8. Convert the "
+            "file, for example with `iconv -f latin1 -t utf-8`."
         ) from error
 
 

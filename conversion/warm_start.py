@@ -29,7 +29,7 @@ BOUNDARY_HEAD_SHAPE = ("max_span_length", "boundary_position_size")
 
 # The settings that loaded weights leave open: always, if the heads of the objectives are new, if the generator is new.
 SETTINGS_OF_TRAINING = (
-    *("mlm_weight", "sbgo_weight", "rtd_weight", "sbpo_weight", "sampling_head", "sampling_temperature"),
+    *("mlm_weight", "sbgo_weight", "rtd_weight", "sbpo_weight", "sampling_temperature"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob"),
 )
 SETTINGS_OF_NEW_HEADS = ("embedding_sharing", "use_sbgo", "use_sbpo", *BOUNDARY_HEAD_SHAPE)
@@ -252,11 +252,6 @@ def from_generator(generator: str | os.PathLike, **settings) -> SpanElectraForPr
                 "Leave it out to use the generator's value."
             )
     settings.setdefault("pad_token_id", config.pad_token_id)
-    if boundary_head is None and settings.get("sampling_head") == "mean":
-        raise ValueError(
-            f"`sampling_head` is 'mean', and the generator {str(generator)!r} has no boundary head (SBGO) that was "
-            "trained; use 'mlm'."
-        )
     settings.setdefault("embedding_sharing", "separate")
     settings |= shape | {"objective": "discriminator"}
     model = SpanElectraForPreTraining(SpanElectraConfig(**settings))

@@ -1,4 +1,4 @@
-"""Load any encoder that the Auto classes know, with a new head, and make sure that it is what was meant."""
+"""Load any encoder that the Auto classes know, with a new head, and refuse those that would train badly."""
 
 import logging
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def load_config(arguments: EncoderArguments) -> PretrainedConfig:
     """The encoder's configuration.
 
     Raises:
-        InputError: there is none, or it is a generator's, or that of a pretraining's first stage.
+        InputError: There is none, or the model is a generator, or only its generator was trained.
     """
     name = arguments.model_name_or_path
     with as_input_error(f"--model_name_or_path {name}"):
@@ -40,26 +40,26 @@ def load_config(arguments: EncoderArguments) -> PretrainedConfig:
     saved_as = (config.architectures or ["a model of unknown class"])[0]
     if saved_as in GENERATORS:
         raise InputError(
-            f"--model_name_or_path {name}: was saved as {saved_as}, a generator, which is small and only there to "
+            f"--model_name_or_path {name}: was saved as {saved_as}, a generator, which is small and only helps to "
             f"train the discriminator. Fine-tune the discriminator: {find_discriminator(name)}."
         )
     if not all(hasattr(config, name) for name in ("vocab_size", "hidden_size")):
         raise InputError(
-            f"--model_name_or_path {name}: a {config.model_type}, which is not an encoder of text alone. Give "
-            "one like ELECTRA or BERT."
+            f"--model_name_or_path {name}: a {config.model_type}, which is not a pure text encoder. Give one like "
+            "ELECTRA or BERT."
         )
-    # The library's warning of this would go with its report of the new head.
+    # The model's own warning would be hidden together with the report of the new head.
     if getattr(config, "discriminator_is_untrained", False):
         raise InputError(
-            f"--model_name_or_path {name}: only its generator was trained (objective 'generator'), and fine-tuning "
-            "takes the discriminator. Train that first: run_pretraining.py --config small --objective discriminator "
+            f"--model_name_or_path {name}: only its generator was trained (objective 'generator'), but fine-tuning "
+            "uses the discriminator. Train that first: run_pretraining.py --config small --objective discriminator "
             f"--generator {name}."
         )
     return config
 
 
 def find_discriminator(generator: str) -> str:
-    """Where the other half of a generator is likely to be."""
+    """Where the discriminator of a generator is likely to be."""
     sibling = Path(generator).parent / "discriminator"
     if sibling.is_dir():
         return str(sibling)
@@ -67,7 +67,7 @@ def find_discriminator(generator: str) -> str:
     return (
         name
         if name != generator
-        else "the folder that run_pretraining.py wrote, or that ELECTRA's ends in -discriminator"
+        else "the folder that run_pretraining.py wrote, or the ELECTRA whose name ends in -discriminator"
     )
 
 
@@ -77,26 +77,26 @@ def load_tokenizer(arguments: EncoderArguments, config: PretrainedConfig) -> Pre
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=arguments.trust_remote_code)
     if not tokenizer.is_fast:
         raise InputError(
-            f"{name}: a slow tokenizer, which cannot tell where a token is from. Give one with a tokenizer.json."
+            f"{name}: a slow tokenizer, which cannot map tokens to the text. Give one with a tokenizer.json."
         )
     if tokenizer.pad_token is None:
         raise InputError(f"{name}: the tokenizer has no padding token. Give one that has it, by --tokenizer.")
-    tokenizer.padding_side = "right"  # words and answers are found by their places from the left
-    if getattr(config, "type_vocab_size", None) == 1:  # and there is no second type of tokens
+    tokenizer.padding_side = "right"  # words and answers are found by their offsets from the left
+    if getattr(config, "type_vocab_size", None) == 1:  # the model has no second token type
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     return tokenizer
 
 
 def longest_row(arguments: EncoderArguments, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that the encoder has room for."""
-    positions = getattr(config, "max_position_embeddings", None)  # some encoders (T5's) have no such number
-    if positions is None:
+    """The longest row in tokens that the encoder can read."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None or positions < 1:  # T5 and Funnel have no such number, and XLNet's is -1: no limit
         return tokenizer.model_max_length
     return min(positions - unused_positions(arguments, config), tokenizer.model_max_length)
 
 
 def unused_positions(arguments: EncoderArguments, config: PretrainedConfig) -> int:
-    """Of the position embeddings, how many no token has: RoBERTa and its kin count from behind the padding's id."""
+    """The number of position embeddings that no token uses: RoBERTa and its kin start behind the padding id."""
     with torch.device("meta"):
         encoder = AutoModel.from_config(config, trust_remote_code=arguments.trust_remote_code)
     for name, module in encoder.named_modules():
@@ -106,18 +106,21 @@ def unused_positions(arguments: EncoderArguments, config: PretrainedConfig) -> i
 
 
 def set_dropout(config: PretrainedConfig, asked: float | None) -> float | None:
-    """Fine-tune with `asked`, or ELECTRA's dropout; return which, None if the encoder's own stays. An encoder that was
-    pretrained on more text than it could learn by heart is often without, and would learn a task's few examples by
-    heart.
+    """Set the dropout to `asked`, or to ELECTRA's.
+
+    Encoders are often pretrained without dropout, as large corpora need none. Without it, they overfit a small task.
+
+    Returns:
+        The dropout, or None if the encoder keeps its own.
 
     Raises:
-        InputError: the configuration has no dropout by BERT's names, and one was asked for.
+        InputError: You asked for a dropout, but the configuration has none by BERT's names.
     """
     if not all(hasattr(config, name) for name in DROPOUTS):
         if asked is not None:
             raise InputError(
                 f"--dropout is {asked}, but a {config.model_type} has no {' and '.join(DROPOUTS)}: leave it out, and "
-                "change what it has in its config.json."
+                "change its config.json."
             )
         logger.warning(f"A {config.model_type} has no {' and '.join(DROPOUTS)}: its own dropout stays as it is.")
         return None
@@ -138,10 +141,10 @@ def check_vocabulary(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBas
 
 
 def build_model(arguments: EncoderArguments, config: PretrainedConfig, task: Task) -> PreTrainedModel:
-    """The encoder with a new head for `task`, the encoder's weights random if the user asked for that.
+    """The encoder with a new head for `task`; with --from_scratch, all its weights are random.
 
     Raises:
-        InputError: the weights cannot be loaded, or are not all of the encoder's.
+        InputError: The encoder's weights cannot be loaded, or some are missing.
     """
     name, trust = arguments.model_name_or_path, arguments.trust_remote_code
     with as_input_error(f"--model_name_or_path {name}"):
@@ -152,21 +155,21 @@ def build_model(arguments: EncoderArguments, config: PretrainedConfig, task: Tas
                 name,
                 config=config,
                 trust_remote_code=trust,
-                dtype=torch.float32,  # whatever it was saved in: --bf16 keeps the weights in full precision, too
+                dtype=torch.float32,  # --bf16 needs the weights in full precision as well
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
     check_loaded(name, model, loaded)
     head = {key for key in model.state_dict() if not key.startswith(f"{model.base_model_prefix}.")}
     if head - set(loaded["missing_keys"]):
-        logger.info(f"{name}: the head that it was fine-tuned with is left behind; a new one is trained.")
+        logger.info(f"{name}: the head that it was fine-tuned with is replaced by a new one.")
         new = task.auto_class.from_config(config, trust_remote_code=trust, dtype=torch.float32).state_dict()
         model.load_state_dict({key: new[key] for key in head}, strict=False)
     return model
 
 
 def check_loaded(name: str, model: PreTrainedModel, loaded: dict) -> None:
-    """Refuse an encoder that is in part random: only its head may be new, and a pooler, which belongs to the head."""
+    """Refuse a partly random encoder. Only the head may be new, and the pooler, which belongs to the head."""
     mismatched = [key if isinstance(key, str) else key[0] for key in loaded["mismatched_keys"]]
     absent = [
         key
@@ -183,7 +186,7 @@ def check_loaded(name: str, model: PreTrainedModel, loaded: dict) -> None:
 
 @contextmanager
 def no_loading_report() -> Iterator[None]:
-    """Without the library's report of a new head, which is what fine-tuning asks for; the rest is checked."""
+    """Hide the report that the head is new, as fine-tuning wants a new one. `check_loaded` checks the rest."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

@@ -1,4 +1,4 @@
-"""What every kind of task is made of: columns, labels, training rows, a head, metrics."""
+"""The base class of all tasks: columns, labels, rows, a head, metrics."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -22,23 +22,23 @@ SHORTEST_ROW = 16  # tokens: shorter rows would leave no room for a question bes
 
 class Task(ABC):
     """
-    One kind of task: reads its data, chooses the head, scores the head's output.
+    One kind of task: it reads its data, chooses the head and scores the head's output.
 
     Args:
-        arguments: Where the data is, and how it is read.
-        tokenizer: The encoder's; a fast one.
-        longest: Tokens that the encoder has room for.
+        arguments: Where the data is, and how to read it.
+        tokenizer: The encoder's fast tokenizer.
+        longest: The longest row in tokens that the encoder can read.
 
     Raises:
-        InputError: (also from `build_rows`) for data or options that cannot be used.
+        InputError: The data or the options cannot be used. `build_rows` raises it, too.
     """
 
     columns: ClassVar[Mapping[str, Column]]
     auto_class: ClassVar[Any]  # loads the encoder with the task's head
     metrics: tuple[str, ...]  # the main one first
     usual_length: ClassVar[int] = 128
-    reads_windows: ClassVar[bool] = False  # of texts that are longer than the model, or cuts them
-    baseline_answer: ClassVar[str] = "the most frequent answer"  # what `baseline` always gives
+    reads_windows: ClassVar[bool] = False  # whether texts that are too long become windows, or are cut
+    baseline_answer: ClassVar[str] = "the most frequent answer"  # what `baseline` always answers
 
     def __init__(self, arguments: TaskArguments, tokenizer: PreTrainedTokenizerBase, longest: int):
         self.arguments, self.tokenizer, self.longest = arguments, tokenizer, longest
@@ -47,13 +47,13 @@ class Task(ABC):
         self.stride = arguments.stride or self.max_length // 4
         if not SHORTEST_ROW <= self.max_length <= longest:
             raise InputError(
-                f"--max_seq_length is {self.max_length}; it must lie between {SHORTEST_ROW} and {longest}, the tokens "
-                "that the model has room for."
+                f"--max_seq_length is {self.max_length}; it must lie between {SHORTEST_ROW} and {longest}, the "
+                "longest row that the model can read."
             )
         if self.stride > self.max_length // 2:
             raise InputError(
-                f"--stride is {self.stride}; it must be at most half of --max_seq_length {self.max_length}, or "
-                "windows would hardly move on."
+                f"--stride is {self.stride}; it must be at most half of --max_seq_length {self.max_length}, because "
+                "windows would otherwise hardly advance."
             )
 
     def build_rows(self) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -63,7 +63,7 @@ class Task(ABC):
         validation = read_examples(self.validation_name, arguments.validation_split, self.columns, self.renamed)
         train = read_examples(self.train_name, arguments.split, self.columns, self.renamed)
         odd = sorted({*train.column_names} ^ {*validation.column_names})
-        if odd and odd != ["id"]:  # which only messages name
+        if odd and odd != ["id"]:  # only messages use the id
             raise InputError(
                 f"{self.validation_name} and {self.train_name}: only one of them has the column {odd[0]!r}. Give data "
                 "with the same columns, or name them by --columns."
@@ -72,7 +72,7 @@ class Task(ABC):
         train = sample(train, arguments.max_train_samples)
         self.validation = sample(validation, arguments.max_eval_samples)
         rows = self.encode(train, self.train_name), self.encode_validation()
-        # It is saved beside the model, where it would cut texts unasked.
+        # The tokenizer is saved with the model, and must not truncate its users' texts.
         self.tokenizer.backend_tokenizer.no_truncation()
         return rows
 
@@ -83,12 +83,12 @@ class Task(ABC):
         return DataCollatorWithPadding(self.tokenizer)
 
     def compute_metrics(self, output: EvalPrediction) -> dict[str, float]:
-        """The metrics of the head's output on the validation rows, and whether it answers all of them alike."""
+        """The metrics of the head's output on the validation rows, and whether all its answers are alike."""
         answers = self.answers(output.predictions)
         return {**self.score(answers), "collapsed": float(self.all_alike(answers))}
 
     def choose_metric(self, asked: str | None) -> str:
-        """The metric that chooses checkpoint and seed: the one that was asked for, or the task's main one."""
+        """The metric that chooses checkpoint and seed: the one you asked for, or the task's main one."""
         if asked is None:
             return self.metrics[0]
         accepted = (*self.metrics, "loss")
@@ -98,29 +98,29 @@ class Task(ABC):
         return metric
 
     def draw(self, answers: Any, path: Path) -> None:  # noqa: B027 - most tasks have nothing to draw
-        """Draw what the answers confuse, where that helps: for classes."""
+        """Draw a confusion matrix, for tasks with classes."""
 
     def begin(self, model: PreTrainedModel) -> None:  # noqa: B027 - most tasks have nothing to say to it
-        """Look at a new model before it is trained."""
+        """Inspect a new model before training."""
 
     def finish(self, model: PreTrainedModel) -> None:  # noqa: B027 - most heads answer as they were trained
-        """Let a trained model answer as the data does, before it is saved."""
+        """Adapt a trained model's answers to the scale of the data, before it is saved."""
 
     def baseline(self) -> dict[str, float]:
-        """The metrics of always giving `baseline_answer`; empty where there is none."""
+        """The metrics of always answering `baseline_answer`; empty if the task has no such answer."""
         return {}
 
     @abstractmethod
     def check(self, train: datasets.Dataset, validation: datasets.Dataset) -> None:
-        """Refuse examples that cannot be used; remember the labels of `train`."""
+        """Refuse examples that cannot be used, and remember the labels of `train`."""
 
     @abstractmethod
     def encode(self, examples: datasets.Dataset, name: str) -> datasets.Dataset:
-        """Examples as rows of token ids with labels; `name` is the data's, for messages."""
+        """Examples as rows of token ids with labels. Messages call the data `name`."""
 
     @abstractmethod
     def head_settings(self) -> dict[str, Any]:
-        """What the model's configuration has to say about the head."""
+        """The settings of the head in the model's configuration."""
 
     @abstractmethod
     def answers(self, predictions: Any) -> Any:
@@ -132,7 +132,7 @@ class Task(ABC):
 
     @abstractmethod
     def all_alike(self, answers: Any) -> bool:
-        """Whether all answers are the same: the head has collapsed."""
+        """Whether all answers are the same, because the head has collapsed."""
 
 
 def validation_name(arguments: TaskArguments) -> str:
@@ -144,20 +144,20 @@ def validation_name(arguments: TaskArguments) -> str:
 
 
 def name_of(label: int, names: list[str], where: str) -> str:
-    """The name of a numbered label, of the `names` that the data carries."""
+    """The name of a numbered label, from the `names` in the data."""
     if not 0 <= label < len(names):
         raise InputError(
-            f"{where}: the label is {label}; accepted are 0 to {len(names) - 1} ({', '.join(names)}). Leave the row "
-            "out, or number its label so (-1 often stands for none)."
+            f"{where}: the label is {label}; accepted are 0 to {len(names) - 1} ({', '.join(names)}). Remove the row "
+            "or correct its label (-1 often means that there is none)."
         )
     return names[label]
 
 
 def model_inputs(tokenizer: PreTrainedTokenizerBase, encoded: Mapping) -> dict[str, list]:
-    """Those of a tokenizer's results that a model takes."""
+    """The tokenizer's outputs that the model accepts."""
     return {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}
 
 
 def only_logits(predictions: Any) -> np.ndarray:
-    """The head's scores, without the hidden states that some models give beside them."""
+    """The head's scores, without the hidden states that some models return as well."""
     return predictions[0] if isinstance(predictions, tuple) else predictions

@@ -1,5 +1,6 @@
-"""The arguments of `run_pretraining.py`: on the command line, in a recipe, or in a recipe with some overridden."""
+"""The options of `run_pretraining.py`, from the command line and from a recipe, and the checks on them."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,36 +17,38 @@ from span_electra.training.arguments import (
     follow_metric,
 )
 
-MOST_WARMUP_STEPS = 10_000  # ELECTRA's
-UNDIRECTED = {"replaced_share", "span_replaced_share"}  # metrics of which neither more nor less is better
+logger = logging.getLogger(__name__)
 
-# Options of the Trainer that a run could not be gone on with: the values that are refused, and why.
+MOST_WARMUP_STEPS = 10_000  # ELECTRA's
+UNDIRECTED = {"replaced_share", "span_replaced_share"}  # for these metrics neither more nor less is better
+
+# Options of the Trainer that make a run impossible to resume: the refused values, and why.
 NOT_REPEATED: dict[str, tuple[list, str]] = {
-    "save_only_model": ([True], "without the optimizer's state in its checkpoints a run cannot be resumed"),
-    "auto_find_batch_size": ([True], "a resumed run could not repeat what it finds"),
+    "save_only_model": ([True], "a run cannot be resumed without the optimizer's state"),
+    "auto_find_batch_size": ([True], "a resumed run could not repeat the batch size that it finds"),
     "ignore_data_skip": ([True], "a resumed run would see some rows twice and others not at all"),
-    "dataloader_in_order": ([False], "a resumed run could not repeat an order that is left to chance"),
+    "dataloader_in_order": ([False], "a resumed run could not repeat an order left to chance"),
     "train_sampling_strategy": (
         ["group_by_length", "batch_rebalance"],
-        "its order follows from no seed that a resumed run could repeat",
+        "a resumed run could not repeat its order, which follows from no seed",
     ),
     "enable_jit_checkpoint": (
         [True],
-        "SIGTERM makes this script write a checkpoint, and the two would disturb each other",
+        "this script already writes a checkpoint on SIGTERM, and the two would conflict",
     ),
 }
 
-# What other scripts do by switches.
+# Other scripts have these switches.
 SWITCHES = {
-    "do_train": "to train is what this script does",
-    "do_eval": "a model is evaluated as --eval_strategy says, and not without training",
-    "do_predict": "nothing is predicted here",
+    "do_train": "this script always trains",
+    "do_eval": "--eval_strategy says when to evaluate, and a model is not evaluated without training",
+    "do_predict": "this script predicts nothing",
 }
 
 
 @dataclass
 class ModelArguments:
-    """What is trained: a new model of the shape in `config`, or one that is there already."""
+    """The model to train: a new one, described by `config`, or an existing checkpoint."""
 
     config: str | None = field(
         default=None, metadata={"help": "A model's configuration: a JSON file, or tiny, small, base or tutorial."}
@@ -54,7 +57,7 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "Change settings of --config, as JSON: '{\"num_hidden_layers\": 6}'. In a recipe: a mapping. With "
-            "--model_name_or_path: settings that its weights leave open, such as the losses' weights."
+            "--model_name_or_path: only settings that do not contradict its weights, such as the loss weights."
         },
     )
     model_name_or_path: str | None = field(
@@ -66,16 +69,16 @@ class ModelArguments:
     generator_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "The ELECTRA generator that goes with the discriminator. With --config and --objective "
-            "discriminator: the generator to train against, which stays as it is.",
+            "help": "The ELECTRA generator that belongs to the discriminator. With --config and --objective "
+            "discriminator: the trained generator, which is not trained further.",
             "aliases": ["--generator"],
         },
     )
     objective: str | None = field(
         default=None,
         metadata={
-            "help": "What is trained: joint (both networks), generator or discriminator (the other stays). Default: "
-            "what the configuration or the checkpoint says, and joint otherwise."
+            "help": "Which networks to train: joint (both), generator or discriminator. Default: what the "
+            "configuration or the checkpoint says, otherwise joint."
         },
     )
     tokenizer: str | None = field(
@@ -83,55 +86,69 @@ class ModelArguments:
     )
     attn_implementation: str | None = field(
         default=None,
-        metadata={"help": "eager, sdpa, flash_attention_2 or flex_attention. Default: the library's choice."},
+        metadata={"help": "eager, sdpa, flash_attention_2 or flex_attention. Default: Transformers chooses."},
     )
-    license: str | None = field(
-        default=None, metadata={"help": "For the model card: the licence it is published under, apache-2.0 for one."}
-    )
+    license: str | None = field(default=None, metadata={"help": "The model's licence, for its card: apache-2.0, say."})
     language: list[str] = field(
         default_factory=list,
-        metadata={"help": "For the model card: the text's languages by ISO 639 code, en for one."},
+        metadata={"help": "The ISO 639 codes of the text's languages, for the model card: en, say."},
     )
 
 
 @dataclass
 class DataArguments:
-    """What it is trained on."""
+    """The text to train and to evaluate on."""
 
     train_file: list[str] = field(
         default_factory=list,
-        metadata={"help": "Text: files, folders, globs, `datasets` names. Or one folder that create_features wrote."},
+        metadata={
+            "help": "Text: files, folders, globs or `datasets` names. Or one folder that create_features wrote."
+        },
     )
     streaming: bool = field(
         default=False,
         metadata={
-            "help": "Read the text of train_file while training goes on, and keep no rows on disk. Needs max_steps, "
-            "and a file (shard) or more for each data worker."
+            "help": "Read the text of train_file during training, and keep no rows on disk. Requires max_steps, and "
+            "at least one file (shard) for each data worker."
         },
     )
-    validation_file: list[str] = field(default_factory=list, metadata={"help": "The same, for evaluation."})
+    validation_file: list[str] = field(
+        default_factory=list, metadata={"help": "Text to evaluate on, given like train_file."}
+    )
     validation_split_percentage: float = field(
         default=1.0,
-        metadata={"help": "Without validation_file, keep back this share of the rows for evaluation; 0: none."},
+        metadata={
+            "help": "Without validation_file, hold back this percentage of the rows for evaluation. They are whole "
+            "documents, so that no document is on both sides. 0 holds none back."
+        },
     )
     probe_file: str | None = field(
         default=None,
         metadata={
-            "help": "Labelled sentences, as for fine-tuning. At every evaluation a linear classifier is fitted to "
-            "them, by the discriminator's hidden states: a quick look at what it has learnt."
+            "help": "Labelled sentences, as for fine-tuning. Every evaluation fits a linear classifier to the "
+            "discriminator's hidden states on them: a quick look at what it has learnt."
         },
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use only so many rows for training."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Use only so many rows for evaluation."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on this many rows at most, drawn at random."}
+    )
+    max_eval_samples: int | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate on this many rows at most, drawn at random. Default: 5 %% of the rows trained on "
+            "between two evaluations, but 128 or more."
+        },
+    )
     max_seq_length: int | None = field(
         default=None,
         metadata={
-            "help": "Length of a row in tokens; that of prepared features is theirs. Default: the older configuration "
-            "file's, or 128."
+            "help": "Length of a row in tokens; prepared features keep theirs. Default: what an older configuration "
+            "file says, or 128."
         },
     )
     mask_ratio: float | None = field(
-        default=None, metadata={"help": "Share of masked tokens. Default: the older configuration file's, or 0.15."}
+        default=None,
+        metadata={"help": "Ratio of masked tokens. Default: what an older configuration file says, or 0.15."},
     )
     max_span_words: int = field(default=10, metadata={"help": "Longest span, in words; 1 masks single words."})
     whole_words: bool = field(
@@ -140,16 +157,16 @@ class DataArguments:
     documents: str | None = field(
         default=None,
         metadata={
-            "help": "What ends a document, which no row crosses: blank_line, file or line. Default: what the features "
-            "were made with, or blank_line."
+            "help": "Where a document ends: blank_line, file or line. No row holds parts of two, unless they share "
+            "it. Default: the rule of the features, or blank_line."
         },
     )
     pack_documents: bool = field(
         default=False,
-        metadata={"help": "Let short documents share a row, in which they do not see each other. Spares padding."},
+        metadata={"help": "Let short documents share a row without seeing each other, which saves padding."},
     )
     text_column: str = field(
-        default="text", metadata={"help": "The column of tables and `datasets` that holds the text."}
+        default="text", metadata={"help": "The column that holds the text, in tables and `datasets`."}
     )
     split: str = field(default="train", metadata={"help": "The split of a `datasets` name to train on."})
     validation_split: str = field(
@@ -157,7 +174,7 @@ class DataArguments:
     )
     preprocessing_num_workers: int = field(default=1, metadata={"help": "Processes that tokenize."})
     features_cache_dir: str | None = field(
-        default=None, metadata={"help": "Where rows made from text are kept. Default: the cache of `datasets`."}
+        default=None, metadata={"help": "A folder for the rows made from text. Default: the cache of `datasets`."}
     )
 
 
@@ -165,54 +182,63 @@ class DataArguments:
 class PretrainingArguments(RunArguments):
     """The Trainer's arguments with ELECTRA's settings (Clark et al., 2020, table 6) as defaults."""
 
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "Rows in a batch on each device."})
+    per_device_train_batch_size: int = field(default=128, metadata={"help": "Rows per batch and device in training."})
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "The same for evaluation."})
-    learning_rate: float = field(default=5e-4, metadata={"help": "Of AdamW, at its peak."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Not applied to biases and norms."})
+    learning_rate: float = field(default=5e-4, metadata={"help": "The peak learning rate."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Does not apply to biases and norms."})
     warmup_steps: float = field(
         default=0.1,
-        metadata={"help": "1 or more: that many steps. Below 1: that share of the run, but 10,000 steps at most."},
+        metadata={"help": "1 or more: a number of steps. Below 1: a ratio of the run, limited to 10,000 steps."},
     )
     logging_steps: float = field(default=100, metadata={"help": "Log every so many steps."})
     eval_strategy: str = field(default="steps", metadata={"help": "When to evaluate: no, steps or epoch."})
     eval_steps: float | None = field(default=1000, metadata={"help": "Evaluate every so many steps."})
     save_steps: float = field(default=1000, metadata={"help": "Write a checkpoint every so many steps."})
     restore_callback_states_from_checkpoint: bool = field(
-        default=True, metadata={"help": "Let callbacks, early stopping for one, go on where they were, too."}
+        default=True, metadata={"help": "Resume callbacks too, such as early stopping."}
     )
     stop_on_save_error: bool = field(
-        default=False, metadata={"help": "Stop where a checkpoint cannot be written (disk full). Default: go on."}
+        default=False,
+        metadata={"help": "Stop when a checkpoint cannot be written, on a full disk, say. Default: continue."},
     )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator picks its columns itself."})
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Not needed: the collator picks its columns itself."}
+    )
 
     def __post_init__(self):
         for name, reason in SWITCHES.items():
             is_asked = getattr(self, name)
-            if is_asked and not (name == "do_eval" and self.eval_strategy != "no"):  # where the library sets it
+            if is_asked and not (name == "do_eval" and self.eval_strategy != "no"):  # then the Trainer has set it
                 raise ValueError(f"--{name}: {reason}; leave it out.")
         metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
         is_larger_better = not metric.endswith(("loss", "perplexity"))
         if self.greater_is_better not in (None, is_larger_better):
             raise ValueError(
-                f"--greater_is_better is {self.greater_is_better}: follows from the metric; leave it out."
+                f"--greater_is_better is {self.greater_is_better}, which contradicts the metric; leave it out."
             )
-        if self.save_strategy == "best":  # of which the library asks for a name
+        if self.save_strategy == "best":  # the Trainer requires the name of a metric here
             self.metric_for_best_model = self.metric_for_best_model or "loss"
         super().__post_init__()
-        if self.greater_is_better is not None:  # the Trainer knows of losses alone
+        if self.greater_is_better is not None:  # the Trainer only knows that a loss should fall
             self.greater_is_better = is_larger_better
         follow_metric(self)
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
         steps = super().get_warmup_steps(num_training_steps)
-        return min(steps, MOST_WARMUP_STEPS) if self.warmup_steps < 1 else steps
+        if self.warmup_steps >= 1 or steps <= MOST_WARMUP_STEPS:
+            return steps
+        logger.info(
+            f"Warm-up takes {MOST_WARMUP_STEPS:,} steps instead of {steps:,} (--warmup_steps {self.warmup_steps:g}): "
+            "a ratio is limited to ELECTRA's number. Give a number of steps for a longer one."
+        )
+        return MOST_WARMUP_STEPS
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, PretrainingArguments]:
-    """Parse `[recipe.yaml] [--option value ...]`, in which options win over the recipe.
+    """Parse `[recipe.yaml] [--option value ...]`. An option on the command line wins over the recipe.
 
     Raises:
-        InputError: an unknown option, or a value that cannot be used.
+        InputError: An unknown option, or a value that cannot be used.
     """
     groups = (ModelArguments, DataArguments, PretrainingArguments)
     model, data, training = parse_options(
@@ -223,7 +249,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
 
 
 def check_values(model: ModelArguments, data: DataArguments, training: PretrainingArguments) -> None:
-    """Refuse what is missing and what is out of its range, as far as that shows without opening anything."""
+    """Refuse options that are missing, out of range or contradictory. Nothing is opened yet."""
     check_model(model)
     check_data(data)
     check_training(training)
@@ -235,42 +261,40 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
         check_streaming(data, training)
     if data.features_cache_dir is not None and lies_in(data.features_cache_dir, training.output_dir):
         raise InputError(
-            f"--features_cache_dir {data.features_cache_dir}: lies in --output_dir, which is the run's alone; give "
+            f"--features_cache_dir {data.features_cache_dir}: is inside --output_dir, which belongs to the run; give "
             "another folder."
         )
     check_source("--model_name_or_path", model.model_name_or_path, training)
     check_source("--generator_name_or_path", model.generator_name_or_path, training)
     if data.probe_file is not None and model.objective == "generator":
         raise InputError(
-            "--probe_file: looks at the discriminator, which --objective generator does not train; leave it out."
+            "--probe_file: probes the discriminator, which --objective generator does not train; leave it out."
         )
 
 
 def check_model(model: ModelArguments) -> None:
-    """Refuse to train no model, or two."""
+    """Require one model, and the generator only where it is used."""
     if (model.config is None) == (model.model_name_or_path is None):
         came = "neither" if model.config is None else "both"
         raise InputError(
-            f"{came} of --config and --model_name_or_path given: give one, --config small (tiny, base, your.json) for "
-            "a new model, --model_name_or_path for one to go on from."
+            f"{came} of --config and --model_name_or_path given: give one. --config small (tiny, base, your.json) "
+            "makes a new model, --model_name_or_path continues from a checkpoint."
         )
     if model.objective is not None and model.objective not in OBJECTIVES:
         raise InputError(f"--objective is {model.objective}; accepted are {', '.join(OBJECTIVES)}.")
     if model.generator_name_or_path and not model.model_name_or_path and model.objective != "discriminator":
         raise InputError(
-            "--generator_name_or_path needs --model_name_or_path, the discriminator that goes with it, or --config "
-            "with --objective discriminator, which trains a new one against it."
+            "--generator_name_or_path needs --model_name_or_path, the discriminator that belongs to it, or --config "
+            "with --objective discriminator, which trains a new one."
         )
 
 
 def check_data(data: DataArguments) -> None:
-    """Refuse no text, and shares and counts out of their range."""
+    """Require text, and ratios and counts within their range."""
     if not data.train_file:
         raise InputError("--train_file is missing: give text files, or a folder that create_features wrote.")
     if data.mask_ratio is not None and not 0 < data.mask_ratio < 1:
-        raise InputError(
-            f"--mask_ratio is {data.mask_ratio}; it must lie between 0 and 1, both excluded (0.15 is usual)."
-        )
+        raise InputError(f"--mask_ratio is {data.mask_ratio}; it must lie between 0 and 1, exclusive (0.15 is usual).")
     if not 0 <= data.validation_split_percentage < 100:
         raise InputError(
             f"--validation_split_percentage is {data.validation_split_percentage}; it must lie in [0, 100)."
@@ -279,44 +303,44 @@ def check_data(data: DataArguments) -> None:
 
 
 def check_objectives(training: PretrainingArguments) -> None:
-    """Refuse what the Trainer has and the objectives have not."""
+    """Refuse options of the Trainer that the objectives do not support."""
     if training.label_smoothing_factor:
         raise InputError(
-            f"--label_smoothing_factor is {training.label_smoothing_factor}; the objectives have no smoothed form: "
+            f"--label_smoothing_factor is {training.label_smoothing_factor}; the objectives do not smooth labels: "
             "leave it out."
         )
     if training.neftune_noise_alpha is not None:
         raise InputError(
-            f"--neftune_noise_alpha is {training.neftune_noise_alpha}; such noise is for instruction tuning: leave it "
+            f"--neftune_noise_alpha is {training.neftune_noise_alpha}; this noise is for instruction tuning: leave it "
             "out."
         )
 
 
 def check_devices(model: ModelArguments, training: PretrainingArguments) -> None:
-    """Refuse several GPUs for one process, and an attention that the device has not."""
+    """Require a process for each GPU, and an attention that the device supports."""
     if training.n_gpu > 1:
         raise InputError(
-            f"One process sees {training.n_gpu} GPUs, and each takes a process of its own: start with accelerate "
-            f"launch --num_processes {training.n_gpu}, or let it see one by CUDA_VISIBLE_DEVICES=0."
+            f"One process sees {training.n_gpu} GPUs, and each GPU needs a process of its own: start with accelerate "
+            f"launch --num_processes {training.n_gpu}, or use one GPU with CUDA_VISIBLE_DEVICES=0."
         )
     if model.attn_implementation == "flex_attention" and training.device.type == "cpu":
         raise InputError("--attn_implementation is flex_attention; it cannot train on a CPU: give sdpa or eager.")
 
 
 def check_repeatable(training: PretrainingArguments) -> None:
-    """Refuse what a resumed run could not repeat."""
+    """Refuse options that a resumed run could not repeat."""
     for name, (refused, reason) in NOT_REPEATED.items():
         if (value := getattr(training, name)) in refused:
             raise InputError(f"--{name} is {value}; {reason}: leave it out.")
     if not training.accelerator_config.use_seedable_sampler:
         raise InputError(
-            "--accelerator_config: use_seedable_sampler is false; a resumed run could not repeat the order of its "
+            "--accelerator_config: use_seedable_sampler is false; a resumed run could not repeat the order of the "
             "rows: leave it out."
         )
 
 
 def refuse_metrics(training: PretrainingArguments, accepted: set[str]) -> None:
-    """Refuse to choose the best model by a metric that is not among those `accepted`."""
+    """Refuse to choose the best model by a metric that is not `accepted`."""
     metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
     if metric not in accepted:
         names = ", ".join(name for name in SUMMARY if name in accepted)
@@ -324,7 +348,7 @@ def refuse_metrics(training: PretrainingArguments, accepted: set[str]) -> None:
 
 
 def check_metric(training: PretrainingArguments, config: SpanElectraConfig, has_probe: bool) -> None:
-    """Refuse to choose the best model by a metric that the run will not have."""
+    """Refuse to choose the best model by a metric that the run does not compute."""
     absent = UNDIRECTED | (set() if has_probe else {"probe_accuracy"})
     absent |= {f"{name}_loss" for name in ("sbgo", "sbpo") if not getattr(config, f"use_{name}")}
     if config.objective == "generator":
@@ -333,10 +357,10 @@ def check_metric(training: PretrainingArguments, config: SpanElectraConfig, has_
 
 
 def check_rows(training: PretrainingArguments, rows: int | None, is_evaluated: bool) -> None:
-    """Refuse options that need an evaluation where there is none, and dropping the only, incomplete batch.
+    """Refuse options that need an evaluation in a run without one, and to drop the only batch.
 
     Args:
-        rows: how many there are to train on; None for a stream.
+        rows: How many there are to train on; None for a stream.
     """
     by_evaluation = {
         "load_best_model_at_end": training.load_best_model_at_end,
@@ -345,23 +369,25 @@ def check_rows(training: PretrainingArguments, rows: int | None, is_evaluated: b
     for option, is_given in by_evaluation.items():
         if is_given and (not is_evaluated or training.eval_strategy == "no"):
             raise InputError(
-                f"--{option}: goes by evaluations, and this run has none; give text to evaluate on as "
+                f"--{option}: needs evaluations, and this run has none. Give text to evaluate on with "
                 "--validation_file (and an --eval_strategy other than no), or leave it out."
             )
     batch = training.train_batch_size * training.world_size
     if training.dataloader_drop_last and rows is not None and rows < batch:
         raise InputError(
-            f"--dataloader_drop_last: drops all of the {rows} rows, which do not fill a batch of {batch}; leave it "
-            "out, or lower --per_device_train_batch_size."
+            f"--dataloader_drop_last: would drop all {rows} rows, because they do not fill a batch of {batch}; leave "
+            "it out, or lower --per_device_train_batch_size."
         )
 
 
 def check_streaming(data: DataArguments, training: PretrainingArguments) -> None:
-    """Refuse what a stream has not: an end, and rows that can be counted."""
+    """Refuse options that need the end of a stream, or the number of its rows."""
     if training.max_steps < 1:
         raise InputError("--streaming needs --max_steps: a stream has no end, so say how many steps to train.")
     for name in ("eval_strategy", "save_strategy"):
         if getattr(training, name) == "epoch":
-            raise InputError(f"--{name} is epoch; with --streaming it must be steps or no, for a stream has no end.")
+            raise InputError(
+                f"--{name} is epoch; with --streaming it must be steps or no, because a stream has no end."
+            )
     if data.max_train_samples is not None:
-        raise InputError("--max_train_samples: does not go with --streaming; give fewer --max_steps.")
+        raise InputError("--max_train_samples: does not work with --streaming; give fewer --max_steps.")

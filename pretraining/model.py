@@ -1,6 +1,5 @@
-"""Build the tokenizer and the model of a run, checked before anything is written."""
+"""Build and check the tokenizer and the model of a run, before anything is written."""
 
-import json
 import logging
 from importlib.resources import files
 from pathlib import Path
@@ -8,19 +7,12 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from span_electra.common.command_line import read_settings
+from span_electra.common.command_line import load_json, read_settings
 from span_electra.common.errors import InputError, as_input_error
 from span_electra.common.run_files import without_config
 from span_electra.common.vocabulary import vocabulary_size
-from span_electra.configuration_span_electra import (
-    DATA_ALIASES,
-    ENCODER_SHAPE,
-    TOKENIZER_ALIASES,
-    SpanElectraConfig,
-    current_name,
-    refuse_unknown,
-    split_data_settings,
-)
+from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraConfig, refuse_unknown
+from span_electra.conversion.older_names import split_data_settings
 from span_electra.conversion.warm_start import (
     BERT_SHAPED,
     SETTINGS_OF_A_NEW_GENERATOR,
@@ -37,23 +29,20 @@ from span_electra.tokenization.create_features import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
-# Ids that a configuration file may repeat -> the token's role in the tokenizer.
-TOKEN_IDS = {alias: alias.removesuffix("_id") for alias in TOKENIZER_ALIASES} | {"pad_token_id": "pad"}
-
 
 def build_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
     name = arguments.tokenizer or arguments.model_name_or_path
     if name is None:
         raise InputError(
-            "--tokenizer is missing: give a folder or a Hub name, or train one on your text first, with "
+            "--tokenizer is missing: give a folder or a Hub name, or train one on your text with "
             "python -m span_electra.tokenization.train_tokenizer."
         )
     tokenizer = load_tokenizer(name)
     if tokenizer.pad_token in (tokenizer.cls_token, tokenizer.sep_token, tokenizer.mask_token):
         raise InputError(
-            f"--tokenizer {name}: pads with {tokenizer.pad_token}, which marks something else too, and would never be "
-            "learnt. Give it a pad token of its own, by tokenizer.add_special_tokens({'pad_token': '[PAD]'}), and "
-            "save it by tokenizer.save_pretrained."
+            f"--tokenizer {name}: uses {tokenizer.pad_token} as its pad token as well, so {tokenizer.pad_token} would "
+            "never be trained. Give it a pad token of its own with tokenizer.add_special_tokens({'pad_token': "
+            "'[PAD]'}), and save it with tokenizer.save_pretrained."
         )
     tokenizer.padding_side = "right"  # positions are counted from the left
     if arguments.tokenizer is not None and arguments.model_name_or_path is not None:
@@ -64,35 +53,35 @@ def build_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
 
 
 def warn_of_other_tokenizer(tokenizer: PreTrainedTokenizerBase, arguments: ModelArguments) -> None:
-    """Say so if the model to start from was trained with other tokens: most often that is a mistake."""
+    """Warn if the initial model was trained with another tokenizer, which is usually a mistake."""
     try:
         own = load_tokenizer(arguments.model_name_or_path)
     except InputError:
-        return  # it brings none
+        return  # it has none
     if own.get_vocab() != tokenizer.get_vocab():
         logger.warning(
-            f"--tokenizer {arguments.tokenizer}: has other tokens than {arguments.model_name_or_path} was trained "
-            "with, so that its embeddings stand for other words; leave it out to go on from what they have learnt."
+            f"--tokenizer {arguments.tokenizer}: {arguments.model_name_or_path} was trained with other tokens, so its "
+            "embeddings stand for other words. Leave --tokenizer out to keep what they have learnt."
         )
 
 
 def refuse_other_tokenizer(tokenizer: PreTrainedTokenizerBase, generator: str) -> None:
-    """Refuse a generator that was trained with other tokens: its samples would be other words."""
+    """Refuse a generator that was trained with another tokenizer, because its samples would be other words."""
     try:
         own = load_tokenizer(generator)
     except InputError:
-        return  # it brings none, or cannot be loaded, which is said where it is
+        return  # it has none, or cannot be loaded, which loading the generator reports
     if own.get_vocab() != tokenizer.get_vocab():
         raise InputError(
-            f"--generator {generator}: was trained with other tokens than {tokenizer.name_or_path} has, so that its "
-            f"samples would be other words; give --tokenizer {generator}."
+            f"--generator {generator}: was trained with other tokens than those of {tokenizer.name_or_path}, so its "
+            f"samples would be other words. Give --tokenizer {generator}."
         )
 
 
 def build_model(
     arguments: ModelArguments, data: DataArguments, tokenizer: PreTrainedTokenizerBase
 ) -> SpanElectraForPreTraining:
-    """The model to train. What its configuration file says about the data goes to `data`, unless that is given."""
+    """The model to train. Settings of the data in its configuration file go to `data`, unless you gave them."""
     if arguments.config is None:
         model = load_model(arguments)
     else:
@@ -106,8 +95,8 @@ def build_model(
         )
     model.config.pad_token_id = tokenizer.pad_token_id
     for embeddings in (model.get_input_embeddings(), model.generator.get_input_embeddings()):
-        embeddings.padding_idx = tokenizer.pad_token_id  # whose row no gradient reaches: weights may come with another
-    # It is saved beside the model, whose users truncate and pair texts by it.
+        embeddings.padding_idx = tokenizer.pad_token_id  # no gradient reaches its row; loaded weights may have another
+    # The tokenizer is saved with the model, and its users truncate and pair texts by these settings.
     tokenizer.model_max_length = model.config.max_position_embeddings
     if model.config.type_vocab_size == 1:
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
@@ -116,8 +105,8 @@ def build_model(
             model.set_attn_implementation(arguments.attn_implementation)
         if arguments.attn_implementation == "flex_attention" and model.config.attention_probs_dropout_prob:
             raise InputError(
-                f"--attn_implementation flex_attention: has no dropout, and attention_probs_dropout_prob is "
-                f"{model.config.attention_probs_dropout_prob}; set that to 0 by --config_overrides, or use sdpa."
+                "--attn_implementation flex_attention: does not support dropout, and attention_probs_dropout_prob is "
+                f"{model.config.attention_probs_dropout_prob}; set it to 0 with --config_overrides, or use sdpa."
             )
     return model
 
@@ -125,14 +114,14 @@ def build_model(
 def new_model(
     arguments: ModelArguments, settings: dict, tokenizer: PreTrainedTokenizerBase
 ) -> SpanElectraForPreTraining:
-    """A model with the configuration's `settings`; in the second of two stages, one around a trained generator."""
+    """A model with the configuration's `settings`; in the discriminator stage, with the trained generator."""
     name, generator = arguments.config, arguments.generator_name_or_path
     if arguments.objective is not None:
         settings["objective"] = arguments.objective
     if settings.get("objective") == "discriminator" and generator is None:
         raise InputError(
-            "--objective discriminator with --config needs --generator, the folder of a generator that is trained: "
-            "train one by --objective generator."
+            "--objective discriminator with --config needs --generator, the folder of a trained generator. Train one "
+            "with --objective generator."
         )
     if generator is not None:
         check_kind(
@@ -148,8 +137,8 @@ def new_model(
 def read_overrides(overrides: str | None) -> dict:
     """The settings in --config_overrides."""
     try:
-        settings = json.loads(overrides or "{}")
-    except (ValueError, RecursionError) as error:
+        settings = load_json(overrides or "{}")
+    except ValueError as error:
         raise InputError(
             f"--config_overrides {overrides}: not valid JSON ({error}). Give an object: "
             "'{\"num_hidden_layers\": 6}'."
@@ -162,8 +151,7 @@ def read_overrides(overrides: str | None) -> dict:
 
 
 def read_config(name: str, overrides: dict, data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> dict:
-    """The model's settings in the JSON file `name`, or in the one of that name that the package ships, some of them
-    changed."""
+    """The model's settings with the `overrides`, from the JSON file `name` or from a shipped one of that name."""
     path = Path(name)
     if not path.is_file():
         folder = Path(str(files("span_electra.configs")))
@@ -171,74 +159,61 @@ def read_config(name: str, overrides: dict, data: DataArguments, tokenizer: PreT
         if name not in shipped:
             raise InputError(f"--config {name}: no such file, and not one of {', '.join(sorted(shipped))}.")
         path = shipped[name]
-    settings = read_settings(path)
     with as_input_error("--config_overrides"):
-        refuse_unknown(SpanElectraConfig, map(current_name, overrides))
+        changes = split_data_settings(overrides)
+        refuse_unknown(SpanElectraConfig, changes.model)
     with as_input_error(f"--config {name}"):
-        refuse_unknown(SpanElectraConfig, map(current_name, settings), are_saved="transformers_version" in settings)
-    settings, data_settings = split_data_settings(settings)
-    refuse_two_values(name, settings)
-    changes, data_changes = split_data_settings(overrides)
-    data_settings |= data_changes
-    replaced = {current_name(key) for key in changes}  # the file may have an older name for one
-    if "generator_size" in replaced:
-        replaced |= {f"generator_{part}" for part in ENCODER_SHAPE}
-    settings = {key: value for key, value in settings.items() if current_name(key) not in replaced} | changes
-    for key, value in data_settings.items():
+        settings, data_settings, token_ids = split_data_settings(read_settings(path))
+        refuse_unknown(SpanElectraConfig, settings, are_saved="transformers_version" in settings)
+    if "generator_size" in changes.model:  # the sizes that the file gives would win over it
+        settings = {key: value for key, value in settings.items() if not is_generator_size(key)}
+    settings |= changes.model
+    for key, value in (data_settings | changes.data).items():
         if isinstance(value, bool) or not isinstance(value, int if key == "max_seq_length" else (int, float)):
             raise InputError(f"{name}: {key} is {value!r}; a number is expected.")
         if getattr(data, key) is None:
             setattr(data, key, value)
-    for key, role in TOKEN_IDS.items():
-        actual = getattr(tokenizer, f"{role}_token_id")
-        if settings.get(key, actual) != actual:
+    if "pad_token_id" in settings:
+        token_ids["pad"] = settings["pad_token_id"]
+    for role, value in (token_ids | changes.token_ids).items():
+        if (actual := getattr(tokenizer, f"{role}_token_id")) != value:
             raise InputError(
-                f"{name}: {key} is {settings[key]}, but the tokenizer's {role} token is {actual}. Ids come from the "
-                "tokenizer: leave the line out, or use the tokenizer that the file was written for."
+                f"{name}: {role}_id is {value}, but the tokenizer's {role} token is {actual}. The tokenizer sets "
+                "these ids: leave the line out, or use the tokenizer that the file was written for."
             )
-    if settings.get("tie_word_embeddings") is False:  # saved models may have come apart, but are not trained like that
+    if settings.get("tie_word_embeddings") is False:  # a saved model may have two tables, but is not trained with them
         raise InputError(
-            f"{name}: tie_word_embeddings is false; ELECTRA's generator has one table for its input and output, so "
-            "leave it out. What the two networks share is embedding_sharing."
+            f"{name}: tie_word_embeddings is false, but ELECTRA's generator uses one table for its input and output; "
+            "leave it out. embedding_sharing says what the two networks share."
         )
     settings["pad_token_id"] = tokenizer.pad_token_id
     return settings
 
 
-def refuse_two_values(name: str, settings: dict) -> None:
-    """Refuse a file that gives one setting twice, by an older and by today's name, with two values."""
-    seen: dict[str, str] = {}
-    for key, value in settings.items():
-        if key in DATA_ALIASES:  # a length, of which there may be two: of rows, and of what the model has room for
-            continue
-        other = seen.setdefault(current_name(key), key)
-        if settings[other] != value:
-            raise InputError(
-                f"{name}: {other} is {settings[other]!r} and {key} is {value!r}, but both name one setting; leave one "
-                "out."
-            )
+def is_generator_size(name: str) -> bool:
+    return name.removeprefix("generator_") in ENCODER_SHAPE and name not in ENCODER_SHAPE
 
 
 def load_model(arguments: ModelArguments) -> SpanElectraForPreTraining:
-    """A SpanElectra checkpoint, the two halves of an ELECTRA, or another encoder's weights in a new model."""
+    """A SpanElectra checkpoint, an ELECTRA with or without its generator, or a new model from another encoder."""
     name, generator = arguments.model_name_or_path, arguments.generator_name_or_path
     kind, saved_as = check_kind("--model_name_or_path", name)
     if generator is not None:
         if saved_as != "ElectraForPreTraining":
             raise InputError(
-                f"--generator_name_or_path {generator}: goes with an ELECTRA discriminator (ElectraForPreTraining), "
-                f"and {name} was saved as {saved_as}; leave it out."
+                f"--generator_name_or_path {generator}: belongs to an ELECTRA discriminator (ElectraForPreTraining), "
+                f"but {name} was saved as {saved_as}; leave it out."
             )
         check_kind("--generator_name_or_path", generator, ("ElectraForMaskedLM",))
     if arguments.objective == "generator" and read_saved("--model_name_or_path", name).get("objective") != "generator":
         raise InputError(
-            f"--objective generator: {name} has a discriminator that was trained, and would be saved as one whose "
-            "discriminator was not. Leave --objective out to train both, or train a new generator: --config."
+            f"--objective generator: {name} has a trained discriminator, and would be saved as a model without one. "
+            "Leave --objective out to train both, or train a new generator with --config."
         )
     if generator is None and arguments.objective == "discriminator" and kind != SpanElectraConfig.model_type:
         raise InputError(
-            f"--objective discriminator: {name} brings no generator to train against. Give an ELECTRA discriminator "
-            "with --generator_name_or_path, or --config with --generator."
+            f"--objective discriminator: {name} has no trained generator. Give an ELECTRA discriminator with "
+            "--generator_name_or_path, or --config with --generator."
         )
     settings = read_overrides(arguments.config_overrides)
     check_open(settings, arguments, is_whole=kind == SpanElectraConfig.model_type)
@@ -248,22 +223,21 @@ def load_model(arguments: ModelArguments) -> SpanElectraForPreTraining:
         if kind == SpanElectraConfig.model_type:
             return load_whole(SpanElectraForPreTraining, name, dtype=torch.float32, **settings)[0]
         if arguments.objective == "discriminator":
-            settings.setdefault("embedding_sharing", "separate")  # tied, training the one would change the other
+            settings.setdefault("embedding_sharing", "separate")  # if tied, training one would change the other
         if saved_as == "ElectraForPreTraining":
             return from_electra(name, generator, **settings)
         return from_encoder(name, **settings)
 
 
 def check_open(settings: dict, arguments: ModelArguments, *, is_whole: bool) -> None:
-    """Refuse `settings` of what the weights to start from settle: everything but training in a checkpoint that
-    `is_whole`, a SpanElectra model's; else the discriminator, and the generator where one came with it."""
+    """Reject overrides that contradict the loaded weights.
+
+    Args:
+        is_whole: Whether the weights are a SpanElectra checkpoint, in which only settings of training are open. In
+            other weights the heads are open, and the generator unless one is given.
+    """
     name = arguments.model_name_or_path
     accepted = [*SETTINGS_OF_TRAINING]
-    objective = arguments.objective or (
-        read_saved("--model_name_or_path", name).get("objective") if is_whole else None
-    )
-    if objective == "discriminator":
-        accepted.remove("sampling_head")  # which may ask for SBGO's, that nothing trains
     if not is_whole:
         accepted += SETTINGS_OF_NEW_HEADS
         if arguments.generator_name_or_path is None:
@@ -271,8 +245,8 @@ def check_open(settings: dict, arguments: ModelArguments, *, is_whole: bool) -> 
     for setting in settings:
         if setting not in accepted:
             raise InputError(
-                f"--config_overrides: `{setting}` is not among what the weights of {name} leave open: "
-                f"{', '.join(accepted)}. Leave it out, or train a new model: --config."
+                f"--config_overrides: `{setting}` would contradict the weights of {name}; accepted are "
+                f"{', '.join(accepted)}. Leave it out, or train a new model with --config."
             )
 
 
@@ -286,12 +260,12 @@ def read_saved(option: str, name: str) -> dict:
 
 
 def check_kind(option: str, name: str, accepted: tuple[str, ...] = ()) -> tuple[str, str]:
-    """Refuse a checkpoint whose weights would not be used; return its model type and the class it was saved as."""
+    """Refuse a checkpoint that cannot be loaded whole; return its model type and the class it was saved as."""
     settings = read_saved(option, name)
     kind = settings.get("model_type")
     saved_as = (settings.get("architectures") or ["a model of unknown class"])[0]
     if not accepted:
-        if kind in BERT_SHAPED and saved_as != "ElectraForMaskedLM":  # which is a generator
+        if kind in BERT_SHAPED and saved_as != "ElectraForMaskedLM":  # that is a generator
             return kind, saved_as
         encoders = f"encoders of the types {', '.join(BERT_SHAPED)}"
         accepted = ("SpanElectraForPreTraining", "ElectraForPreTraining", encoders)

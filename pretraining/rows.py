@@ -1,14 +1,17 @@
 """Find, check and load the rows that a run trains and evaluates on."""
 
 import logging
+import math
 from pathlib import Path
 
 import datasets
 import numpy as np
 from transformers import PreTrainedTokenizerBase
+from transformers.trainer_utils import has_length
 from transformers.utils.generic import is_flash_attention_requested
 
 from span_electra.common.errors import InputError
+from span_electra.common.tables import sample
 from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.pretraining.arguments import DataArguments, PretrainingArguments
 from span_electra.pretraining.stream import TextStream
@@ -21,11 +24,18 @@ logger = logging.getLogger(__name__)
 
 MASK_RATIO, MAX_SEQ_LENGTH = 0.15, 128  # ELECTRA-Small's
 SPLIT_SEED = 0  # not the run's: runs with different seeds are evaluated on the same rows
+LARGEST_DOCUMENT = 0.1  # of the rows, that is held back whole where fewer rows were asked for
+
+# A row takes about as long to evaluate as to train on: once as masked for the run, once as fixed.
+EVALUATED_SHARE = 0.05  # of the rows trained on between two evaluations
+FEWEST_EVALUATED = 128
 
 
 def resolve_rows(data: DataArguments, config: SpanElectraConfig) -> None:
-    """Settle the mask ratio, the length of a row, what ends a document and whether several share a row; all but the
-    first prepared features know best."""
+    """Settle the mask ratio, the length of a row, where documents end and whether they share rows.
+
+    Prepared features determine all but the mask ratio.
+    """
     data.mask_ratio = MASK_RATIO if data.mask_ratio is None else data.mask_ratio
     if not 0 < data.mask_ratio < 1:
         raise InputError(f"The configuration's mask_ratio is {data.mask_ratio}; it must lie between 0 and 1.")
@@ -34,7 +44,7 @@ def resolve_rows(data: DataArguments, config: SpanElectraConfig) -> None:
     settle_packing(data, prepared)
     if data.pack_documents and is_flash_attention_requested(config):
         raise InputError(
-            f"--attn_implementation {config._attn_implementation}: cannot keep apart documents that share a row; use "
+            f"--attn_implementation {config._attn_implementation}: cannot separate documents that share a row; use "
             "sdpa or flex_attention, or leave out --pack_documents."
         )
     settle_documents(data, prepared)
@@ -42,45 +52,45 @@ def resolve_rows(data: DataArguments, config: SpanElectraConfig) -> None:
 
 
 def settle_packing(data: DataArguments, prepared: dict[str, dict]) -> None:
-    """Whether documents share a row: as asked, and where `prepared` features have them so (path -> settings)."""
+    """Settle whether documents share rows, from the option and the `prepared` features (path -> settings)."""
     packed = {path: settings.get("pack_documents", False) for path, settings in prepared.items()}
     if data.pack_documents and (alone := [path for path in packed if not packed[path]]):
         raise InputError(
-            f"{alone[0]}: in its rows documents stand alone; make the features again with --pack_documents, or leave "
-            "it out."
+            f"{alone[0]}: its documents do not share rows. Make the features again with --pack_documents, or leave it "
+            "out."
         )
     data.pack_documents |= any(packed.values())
 
 
 def settle_documents(data: DataArguments, prepared: dict[str, dict]) -> None:
-    """What ends a document of raw text: as asked, or as in the `prepared` features."""
+    """Settle where a document of raw text ends, from the option or the `prepared` features."""
     ends = {path: settings["documents"] for path, settings in prepared.items()}
     for path in ends.keys() & {*data.train_file}:
         if data.documents not in (None, ends[path]):
             raise InputError(
-                f"{path}: --documents {ends[path]} ended its documents, not {data.documents}; make the features again "
-                "with that, or leave it out."
+                f"{path}: was made with --documents {ends[path]}, not {data.documents}. Make the features again with "
+                "that, or leave it out."
             )
     data.documents = data.documents or next(iter(ends.values()), DEFAULT_DOCUMENTS)
 
 
 def settle_length(data: DataArguments, prepared: dict[str, dict], positions: int) -> None:
-    """How long a row is at most: as asked, or as long as the `prepared` features' rows, which are cut no more."""
+    """Settle the longest row, from the option or the `prepared` features, which are not cut again."""
     lengths, asked = {path: settings["max_seq_length"] for path, settings in prepared.items()}, data.max_seq_length
     for path, length in lengths.items():
         if asked is not None and length > asked:
             raise InputError(
-                f"{path}: its rows have up to {length} tokens, more than --max_seq_length {asked}; make the features "
+                f"{path}: its rows have up to {length} tokens, more than --max_seq_length {asked}. Make the features "
                 "again with that length, or raise it."
             )
     longest = max(lengths.values(), default=None)
     if longest is not None and all(map(is_features, (*data.train_file, *data.validation_file))):
         if asked is not None and longest < asked:
             logger.warning(
-                f"The features' rows have {longest} tokens at most, and --max_seq_length is {asked}: the model learns "
-                "no later positions. Make the features again with that length to change it."
+                f"--max_seq_length is {asked}, but the rows of the features have {longest} tokens at most: the model "
+                "does not learn the positions after them. Make the features again with that length to change this."
             )
-        asked = longest  # where batches are padded to it, to no more than there is
+        asked = longest  # a batch is padded to no more than there is
     data.max_seq_length = next(
         (length for length in (asked, longest) if length is not None), min(MAX_SEQ_LENGTH, positions)
     )
@@ -98,39 +108,95 @@ def is_features(path: str) -> bool:
 def build_rows(
     data: DataArguments, tokenizer: PreTrainedTokenizerBase, training: PretrainingArguments
 ) -> tuple[datasets.Dataset | TextStream, datasets.Dataset | None]:
-    """The rows for training and for evaluation (None: no evaluation). All text is found before any is tokenized."""
+    """The rows for training and for evaluation (None: no evaluation).
+
+    Missing text is reported before the first is tokenized.
+    """
     for paths, split in ((data.train_file, data.split), (data.validation_file, data.validation_split)):
         if any(map(is_features, paths)) and len(paths) > 1:
-            raise InputError(f"{paths[0]}, {paths[1]}: a folder of features stands alone; give one, or only text.")
+            raise InputError(f"{paths[0]}, {paths[1]}: give one folder of features, or only text.")
         if paths and not is_features(paths[0]) and not (data.streaming and paths is data.train_file):
             Corpus(paths, data.documents, data.text_column, split).identity()
     train_rows: datasets.Dataset | TextStream | None = None
     if data.streaming:
         train_rows = build_stream(data, tokenizer, training)
     eval_rows = None
-    if data.validation_file:  # first, for it is the smaller: what is wrong with it shows before the long work
-        eval_rows = load_rows(data.validation_file, data, tokenizer, data.validation_split)
+    if data.validation_file:  # first, because it is smaller, so that its errors show before the long work
+        eval_rows = load_rows(data.validation_file, data, tokenizer, data.validation_split).select_columns("input_ids")
     if train_rows is None:
         train_rows, eval_rows = load_train_rows(data, tokenizer, eval_rows)
-    if data.max_eval_samples is not None and eval_rows is not None:
-        eval_rows = eval_rows.select(range(min(data.max_eval_samples, len(eval_rows))))
+    if eval_rows is not None:
+        count = data.max_eval_samples or rows_to_evaluate(training, train_rows)
+        if data.max_eval_samples is None and count < len(eval_rows):
+            logger.info(
+                f"Each evaluation uses {count:,} of the {len(eval_rows):,} evaluation rows, to stay short beside the "
+                "training between two of them. Set --max_eval_samples to use more."
+            )
+        eval_rows = sample(eval_rows, count)
     return train_rows, eval_rows
+
+
+def rows_to_evaluate(training: PretrainingArguments, train_rows: datasets.Dataset | TextStream) -> int:
+    """The number of evaluation rows that keeps evaluation a small part of the run."""
+    rows_per_update = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    steps_per_epoch = len(train_rows) / rows_per_update if has_length(train_rows) else math.inf
+    steps = training.max_steps if training.max_steps > 0 else training.num_train_epochs * steps_per_epoch
+    interval = {"no": steps, "epoch": steps_per_epoch, "steps": training.eval_steps}[training.eval_strategy]
+    if training.eval_strategy == "steps" and interval < 1:
+        interval *= steps
+    return max(FEWEST_EVALUATED, int(EVALUATED_SHARE * rows_per_update * min(interval, steps)))
 
 
 def load_train_rows(
     data: DataArguments, tokenizer: PreTrainedTokenizerBase, eval_rows: datasets.Dataset | None
 ) -> tuple[datasets.Dataset, datasets.Dataset | None]:
-    """The rows for training, and those for evaluation, which are kept back from them where there are none yet."""
+    """The rows for training and for evaluation. Without evaluation rows, some of the training rows are held back."""
     train_rows = load_rows(data.train_file, data, tokenizer, data.split)
     if eval_rows is None and data.validation_split_percentage and len(train_rows) > 1:
-        # `train_test_split` would write its indices into the user's folder of features.
-        order = np.random.default_rng(SPLIT_SEED).permutation(len(train_rows))
-        held_back = min(len(order) - 1, max(1, round(len(order) * data.validation_split_percentage / 100)))
-        eval_rows = train_rows.select(order[:held_back], keep_in_memory=True)
-        train_rows = train_rows.select(order[held_back:], keep_in_memory=True)
-    if data.max_train_samples is not None:
-        train_rows = train_rows.select(range(min(data.max_train_samples, len(train_rows))))
-    return train_rows, eval_rows
+        is_held_back = rows_to_hold_back(train_rows, data.validation_split_percentage / 100)
+        eval_rows = train_rows.select(np.flatnonzero(is_held_back)).select_columns("input_ids")
+        train_rows = train_rows.select(np.flatnonzero(~is_held_back))
+    return sample(train_rows.select_columns("input_ids"), data.max_train_samples), eval_rows
+
+
+def rows_to_hold_back(rows: datasets.Dataset, share: float) -> np.ndarray:
+    """Choose whole documents for evaluation, so that no text stands on both sides.
+
+    Args:
+        rows: Features. Those of an earlier version do not tell which document a row is from.
+        share: The share of the rows to hold back.
+
+    Returns:
+        For each row whether it is held back, at most `share` of them. Where the smallest document is more than that,
+        it is that document. Where it is more than a tenth of the rows, it is the end of the text.
+    """
+    wanted = min(len(rows) - 1, max(1, round(len(rows) * share)))
+    numbers = rows.data.column("document").to_numpy() if "document" in rows.column_names else np.zeros(len(rows))
+    _, documents, sizes = np.unique(numbers, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(sizes))
+    chosen, left = [], wanted
+    for document in order.tolist():
+        if sizes[document] <= left:
+            chosen.append(document)
+            left -= sizes[document]
+        if not left:
+            break
+    if not chosen and sizes.min() <= LARGEST_DOCUMENT * len(rows):
+        chosen = [int(sizes.argmin())]
+    if chosen:
+        is_held_back = np.isin(documents, chosen)
+        logger.info(
+            f"Held back for evaluation: {is_held_back.sum():,} of {len(rows):,} rows, {len(chosen):,} documents."
+        )
+        return is_held_back
+    reason = "the text is one document, or a few long ones"
+    if "document" not in rows.column_names:
+        reason = "these features were made by an earlier version and do not tell documents apart; make them again"
+    logger.warning(
+        f"Held back for evaluation: the last {wanted:,} of {len(rows):,} rows ({reason}). They may continue a "
+        "document that is trained on. Give text of its own as --validation_file to avoid that."
+    )
+    return np.arange(len(rows)) >= len(rows) - wanted
 
 
 def load_rows(
@@ -150,17 +216,19 @@ def load_rows(
             split=split,
             workers=data.preprocessing_num_workers,
         )
-    return rows.with_format("numpy")  # lists of integers would take the collator half as long again
+    return rows.with_format("numpy")  # the collator takes half as long again for lists of integers
 
 
 def build_stream(
     data: DataArguments, tokenizer: PreTrainedTokenizerBase, training: PretrainingArguments
 ) -> TextStream:
-    """The rows for training, cut while it goes on."""
+    """The rows for training, read and cut during training."""
     if any(map(is_features, data.train_file)):
-        raise InputError(f"{data.train_file[0]}: a folder of features, which lies on disk; leave out --streaming.")
+        raise InputError(
+            f"{data.train_file[0]}: a folder of features, which is on disk already; leave out --streaming."
+        )
     if not data.validation_file:
-        logger.info("No evaluation: a stream keeps no rows back. Give text of its own as --validation_file.")
+        logger.info("No evaluation: a stream holds no rows back. Give text to evaluate on as --validation_file.")
     return TextStream(
         Corpus(data.train_file, data.documents, data.text_column, data.split, streaming=True),
         make_packer(tokenizer, data.max_seq_length, pack_documents=data.pack_documents),

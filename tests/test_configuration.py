@@ -73,7 +73,7 @@ def test_sizes_that_were_chosen_stay(tmp_path):
 )
 def test_a_misspelt_setting_is_refused_wherever_it_comes_from(misspell, tmp_path):
     SpanElectraForPreTraining(SpanElectraConfig(vocab_size=9, num_hidden_layers=1)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="`rtd_wieght` is not a setting .* `rtd_weight`"):
+    with pytest.raises(ValueError, match=r"`rtd_wieght` is not a setting .* `rtd_weight`"):
         misspell(tmp_path)
 
 

@@ -16,7 +16,8 @@ LAYERS = (
     ("common",),
     ("masking",),
     ("tokenization",),
-    ("configuration_span_electra", "span_objectives", "modeling_span_electra", "data_collator"),
+    ("configuration_span_electra", "span_objectives", "modeling_span_electra", "data_collator")
+    + ("configuration_span_encoder", "modeling_span_encoder"),
     ("conversion",),
     ("training",),
     ("hub",),

@@ -71,6 +71,7 @@ def home(tmp_path_factory):
     for name, settings in write.items():
         (home / f"{name}.json").write_text(json.dumps(settings))
     (home / "broken.json").write_text("{")
+    (home / "repeated.json").write_text('{"hidden_size": 32, "hidden_size": 64}')
     (home / "one_class.jsonl").write_text('{"text": "a word", "label": 1}\n' * 9)
     examples = [{"text": " ".join(WORDS[i % 7 :]), "label": i % 2} for i in range(20)]
     (home / "two_classes.jsonl").write_text("".join(json.dumps(example) + "\n" for example in examples))
@@ -116,7 +117,7 @@ def arguments(home, folder, **changes):
 REFUSED = {
     "one setting twice": (
         {"config": "{home}/twice.json"},
-        r"twice\.json: max_span_len is 5 and max_span_length is 6, but both name one setting; leave one out",
+        r"twice\.json: .*max_span_len is 5 and max_span_length is 6",
     ),
     "no such text": ({"train_file": "{home}/missing.txt"}, r"missing\.txt"),
     "empty text": ({"train_file": "{home}/empty.txt"}, r"empty\.txt.*empty"),
@@ -148,10 +149,18 @@ REFUSED = {
         {"config_overrides": '{"max_span_length": 1000000000000000}'},
         r"tiny.*: .*(allocate|memory|storage)",
     ),
+    "an override given twice": (
+        {"config_overrides": '{"rtd_weight": 1, "rtd_weight": 2}'},
+        r"--config_overrides .*\(rtd_weight is given twice\)",
+    ),
+    "a file that gives a setting twice": (
+        {"config": "{home}/repeated.json"},
+        r"repeated\.json: .*hidden_size is given twice",
+    ),
     "overrides without names": ({"config_overrides": "[1]"}, r"--config_overrides \[1\]: a list; give names"),
     "overrides of what weights settle": (
         {"config": None, "model_name_or_path": "{home}/trained", "config_overrides": '{"use_sbgo": false}'},
-        r"--config_overrides: `use_sbgo` is not among what the weights of .*trained leave open: mlm_weight, ",
+        r"--config_overrides: `use_sbgo` would contradict the weights of .*trained; accepted are mlm_weight, ",
     ),
     "overrides that do not go with the weights": (
         {"config": None, "model_name_or_path": "{home}/trained", "config_overrides": '{"rtd_weight": -1}'},
@@ -181,7 +190,7 @@ REFUSED = {
     "a probe of one class": ({"probe_file": "{home}/one_class.jsonl"}, r"its 1 classes have 9 texts .* at least 2"),
     "a probe of other columns": (
         {"probe_file": "{home}/reviews.jsonl"},
-        r"reviews\.jsonl: no column 'sentence1' or 'text' or 'sentence'\. .*Rename the one that holds it\.$",
+        r"reviews\.jsonl: no column 'sentence1' or 'text' or 'sentence'.*Rename",
     ),
     "a probe without text": (
         {"probe_file": "{home}/null_text.jsonl"},
@@ -193,7 +202,7 @@ REFUSED = {
     ),
     "a cache that the run would take for its own": (
         {"output_dir": "{home}/new", "features_cache_dir": "{home}/new/../new/cache"},
-        r"--features_cache_dir .*cache: lies in --output_dir, .*; give another folder",
+        r"--features_cache_dir .*cache: .*--output_dir",
     ),
     "a probe without evaluation": (
         {"probe_file": "{home}/one_class.jsonl", "validation_split_percentage": 0},
@@ -230,37 +239,37 @@ REFUSED = {
     "no weight decay": ({"weight_decay": "nan"}, r"--weight_decay is nan; it must be at least 0 and finite"),
     "no gradient norm": ({"max_grad_norm": "nan"}, r"--max_grad_norm is nan; it must be at least 0 and finite"),
     "negative epsilon": ({"adam_epsilon": -1}, r"--adam_epsilon is -1\.0; it must be at least 0 and finite"),
-    "a mean without end": ({"adam_beta2": 2}, r"--adam_beta2 is 2\.0; it must lie in \[0, 1\)"),
+    "a mean without end": ({"adam_beta2": 2}, r"Invalid beta parameter at index 1: 2\.0"),
     "an optimizer's settings": (
         {"optim": "adamw_torch", "optim_args": "foo"},
-        r"--optim is adamw_torch; not enough values .*--optim_args are name=value,name=value\)",
+        r"--optim is adamw_torch: not enough values .*--optim_args",
     ),
     "a rate below the schedule's last": (
         {"lr_scheduler_type": "polynomial", "learning_rate": 1e-8},
-        r"--lr_scheduler_type is polynomial; lr_end .* must be smaller than initial lr .*--lr_scheduler_kwargs",
+        r"--lr_scheduler_type is polynomial: lr_end .*--lr_scheduler_kwargs",
     ),
     "no workers to persist": (
         {"dataloader_persistent_workers": True},
-        r"--dataloader_persistent_workers: there are no workers to persist; give --dataloader_num_workers 1",
+        r"--dataloader_.*persistent_workers option needs num_workers > 0",
     ),
     "no such accelerator_config": (
         {"accelerator_config": "missing.json"},
-        r"--accelerator_config missing\.json: neither JSON nor a file .*missing\.json: cannot be read \(No such",
+        r"missing\.json: cannot be used \(No such",
     ),
     "an unknown accelerator_config": (
         {"accelerator_config": '{"x": 1}'},
-        r"--accelerator_config: x is not a setting; accepted are dispatch_batches, .*use_seedable_sampler",
+        r"AcceleratorConfig.* unexpected keyword argument 'x'",
     ),
-    "no such fsdp_config": ({"fsdp": True, "fsdp_config": "missing.json"}, r"missing\.json: cannot be read \(No such"),
+    "no such fsdp_config": ({"fsdp": True, "fsdp_config": "missing.json"}, r"missing\.json: cannot be used \(No such"),
     "rows not shared": (
         {"train_file": "{home}/features", "pack_documents": True},
-        r"features: in its rows documents stand alone; make the features again with --pack_documents",
+        r"features: its documents do not share rows.* --pack_documents",
     ),
     "flash for shared rows": (
         {"pack_documents": True, "attn_implementation": "flash_attention_2"},
         r"flash_attention_2: cannot",
     ),
-    "negative warm-up": ({"warmup_steps": -5}, r"--warmup_steps is -5\.0; give a number of steps, or a share below 1"),
+    "negative warm-up": ({"warmup_steps": -5}, r"--warmup_steps is -5\.0; give a number of steps"),
     "other id": ({"config": "{home}/wrong_id.json"}, r"mask_id is 4, but the tokenizer's mask token is 3"),
     "misspelt setting": ({"config": "{home}/misspelt.json"}, r"`hiden_size` .* Did you mean `hidden_size`"),
     "broken file": ({"config": "{home}/broken.json"}, r"broken\.json: not valid JSON"),
@@ -285,11 +294,11 @@ REFUSED = {
             "output_dir": "{home}/run",
             "overwrite_output_dir": 1,
         },
-        r"--generator_name_or_path .*run: lies in --output_dir",
+        r"--generator_name_or_path .*run: .*--output_dir",
     ),
     "a probe of no discriminator": (
         {"probe_file": "{home}/two_classes.jsonl", "objective": "generator"},
-        r"--probe_file: looks at the discriminator, which --objective generator",
+        r"--probe_file: .* --objective generator",
     ),
     "unknown option": ({"mask_ration": 0.2}, r"--mask_ration is not an option: did you mean --mask_ratio\?"),
     "abbreviated option": ({"max_train": 5}, r"--max_train is not an option"),
@@ -300,43 +309,43 @@ REFUSED = {
     "smoothed labels": ({"label_smoothing_factor": 0.1}, r"--label_smoothing_factor is 0\.1"),
     "noise in the embeddings": (
         {"neftune_noise_alpha": 5},
-        r"--neftune_noise_alpha is 5\.0; such noise is for instruction",
+        r"--neftune_noise_alpha is 5\.0; .*leave it out",
     ),
     "checkpoints at a signal": (
         {"enable_jit_checkpoint": True},
-        r"--enable_jit_checkpoint is True; SIGTERM .* leave it out",
+        r"--enable_jit_checkpoint is True; .*SIGTERM.* leave it out",
     ),
-    "to train by a switch": ({"do_train": True}, r"--do_train: to train is what this script does; leave it out"),
+    "to train by a switch": ({"do_train": True}, r"--do_train: .*leave it out"),
     "to evaluate alone": (
         {"do_eval": True, "eval_strategy": "no"},
-        r"--do_eval: .* as --eval_strategy says, .*; leave it out",
+        r"--do_eval: --eval_strategy .*; leave it out",
     ),
-    "to predict": ({"do_predict": True}, r"--do_predict: nothing is predicted here; leave it out"),
+    "to predict": ({"do_predict": True}, r"--do_predict: .*leave it out"),
     "no seed": ({"seed": -1}, r"--seed is -1; it must lie between 0 and 4294967295"),
     "no order": ({"data_seed": 2**32}, r"--data_seed is 4294967296; it must lie between"),
-    "no workers": ({"dataloader_num_workers": -1}, r"--dataloader_num_workers is -1; it must be at least 0"),
-    "a tracker of no name": ({"report_to": "paper"}, r"--report_to is \['paper'\]; paper is not supported"),
-    "an optimizer's package": ({"optim": "lomo"}, r"--optim is lomo; You need to install `lomo_optim`"),
+    "no workers": ({"dataloader_num_workers": -1}, r"--dataloader_.*num_workers option should be non-negative"),
+    "a tracker of no name": ({"report_to": "paper"}, r"--report_to is \['paper'\]: paper is not supported"),
+    "an optimizer's package": ({"optim": "lomo"}, r"--optim is lomo: You need to install `lomo_optim`"),
     "a schedule's settings": (
         {"lr_scheduler_type": "warmup_stable_decay"},
-        r"--lr_scheduler_type is warmup_stable_decay; .*'num_decay_steps'.*--lr_scheduler_kwargs",
+        r"--lr_scheduler_type is warmup_stable_decay: .*'num_decay_steps'.*--lr_scheduler_kwargs",
     ),
     "flex_attention on a CPU": ({"attn_implementation": "flex_attention"}, "cannot train on a CPU"),
     "other documents": (
         {"train_file": "{home}/features", "documents": "line"},
-        r"--documents file ended its documents, not line; make the features again",
+        r"features: .*--documents file, not line",
     ),
     "the best by no evaluation": (
         {"load_best_model_at_end": True, "validation_split_percentage": 0},
-        r"--load_best_model_at_end: goes by evaluations, and this run has none",
+        r"--load_best_model_at_end: needs evaluations, and this run has none",
     ),
     "a rate by no evaluation": (
         {"lr_scheduler_type": "reduce_lr_on_plateau", "validation_split_percentage": 0},
-        r"--lr_scheduler_type reduce_lr_on_plateau: goes by evaluations",
+        r"--lr_scheduler_type reduce_lr_on_plateau: needs evaluations",
     ),
     "a rate by no evaluation, either": (
         {"lr_scheduler_type": "greedy", "validation_split_percentage": 0},
-        r"--lr_scheduler_type greedy: goes by evaluations",
+        r"--lr_scheduler_type greedy: needs evaluations",
     ),
     "a metric of no direction": (
         {"load_best_model_at_end": True, "metric_for_best_model": "replaced_share"},
@@ -352,36 +361,39 @@ REFUSED = {
     ),
     "the worst": (
         {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True},
-        r"--greater_is_better is True: follows from the metric",
+        r"--greater_is_better is True, .*leave it out",
     ),
     "all rows dropped": (
         {"dataloader_drop_last": True, "per_device_train_batch_size": 4000},
-        r"--dataloader_drop_last: drops all of the \d+ rows, which do not fill a batch of 4000",
+        r"--dataloader_drop_last: would drop all \d+ rows, .* a batch of 4000",
     ),
-    "half a checkpoint": ({"save_only_model": True}, r"--save_only_model is True; .* cannot be resumed: leave it out"),
+    "half a checkpoint": (
+        {"save_only_model": True},
+        r"--save_only_model is True; .*resumed .*leave it out",
+    ),
     "a batch that is found": ({"auto_find_batch_size": True}, r"--auto_find_batch_size is True; .* not repeat"),
     "rows from the beginning": ({"ignore_data_skip": True}, r"--ignore_data_skip is True; .* twice .*: leave it out"),
     "batches as they come": ({"dataloader_in_order": False}, r"--dataloader_in_order is False; .* left to chance"),
     "an order of no seed": (
         {"train_sampling_strategy": "group_by_length"},
-        r"--train_sampling_strategy is group_by_length; its order follows from no seed .*: leave it out",
+        r"--train_sampling_strategy is group_by_length; .*its order.*: leave it out",
     ),
     "an order of the devices": (
         {"train_sampling_strategy": "batch_rebalance"},
-        r"--train_sampling_strategy is batch_rebalance; its order follows from no seed .*: leave it out",
+        r"--train_sampling_strategy is batch_rebalance; .*its order.*: leave it out",
     ),
     "an order of another library": (
         {"accelerator_config": '{"use_seedable_sampler": false}'},
-        r"--accelerator_config: use_seedable_sampler is false; .* the order of its rows: leave it out",
+        r"--accelerator_config: use_seedable_sampler is false; .*: leave it out",
     ),
     "a way to start no workers": (
         {"dataloader_multiprocessing_context": "spawn"},
-        r"--dataloader_multiprocessing_context is spawn; there are no workers to start",
+        r"--dataloader_.*multiprocessing_context .*num_workers=0",
     ),
-    "kernels for decoders": ({"use_liger_kernel": True}, r"--use_liger_kernel: there are none for encoders"),
-    "a share of one process": ({"fsdp": "full_shard"}, r"--fsdp: .* this is one; start them with accelerate launch"),
-    "names of labels": ({"label_names": "tags"}, "--label_names: every task knows its own"),
-    "rounded weights": ({"bf16_full_eval": True}, r"--bf16_full_eval: rounds the weights, .* leave it out"),
+    "kernels for decoders": ({"use_liger_kernel": True}, r"--use_liger_kernel: .*leave it out"),
+    "a share of one process": ({"fsdp": "full_shard"}, r"--fsdp: .*accelerate launch"),
+    "names of labels": ({"label_names": "tags"}, "--label_names: .*leave it out"),
+    "rounded weights": ({"bf16_full_eval": True}, r"--bf16_full_eval: would round the weights .* leave it out"),
     "a metric that is not there": (
         {"metric_for_best_model": "accuracy", "load_best_model_at_end": True},
         r"--metric_for_best_model is accuracy; accepted are loss, .*discriminator_auc",
@@ -392,11 +404,11 @@ REFUSED = {
     ),
     "a trained discriminator left behind": (
         {"config": None, "model_name_or_path": "{home}/trained", "objective": "generator"},
-        r"--objective generator: .*trained has a discriminator that was trained",
+        r"--objective generator: .*trained has a trained discriminator",
     ),
     "tables come apart": (
         {"config_overrides": '{"tie_word_embeddings": false}'},
-        r"tie_word_embeddings is false; .* leave it out\. .* embedding_sharing",
+        r"tie_word_embeddings is false, .* leave it out\. .*embedding_sharing",
     ),
     "document rule": ({"documents": "chapter"}, r"documents='chapter' is not one of"),
 }
@@ -405,6 +417,28 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_bad_input_is_refused_in_one_line_and_nothing_is_touched(home, tmp_path, capsys, case):
     assert_refused(main, arguments, REFUSED[case], home, tmp_path, capsys)
+
+
+@pytest.mark.parametrize("option", ["features_cache_dir", "output_dir"])
+@pytest.mark.parametrize("parent", ["/proc", "{home}/text.txt"])
+def test_a_folder_that_cannot_be_made_is_named(home, tmp_path, capsys, option, parent):
+    folder = parent.replace("{home}", str(home)) + "/new"
+    before = snapshot(home)
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments(home, tmp_path / "out", **{option: folder}))
+    assert exit_info.value.code == 2
+    assert re.search(rf"^error: .*{re.escape(folder)}", capsys.readouterr().err.splitlines()[-1])
+    assert snapshot(home) == before and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["HF_DATASETS_CACHE", "TENSORBOARD_LOGGING_DIR"])
+def test_a_folder_of_the_environment_that_cannot_be_made_is_named(home, tmp_path, monkeypatch, capsys, name):
+    monkeypatch.setenv(name, "/proc/new")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", os.environ.get("HF_DATASETS_CACHE", tmp_path))
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments(home, tmp_path / "out", features_cache_dir=None, report_to="tensorboard"))
+    assert exit_info.value.code == 2
+    assert "/proc/new" in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -436,7 +470,7 @@ def without(options, name):
 def test_an_optimizer_is_made_before_the_run_begins(home, tmp_path, monkeypatch):
     settings = {"lr": 5e-4, "momentum_of_inertia": 1}
     monkeypatch.setattr(Trainer, "get_optimizer_cls_and_kwargs", lambda args: (torch.optim.AdamW, settings))
-    with pytest.raises(InputError, match=r"--optim is adamw_torch_fused; .* argument 'momentum_of_inertia'"):
+    with pytest.raises(InputError, match=r"--optim is adamw_torch_fused: .* argument 'momentum_of_inertia'"):
         parsed(home, tmp_path)
 
 
@@ -654,7 +688,7 @@ def test_a_recipe_may_ask_to_resume(home, finished, tmp_path):
 
 
 def test_the_source_of_a_run_is_not_overwritten(home, finished):
-    with pytest.raises(InputError, match="lies in --output_dir, which --overwrite_output_dir would empty"):
+    with pytest.raises(InputError, match="is inside --output_dir, which --overwrite_output_dir would empty"):
         run(arguments(home, finished, config=None, model_name_or_path=finished, overwrite_output_dir=True))
 
 
@@ -932,6 +966,12 @@ def test_options_win_over_the_recipe(tmp_path):
         ("probe_file:", None),
         ("max_seq_length: ~", None),
         ('config_overrides: {use_sbgo: no, hidden_act: "0"}', '{"use_sbgo": false, "hidden_act": "0"}'),
+        (
+            "config_overrides: {layer_norm_eps: 1e-7, rtd_weight: +2E1}",
+            '{"layer_norm_eps": 1e-07, "rtd_weight": 20.0}',
+        ),
+        ("lr_scheduler_kwargs: {min_lr: 1e-5}\nlr_scheduler_type: cosine_with_min_lr", {"min_lr": 1e-5}),
+        ("config_overrides: {hidden_act: e5, max_span_length: 7}", '{"hidden_act": "e5", "max_span_length": 7}'),
     ],
 )
 def test_a_recipe_says_what_the_command_line_would(tmp_path, line, value):
@@ -947,9 +987,11 @@ def test_a_recipe_says_what_the_command_line_would(tmp_path, line, value):
     [
         ("learnin_rate: 1", "learnin_rate is not an option: did you mean learning_rate"),
         ("- a", "holds a list"),
-        ("language: [en, null]", "language holds null; a list of words or numbers"),
+        ("language: [en, null]", "language holds null; give a list of words or numbers"),
         ('bf16: "["', "Truthy value expected: got ["),
         ("[a]: 1", "not valid YAML"),
+        ("seed: 1\nconfig: tiny\nseed: 2", "recipe.yaml: not valid YAML (seed is given twice)"),
+        ("config_overrides: {rtd_weight: 1, rtd_weight: 2}", "(rtd_weight is given twice)"),
     ],
 )
 def test_a_recipe_is_checked(tmp_path, capsys, content, text):
@@ -991,7 +1033,7 @@ def test_overrides_hold_whatever_the_file_calls_the_setting(home, tmp_path, file
 
 def test_one_encoder_is_not_sharded(home, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(InputError, match=r"FSDP shards .* \(one encoder\): use DDP"):
+    with pytest.raises(InputError, match=r"FSDP cannot shard .* share one encoder: use DDP"):
         run(arguments(home, tmp_path / "out", config="tiny", config_overrides='{"generator_size": 1}'))
 
 
@@ -1001,7 +1043,7 @@ def test_a_model_that_could_not_be_saved_is_not_sharded(home, tmp_path, monkeypa
     monkeypatch.setenv("FSDP_VERSION", version)
     if kind is not None:
         monkeypatch.setenv("FSDP_STATE_DICT_TYPE", kind)
-    with pytest.raises(InputError, match=rf"state_dict_type is {kind or 'SHARDED'}.*: give FULL_STATE_DICT"):
+    with pytest.raises(InputError, match=rf"state_dict_type is {kind or 'SHARDED'}.*FULL_STATE_DICT"):
         parsed(home, tmp_path)
     monkeypatch.setenv("FSDP_STATE_DICT_TYPE", "FULL_STATE_DICT")
     parsed(home, tmp_path)
@@ -1032,7 +1074,7 @@ def test_a_second_stage_takes_its_generators_tokenizer(home, tmp_path):
     asked = ModelArguments("tiny", generator_name_or_path=generator, objective="discriminator")
     asked.tokenizer = str(home / "other_tokenizer")
     with pytest.raises(
-        InputError, match=r"was trained with other tokens than .*other_tokenizer .* --tokenizer .*genera"
+        InputError, match=r"was trained with other tokens than .*other_tokenizer.* --tokenizer .*genera"
     ):
         build_tokenizer(asked)
     asked.tokenizer = str(home / "tokenizer")
@@ -1043,7 +1085,7 @@ def test_flex_attention_is_not_asked_for_dropout(home, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer")
     _, data, _ = parsed(home, tmp_path)
     model_arguments = ModelArguments(config=str(home / "tiny.json"), attn_implementation="flex_attention")
-    with pytest.raises(InputError, match=r"flex_attention: has no dropout, and attention_probs_dropout_prob is 0\.1"):
+    with pytest.raises(InputError, match=r"flex_attention: .*dropout, and attention_probs_dropout_prob is 0\.1"):
         build_model(model_arguments, data, tokenizer)
     model_arguments.config_overrides = '{"attention_probs_dropout_prob": 0}'
     assert build_model(model_arguments, data, tokenizer).config._attn_implementation == "flex_attention"
@@ -1090,7 +1132,7 @@ def test_what_an_older_file_says_about_data_gives_way_to_options(home, tmp_path)
     model, data, _ = parsed(home, tmp_path, config=home / "old.json", max_seq_length=None, mask_ratio=0.1)
     built = build_model(model, data, tokenizer)
     assert (data.mask_ratio, data.max_seq_length) == (0.1, 48)
-    assert built.config.max_position_embeddings == 48
+    assert built.config.max_position_embeddings == 64  # which the file gives beside the rows' length
 
 
 def test_a_run_starts_from_stock_electra(home, tmp_path):
@@ -1172,7 +1214,7 @@ def test_a_discriminator_is_trained_against_a_published_generator(home, tmp_path
     for name, weight in generator.state_dict().items():
         assert torch.equal(weight, built.generator.state_dict()[name])
     model, data, _ = parsed(home, tmp_path, **options)
-    with pytest.raises(InputError, match="brings no generator to train against"):
+    with pytest.raises(InputError, match="has no trained generator"):
         build_model(model, data, tokenizer)
 
 
@@ -1197,18 +1239,14 @@ def test_what_weights_leave_open_can_be_changed(home, tmp_path):
     for size in (10**15, 10**20):  # past any memory, and past torch's integers
         with pytest.raises(InputError, match=r"bert: cannot be used"):
             built(tmp_path / "bert", {"max_span_length": size})
-    with pytest.raises(InputError, match=r"`hidden_size` is not among what the weights of .*bert leave open"):
+    with pytest.raises(InputError, match=r"`hidden_size` would contradict the weights of .*bert"):
         built(tmp_path / "bert", {"hidden_size": 48})
 
     ElectraForPreTraining(ElectraConfig(**SIZES, vocab_size=280)).save_pretrained(tmp_path / "discriminator")
     ElectraForMaskedLM(ElectraConfig(**SIZES, vocab_size=280)).save_pretrained(tmp_path / "generator")
     options = {"generator": tmp_path / "generator"}
-    with pytest.raises(InputError, match=r"`sampling_head` is not among what the weights"):
-        built(tmp_path / "discriminator", {"sampling_head": "mean"}, **options, objective="discriminator")
     assert not built(tmp_path / "discriminator", {"use_sbgo": False}, **options).config.use_sbgo
-    with pytest.raises(
-        InputError, match=r"`generator_size` is not among what the weights of .*discriminator leave open"
-    ):
+    with pytest.raises(InputError, match=r"`generator_size` would contradict the weights of .*discriminator"):
         built(tmp_path / "discriminator", {"generator_size": 0.5}, **options)
 
 

@@ -32,10 +32,13 @@ logger = logging.getLogger(__name__)
 
 METADATA = "features.json"
 FEATURE_FILES = (METADATA, "data-*-of-*.arrow", "dataset_info.json", "state.json", "cache-*.arrow")
-FORMAT = 3  # raise it when the same settings give other rows than before
+FORMAT = 4  # raise it when the same settings give other rows than before
 FEWEST_TOKENS = 10  # the longest span
 MOST_UNKNOWN = 0.01  # of the tokens, without a warning
-FEATURES = datasets.Features({"input_ids": datasets.List(datasets.Value("int32"))})
+FEATURES = datasets.Features(
+    # Rows of one document have one number, by which whole documents are held back for evaluation.
+    {"input_ids": datasets.List(datasets.Value("int32")), "document": datasets.Value("int64")}
+)
 
 
 def create_features(
@@ -216,12 +219,14 @@ def _count(token: int | None, ids: list[np.ndarray]) -> int:
 
 def _write_blocks(corpus: Corpus, path: Path) -> tuple[datasets.Dataset, dict[str, Any]]:
     """The text as a dataset with a row per block. All text is read and checked before any is tokenized."""
-    schema = pa.schema({"text": pa.large_string(), "document_lines": pa.list_(pa.int64())})
+    columns = {"text": pa.large_string(), "document_lines": pa.list_(pa.int64()), "first_document": pa.int64()}
+    schema = pa.schema(columns)
     lines = documents = 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for block in corpus.blocks():
-            columns = {"text": [block.text], "document_lines": [block.document_lines]}
-            writer.write_batch(pa.record_batch(columns, schema=schema))
+            # A document that continues from the block before has not ended, so its number stays the same.
+            row = {"text": [block.text], "document_lines": [block.document_lines], "first_document": [documents]}
+            writer.write_batch(pa.record_batch(row, schema=schema))
             lines += sum(block.document_lines)
             documents += block.documents
     return datasets.Dataset.from_file(str(path)), {"documents": documents, "lines": lines}

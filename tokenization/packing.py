@@ -38,10 +38,15 @@ class Packer:
 
     def __call__(self, blocks: pa.Table, indices: list[int]) -> pa.Table:
         text, document_lines = blocks["text"][0].as_py(), blocks["document_lines"][0].values.to_numpy()
-        return pa.table({"input_ids": self.pack(text, document_lines, indices[0])})
+        rows, documents = self._pack(text, document_lines, indices[0])
+        return pa.table({"input_ids": rows, "document": documents + blocks["first_document"][0].as_py()})
 
     def pack(self, text: str, document_lines: Sequence[int], number: int) -> pa.ListArray:
         """The rows of a `Block` of text, which is the `number`-th of its corpus or shard."""
+        return self._pack(text, document_lines, number)[0]
+
+    def _pack(self, text: str, document_lines: Sequence[int], number: int) -> tuple[pa.ListArray, np.ndarray]:
+        """The rows, and for each its document's position in the block."""
         # "[MASK]" in the text is seven characters, not an instruction. Set here: the setting is lost in pickling.
         self.backend.encode_special_tokens = True
         lines = text.split("\n")
@@ -61,7 +66,11 @@ class Packer:
         generator = random.Random(f"{self.seed}-{number}")
         row_ends = cut_rows(document_ends.tolist(), capacity, self.short_seq_probability, generator)
         rows = add_special_tokens(tokens, row_ends, self.prefix, self.suffix)
-        return share_rows(rows, self.max_seq_length) if self.pack_documents else rows
+        documents = np.searchsorted(document_ends, row_ends)
+        if not self.pack_documents:
+            return rows, documents
+        shared = assign_rows(rows.value_lengths().to_pylist(), self.max_seq_length)
+        return join_sequences(rows, shared), connect_documents(documents, shared)
 
 
 def separated(lines: list[str], document_lines: Sequence[int], line_start: str) -> list[str]:
@@ -115,16 +124,16 @@ def add_special_tokens(tokens: np.ndarray, row_ends: list[int], prefix: list[int
     return pa.ListArray.from_arrays(pa.array(offsets, type=pa.int32()), pa.array(values))
 
 
-def share_rows(sequences: pa.ListArray, max_seq_length: int) -> pa.ListArray:
-    """Put several `sequences` into a row, each whole, as long as they fit. Each goes to the row that it fills best.
+def assign_rows(lengths: Sequence[int], max_seq_length: int) -> np.ndarray:
+    """Choose a row for each sequence: the one that it fills best, or a new one if it fits into none.
 
-    >>> share_rows(pa.array([[0, 5, 1], [0, 6, 7, 8, 1], [0, 9, 1]]), max_seq_length=6).to_pylist()
-    [[0, 5, 1, 0, 9, 1], [0, 6, 7, 8, 1]]
+    >>> assign_rows([3, 5, 3], max_seq_length=6).tolist()
+    [0, 1, 0]
     """
     rooms: list[tuple[int, int]] = []  # what is left of each row that is not full, and its number; sorted
-    rows = np.empty(len(sequences), dtype=np.int64)  # where each sequence goes
+    rows = np.empty(len(lengths), dtype=np.int64)
     count = 0
-    for i, length in enumerate(sequences.value_lengths().to_pylist()):
+    for i, length in enumerate(lengths):
         best = bisect_left(rooms, (length, 0))
         if best < len(rooms):
             room, rows[i] = rooms.pop(best)
@@ -132,11 +141,41 @@ def share_rows(sequences: pa.ListArray, max_seq_length: int) -> pa.ListArray:
             room, rows[i], count = max_seq_length, count, count + 1
         if room > length:
             insort(rooms, (room - length, int(rows[i])))
+    return rows
+
+
+def share_rows(sequences: pa.ListArray, max_seq_length: int) -> pa.ListArray:
+    """Put several `sequences` into a row, each whole, as long as they fit. Each goes to the row that it fills best.
+
+    >>> share_rows(pa.array([[0, 5, 1], [0, 6, 7, 8, 1], [0, 9, 1]]), max_seq_length=6).to_pylist()
+    [[0, 5, 1, 0, 9, 1], [0, 6, 7, 8, 1]]
+    """
+    return join_sequences(sequences, assign_rows(sequences.value_lengths().to_pylist(), max_seq_length))
+
+
+def join_sequences(sequences: pa.ListArray, rows: np.ndarray) -> pa.ListArray:
+    """Join the `sequences` that share a row, given the row of each."""
     order = rows.argsort(kind="stable")
     ordered = sequences.take(pa.array(order))
     begins = np.flatnonzero(np.diff(rows[order], prepend=-1))
     offsets = ordered.offsets.to_numpy()
     return pa.ListArray.from_arrays(pa.array(offsets[np.append(begins, len(rows))]), ordered.values)
+
+
+def connect_documents(documents: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Number each row so that rows have one number if they share a document, or if other rows connect them.
+
+    >>> connect_documents(documents=np.array([0, 1, 1, 2]), rows=np.array([0, 0, 1, 2])).tolist()
+    [0, 0, 2]
+    """
+    groups, before = documents, None
+    while before is None or (groups != before).any():
+        before = groups
+        for members in (documents, rows):
+            lowest = np.full(members.max(initial=-1) + 1, len(documents) and documents.max())
+            np.minimum.at(lowest, members, groups)
+            groups = lowest[members]
+    return lowest
 
 
 def make_packer(

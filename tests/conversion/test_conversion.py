@@ -301,9 +301,9 @@ def test_the_second_stage_leaves_the_generator_as_it_is(tmp_path):
 
 def test_the_second_stage_has_the_first_ones_boundary_head(tmp_path):
     settings = {"hidden_act": "relu", "layer_norm_eps": 1e-3}
-    first = random_model(objective="generator", sampling_head="mean", **settings)
+    first = random_model(objective="generator", **settings)
     first.save_pretrained(tmp_path / "first")
-    shape = tiny_config(embedding_sharing="separate", sampling_head="mean").to_diff_dict()
+    shape = tiny_config(embedding_sharing="separate").to_diff_dict()
     model = from_generator(tmp_path / "first", **shape | settings)
     for name, weight in first.sbgo_head.state_dict().items():
         assert torch.equal(weight, model.sbgo_head.state_dict()[name])
@@ -311,9 +311,6 @@ def test_the_second_stage_has_the_first_ones_boundary_head(tmp_path):
     assert (taken_over.hidden_act, taken_over.layer_norm_eps) == ("relu", 1e-3)
     with pytest.raises(ValueError, match="`hidden_act` is gelu in the configuration and relu in the generator"):
         from_generator(tmp_path / "first", **shape | settings | {"hidden_act": "gelu"})
-    random_model(objective="generator", use_sbgo=False).save_pretrained(tmp_path / "without")
-    with pytest.raises(ValueError, match=r"`sampling_head` is 'mean', and the generator .* has no boundary head"):
-        from_generator(tmp_path / "without", **shape)
 
 
 def test_the_second_stage_has_the_first_ones_padding(tmp_path):

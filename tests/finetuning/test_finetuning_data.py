@@ -63,7 +63,7 @@ def test_columns_are_found_by_their_usual_names_or_the_users(tmp_path):
 def test_a_text_that_is_not_read_is_pointed_out_where_a_column_is_missing(home, tmp_path, caplog):
     write_lines(tmp_path / "data.jsonl", [{"sentence": "a", "question": "b", "label": i, "idx": i} for i in (0, 1)])
     task_of(Classification, home, tmp_path / "data.jsonl", tmp_path / "data.jsonl").build_rows()
-    assert "there is no sentence2. If that is question: --columns sentence2=question." in caplog.text
+    assert "has no sentence2. If that is question, give --columns sentence2=question." in caplog.text
     caplog.clear()
     options = {"columns": ["sentence1=question", "sentence2=sentence"]}
     task_of(Classification, home, tmp_path / "data.jsonl", tmp_path / "data.jsonl", **options).build_rows()

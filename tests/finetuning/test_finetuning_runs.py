@@ -50,7 +50,7 @@ def test_the_defaults_are_electras(home, tmp_path):
 
 def test_models_are_not_sharded(home, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(InputError, match=r"FSDP: the best checkpoint is loaded whole, .*; take DDP"):
+    with pytest.raises(InputError, match=r"FSDP: .*best checkpoint.*; use DDP"):
         parse_arguments(arguments(home, tmp_path / "out"))
 
 
@@ -129,6 +129,18 @@ def test_rows_are_no_longer_than_the_positions_that_tokens_have(home, tmp_path):
         batch = loaded("film " * 99, "city", truncation=True, max_length=rooms[name], return_tensors="pt")
         assert model(**batch).last_hidden_state.shape[1] == rooms[name]  # nor does it have types of tokens
     assert rooms == {"roberta": 64 - tokenizer.pad_token_id - 1, "bert": 64}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings"), [("xlnet", {}), ("bert", {"max_position_embeddings": 0}), ("t5", {}), ("funnel", {})]
+)
+def test_an_encoder_without_a_limit_takes_rows_of_any_length(home, tmp_path, model_type, settings):
+    tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer", model_max_length=10**30)
+    config = AutoConfig.for_model(model_type, **settings)
+    assert getattr(config, "max_position_embeddings", 0) < 1
+    encoder, task_arguments, _ = parse_arguments(arguments(home, tmp_path / "out", max_seq_length=4096))
+    longest = longest_row(encoder, config, tokenizer)
+    assert Classification(task_arguments, tokenizer, longest).max_length == 4096
 
 
 def test_weights_of_half_precision_are_trained_in_full(home, tmp_path):

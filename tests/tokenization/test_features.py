@@ -18,7 +18,7 @@ from span_electra.common.command_line import run_command
 from span_electra.common.errors import InputError
 from span_electra.tokenization import text as text_module
 from span_electra.tokenization.create_features import cached_features, create_features, load_features, main
-from span_electra.tokenization.packing import add_special_tokens, cut_rows, make_packer, share_rows
+from span_electra.tokenization.packing import add_special_tokens, connect_documents, cut_rows, make_packer, share_rows
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 
@@ -201,6 +201,39 @@ def test_documents_share_rows_whole_and_no_token_is_lost(tmp_path, corpus_file, 
     assert max(map(len, shared["input_ids"])) <= 200 and len(shared) < 0.7 * len(alone)
     counts = [json.loads((tmp_path / name / "features.json").read_text())["counts"] for name in ("alone", "shared")]
     assert counts[0]["tokens"] == counts[1]["tokens"] and counts[1]["rows"] == len(shared)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_rows_are_numbered_by_document_across_blocks(tmp_path, tokenizers, small_blocks, workers):
+    stories = ["\n".join(f"word{story} " * 9 for _ in range(lines)) for story, lines in enumerate((90, 2, 1, 70, 5))]
+    for story, text in enumerate(stories):
+        (tmp_path / f"{story}.txt").write_text(text + "\n\n  \n")
+    rows = create_features(
+        [tmp_path / f"{story}.txt" for story in range(len(stories))],
+        tokenizers["BERT"],
+        tmp_path / "out",
+        **{"documents": "file", "max_seq_length": 32, "workers": workers},
+    )
+    lengths = {}
+    for row in rows:
+        lengths[row["document"]] = lengths.get(row["document"], 0) + len(row["input_ids"]) - 2
+    expected = [len(tokenizers["BERT"](text, add_special_tokens=False)["input_ids"]) for text in stories]
+    assert list(lengths.values()) == expected
+
+
+def test_documents_that_share_rows_have_one_number():
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        documents = np.sort(generator.integers(0, 20, 25))
+        rows = np.unique(generator.integers(0, 18, 25), return_inverse=True)[1]
+        groups = {row: {row} for row in rows}
+        for document in set(documents):
+            joined = set().union(*(groups[row] for row in rows[documents == document]))
+            groups |= dict.fromkeys(joined, joined)
+        found = connect_documents(documents, rows)
+        assert [[a == b for b in found] for a in found] == [
+            [a in groups[b] for b in range(len(found))] for a in range(len(found))
+        ]
 
 
 @pytest.mark.parametrize("template", ["[SEP] $A [CLS]", "[MASK] [CLS] $A [SEP]", "[CLS] $A [MASK]"])

@@ -150,7 +150,7 @@ def damaged_parquet():
         (
             "a.txt.zst",
             zstandard.compress(TEXT.encode())[:-9],
-            r"not a whole \.zst file \(it ends in the middle\)",
+            r"not a whole \.zst file \(the end is missing\)",
         ),
         ("a.jsonl", b'{"text": "a"}\n{"body": "b"}\n', r"line 2: no column 'text'\. The columns are: body"),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', r"line 2: not JSON"),
@@ -159,9 +159,9 @@ def damaged_parquet():
         (
             "a.csv",
             b"id,text\n1,a\n\n2,Well, this\n",
-            r"line 4: 3 fields, and the first line names 2 columns\. Put fields",
+            r"line 4: 3 fields, but the first line names 2 columns",
         ),
-        ("a.csv", b"id,text\n1,a\n2\n", r"line 3: 1 fields, and the first line names 2 columns"),
+        ("a.csv", b"id,text\n1,a\n2\n", r"line 3: 1 fields, but the first line names 2 columns"),
         ("a.csv", b"id,body\n1,a\n", r"no column 'text'\. The columns are: id, body.*--text_column"),
         ("a.parquet", b"not parquet", r"a\.parquet: not a Parquet file"),
         ("a.parquet", damaged_parquet(), r"a\.parquet: not a Parquet file \(.*snappy"),
