@@ -171,8 +171,8 @@ class SpanEncoderForPreTraining(SpanObjectives, PreTrainedModel):
         kind = self.config.discriminator.model_type
         if kind not in SEPARATE_SEQUENCES:
             raise ValueError(
-                f"Sequences share a row (`position_ids`), and the attention of a {kind} cannot separate them: make the "
-                "features again without --pack_documents."
+                f"Sequences share a row (`position_ids`), and the attention of a {kind} cannot separate them: make "
+                "the features again without --pack_documents."
             )
         sequences = sequence_numbers(position_ids)  # (B, T)
         if attention_mask is not None:

@@ -374,7 +374,7 @@ class DisentangledEmbedding(nn.Module):
         nn.init.zeros_(self.residual.weight)
         self.loaded_sum: torch.Tensor | None = None
         self.register_state_dict_post_hook(add_sum)
-        self.register_load_state_dict_pre_hook(drop_sum)
+        self.register_load_state_dict_pre_hook(take_sum)
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         """The embeddings of `input_ids` (batch, tokens), (batch, tokens, embedding)."""
@@ -434,8 +434,12 @@ def add_sum(embedding: DisentangledEmbedding, state_dict: dict, prefix: str, loc
     state_dict[f"{prefix}weight"] = embedding.weight.detach()
 
 
-def drop_sum(embedding: DisentangledEmbedding, state_dict: dict, prefix: str, *args) -> None:
-    state_dict.pop(f"{prefix}weight", None)  # it follows from the two tables
+def take_sum(embedding: DisentangledEmbedding, state_dict: dict, prefix: str, *args) -> None:
+    """Read a plain table as the sum, and leave a sum out whose parts are there."""
+    total = state_dict.pop(f"{prefix}weight", None)
+    shared = state_dict.setdefault(f"{prefix}shared.weight", embedding.shared.weight.detach())
+    if total is not None and f"{prefix}residual.weight" not in state_dict:
+        state_dict[f"{prefix}residual.weight"] = total - shared
 
 
 def span_boundaries(masked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
