@@ -34,7 +34,7 @@ from span_electra.pretraining.model_card import model_card
 from span_electra.pretraining.report import describe, write_report
 from span_electra.pretraining.rows import build_rows, resolve_rows
 from span_electra.pretraining.stream import check_stream
-from span_electra.pretraining.trainer import NonFiniteLossError, SpanElectraTrainer
+from span_electra.pretraining.trainer import NonFiniteLossError, SpanElectraTrainer, check_shardable
 from span_electra.training.arguments import fsdp_state_dict_type
 from span_electra.training.checkpointing_trainer import SaveError
 from span_electra.training.output_dir import check_run_folder, names_in_run, start_run, started
@@ -47,6 +47,7 @@ from span_electra.training.resuming import (
     run_facts,
 )
 from span_electra.training.shutdown import InterruptedRun, processes_end_together
+from span_electra.training.unsupported import check_weights_are_kept
 
 logger = logging.getLogger("span_electra")
 
@@ -57,6 +58,7 @@ def run(arguments: Sequence[str]) -> None:
     """Parse, build, train, evaluate, save."""
     with paths_as_input_errors():
         model_arguments, data_arguments, training_arguments = parse_arguments(arguments)
+        check_weights_are_kept(training_arguments)
         output_dir, resume = training_arguments.output_dir, training_arguments.resume_from_checkpoint
         seen = names_in_run(Path(output_dir), ARGUMENTS)
         checkpoint = check_run_folder(output_dir, resume, training_arguments.overwrite_output_dir)
@@ -69,11 +71,8 @@ def run(arguments: Sequence[str]) -> None:
         model = build_model(model_arguments, data_arguments, tokenizer)
         resolve_rows(data_arguments, model.config)
         is_sharded = fsdp_state_dict_type(training_arguments) is not None
-        if is_sharded and model.config.share_encoder:
-            raise InputError(
-                "FSDP cannot shard a model whose networks share one encoder: use DDP (configs/accelerate/ddp.yaml), "
-                "or give the generator another shape."
-            )
+        if is_sharded:
+            check_shardable(model)
         if checkpoint is not None:
             check_shape(checkpoint, model.config)
             check_sharding(checkpoint, is_sharded)
