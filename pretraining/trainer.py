@@ -328,8 +328,8 @@ def check_shardable(model) -> None:
     """Refuse to shard a model whose parts FSDP cannot tell apart, or cannot save."""
     if model.config.share_encoder:
         raise InputError(
-            "FSDP cannot shard a model whose networks share one encoder: use DDP (configs/accelerate/ddp.yaml), or give "
-            "the generator another shape."
+            "FSDP cannot shard a model whose networks share one encoder: use DDP (configs/accelerate/ddp.yaml), or "
+            "give the generator another shape."
         )
     if hasattr(model, "load_checkpoint"):
         raise InputError(
@@ -347,9 +347,9 @@ def check_capacity(model, collator) -> None:
     needed = ratio if width is None else largest_masked_share(ratio, width)
     if share < needed:
         raise ValueError(
-            f"The model's `largest_masked_share` is {share:g}, and the collator may mask {needed:g} of a batch's tokens "
-            f"(`mask_ratio` {ratio:g}, `pad_to_multiple_of` {width}). Set it to largest_masked_share(mask_ratio, length "
-            "of a row) from span_electra.data_collator, or to None, and pad every batch to the length of a row."
+            f"The model's `largest_masked_share` is {share:g}, but the collator may mask {needed:g} of a batch's "
+            f"tokens (`mask_ratio` {ratio:g}, `pad_to_multiple_of` {width}). Pad batches to the length of the longest "
+            "row, and set it to span_electra.data_collator.largest_masked_share(mask_ratio, that length), or to None."
         )
 
 
