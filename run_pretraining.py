@@ -49,7 +49,6 @@ from span_electra.training.resuming import (
     run_facts,
 )
 from span_electra.training.shutdown import InterruptedRun, processes_end_together
-from span_electra.training.unsupported import check_weights_are_kept
 
 logger = logging.getLogger("span_electra")
 
@@ -60,7 +59,6 @@ def run(arguments: Sequence[str]) -> None:
     """Parse, build, train, evaluate, save."""
     with paths_as_input_errors():
         model_arguments, data_arguments, training_arguments = parse_arguments(arguments)
-        check_weights_are_kept(training_arguments)
         output_dir, resume = training_arguments.output_dir, training_arguments.resume_from_checkpoint
         seen = names_in_run(Path(output_dir), ARGUMENTS)
         checkpoint = check_run_folder(output_dir, resume, training_arguments.overwrite_output_dir)
