@@ -108,7 +108,7 @@ def token_counts(labels: torch.Tensor, attention_mask: torch.Tensor) -> dict[str
 
 
 def logit_bins(logits: torch.Tensor) -> torch.Tensor:
-    """The bin of every logit. All bins have one width. Logits beyond the ends go to the outermost, 0 to the lower half."""
+    """The bin of every logit, all of one width. Logits beyond the ends go to the outermost, 0 to the lower half."""
     scaled = logits.float() * (BINS / 2 / LARGEST_LOGIT)
     # NaN goes to any bin: the loss is not finite either, so the run stops.
     return (scaled.nan_to_num().ceil() + (BINS // 2 - 1)).clamp(0, BINS - 1).long()
