@@ -1,7 +1,7 @@
 """The Trainer of joint pretraining.
 
-It masks anew in every epoch and alike at every evaluation, counts its metrics on the device, warns when a network
-learns nothing, and publishes a report with the model.
+Every epoch has masks of its own, and every evaluation has the same ones. Metrics are counted on the device. A warning
+comes when a network learns nothing, and a report is published with the model.
 """
 
 import copy
@@ -69,7 +69,7 @@ class SpanElectraTrainer(StreamingTrainer):
     ):
         if eval_data_collator is data_collator:
             raise ValueError("`eval_data_collator` is `data_collator` itself; evaluation needs a collator of its own.")
-        self.gradient_norm: torch.Tensor | None = None  # of the coming update, as far as the library has taken it
+        self.gradient_norm: torch.Tensor | None = None  # of the coming update, once the library has taken it
         super().__init__(*args, data_collator=data_collator, **kwargs)  # type: ignore[misc]
         padding: int | None = self.model.config.pad_token_id  # type: ignore[assignment]
         if padding != data_collator.pad_token_id:

@@ -227,7 +227,7 @@ REFUSED = {
     "no checkpoint": ({"resume_from_checkpoint": "{home}/tokenizer"}, r"tokenizer: not a checkpoint"),
     "no checkpoint yet": (
         {"output_dir": "{home}/run", "resume_from_checkpoint": "true"},
-        r"true: no checkpoint to go on from, there is none in .*run",
+        r"true: no checkpoint to resume from: there is none in .*run",
     ),
     "no steps": ({"max_steps": 0}, r"--max_steps is 0; it must be at least 1"),
     "no epochs": ({"max_steps": None, "num_train_epochs": -1}, r"--num_train_epochs is -1\.0; it must be above 0"),
@@ -592,7 +592,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew_either_way(home, t
         (folder / "arguments.json").write_text("{}")
         with caplog.at_level("WARNING"):
             assert check_run_folder(str(folder), resume, False) is None
-    assert "holds no checkpoint yet, so the run begins anew" in caplog.text
+    assert "holds no checkpoint yet" in caplog.text
     assert check_run_folder(str(tmp_path / "new"), "true", False) is None
 
 
