@@ -28,8 +28,10 @@ HELD_BY_ANY_RUN = {ARGUMENTS, IGNORED, ASIDE, "runs"}
 NOT_PUBLISHED = ("checkpoint-*/", f"{ASIDE}/", "runs/", "training_args.bin", LOCK)
 
 # All that a run writes, as globs; --overwrite_output_dir removes nothing else.
-WRITTEN = ("checkpoint-*", ASIDE, "runs", "*.safetensors", "config.json", HISTORY, CURVES, CARD)
-WRITTEN += (GENERATOR_FOLDER, PRETRAINING_FOLDER)
+WRITTEN = (
+    *("checkpoint-*", ASIDE, "runs", "*.safetensors", "config.json", HISTORY, CURVES, CARD),
+    *(GENERATOR_FOLDER, PRETRAINING_FOLDER),
+)
 
 
 def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Path | None:
