@@ -117,9 +117,10 @@ def from_encoder(encoder: str | os.PathLike, **settings) -> SpanElectraForPreTra
     shape["embedding_size"] = getattr(config, "embedding_size", config.hidden_size)
     shape["max_position_embeddings"] = len(weights["embeddings.position_embeddings.weight"])
     model = SpanElectraForPreTraining(SpanElectraConfig(**shape | settings))
-    ours = model.electra.state_dict()
+    names = model.electra.state_dict().keys()
+    ours = {name: weight for name, weight in weights.items() if name in names}
     left_behind = sorted({*weights} - {*ours} | heads)
-    load_encoders(model, {name: weights[name] for name in ours})
+    load_encoders(model, ours)
     logger.warning(
         f"{encoder}: its encoder is now the discriminator's. Not used: {listed(left_behind)}. New, to be trained: "
         f"{listed(new_parts(model, [model.electra]))}.{new_generator(model)}"
@@ -178,7 +179,6 @@ def new_parts(model: SpanElectraForPreTraining, loaded: Iterable[nn.Module]) -> 
     """
     known = {id(parameter) for module in loaded for parameter in module.parameters()}
     known.add(id(model.generator.get_input_embeddings().weight))
-    known |= {id(parameter) for name, parameter in model.named_parameters() if name.endswith("_residual")}
 
     def new_in(module: nn.Module, name: str) -> list[str]:
         parameters = [id(parameter) for parameter in module.parameters()]
@@ -212,16 +212,12 @@ def load_encoders(
     model: SpanElectraForPreTraining, encoder: dict[str, torch.Tensor], generator: ElectraForMaskedLM | None = None
 ) -> None:
     """Load the discriminator's `encoder`, and the `generator` or, without one, its word embeddings."""
-    table = encoder["embeddings.word_embeddings.weight"]
-    generator_table = model.generator.state_dict()[WORD_EMBEDDINGS]
     if generator is None:
-        generator_table.copy_(table)
+        model.generator.get_input_embeddings().weight.copy_(encoder["embeddings.word_embeddings.weight"])
     else:
         # The generator goes first: where the two share parameters, the discriminator's values must win.
         model.generator.load_state_dict(generator.state_dict())
     model.electra.load_state_dict(encoder)
-    if model.config.embedding_sharing == "disentangled":
-        model.get_input_embeddings().set_weight(table)
 
 
 @torch.no_grad()
@@ -258,7 +254,10 @@ def from_generator(generator: str | os.PathLike, **settings) -> SpanElectraForPr
     model.generator.load_state_dict(generator_model.state_dict())
     if boundary_head is not None and model.config.use_sbgo:
         model.sbgo_head.load_state_dict(boundary_head.state_dict())
-    ours, theirs = model.electra.state_dict(), generator_model.electra.state_dict()
+    theirs = generator_model.electra.state_dict()
+    ours = model.electra.state_dict()
+    for part in ("shared", "residual"):  # of disentangled embeddings: their sum is loaded
+        ours.pop(f"embeddings.word_embeddings.{part}.weight", None)
     fitting = [name for name in ours if name in theirs and ours[name].shape == theirs[name].shape]
     model.electra.load_state_dict({name: theirs[name] for name in fitting}, strict=False)
     new = sorted({name.split(".")[0] for name in ours.keys() - set(fitting)})
