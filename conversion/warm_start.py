@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, ElectraForMaskedLM, ElectraForPr
 
 from span_electra.configuration_span_electra import ENCODER_SHAPE, STOCK_SETTINGS, SpanElectraConfig
 from span_electra.modeling_span_electra import WORD_EMBEDDINGS, SpanElectraForMaskedLM, SpanElectraForPreTraining
-from span_electra.span_objectives import SpanBoundaryHead
+from span_electra.span_objectives import SpanBoundaryHead, SpanObjectives
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,9 @@ COMMON_SETTINGS = (
     *("hidden_act", "layer_norm_eps"),
 )
 BOUNDARY_HEAD_SHAPE = ("max_span_length", "boundary_position_size")
+
+# The discriminator's heads end in these.
+LAST_LAYERS = ("discriminator_predictions.dense_prediction", "sbpo_prediction")
 
 # The settings that loaded weights leave open: always, if the heads of the objectives are new, if the generator is new.
 SETTINGS_OF_TRAINING = (
@@ -85,6 +88,7 @@ def from_electra(
     model.discriminator_predictions.load_state_dict(source.discriminator_predictions.state_dict())
     load_encoders(model, source.electra.state_dict(), generator_model)
     loaded = [model.electra, model.discriminator_predictions, *([model.generator] if generator_model else [])]
+    mark_new(model, loaded)
     logger.warning(
         f"{discriminator}: new, to be trained: {listed(new_parts(model, loaded))}."
         + ("" if generator_model else new_generator(model))
@@ -120,6 +124,7 @@ def from_encoder(encoder: str | os.PathLike, **settings) -> SpanElectraForPreTra
     ours = model.electra.state_dict()
     left_behind = sorted({*weights} - {*ours} | heads)
     load_encoders(model, {name: weights[name] for name in ours})
+    mark_new(model, [model.electra])
     logger.warning(
         f"{encoder}: its encoder is now the discriminator's. Not used: {listed(left_behind)}. New, to be trained: "
         f"{listed(new_parts(model, [model.electra]))}.{new_generator(model)}"
@@ -176,9 +181,7 @@ def new_parts(model: SpanElectraForPreTraining, loaded: Iterable[nn.Module]) -> 
 
     The generator's word embeddings are never new: without a generator to load they come from the discriminator.
     """
-    known = {id(parameter) for module in loaded for parameter in module.parameters()}
-    known.add(id(model.generator.get_input_embeddings().weight))
-    known |= {id(parameter) for name, parameter in model.named_parameters() if name.endswith("_residual")}
+    known = known_parameters(model, loaded)
 
     def new_in(module: nn.Module, name: str) -> list[str]:
         parameters = [id(parameter) for parameter in module.parameters()]
@@ -188,6 +191,28 @@ def new_parts(model: SpanElectraForPreTraining, loaded: Iterable[nn.Module]) -> 
         return own + [new for child, part in module.named_children() for new in new_in(part, f"{name}.{child}")]
 
     return [new for child, part in model.named_children() for new in new_in(part, child)]
+
+
+def known_parameters(model: SpanObjectives, loaded: Iterable[nn.Module]) -> set[int]:
+    """The ids of the parameters that have their weights from a checkpoint, once the modules in `loaded` have."""
+    tables = (model.generator.get_input_embeddings(), model.get_input_embeddings())
+    return {id(parameter) for module in (*loaded, *tables) for parameter in module.parameters()}
+
+
+@torch.no_grad()
+def mark_new(model: SpanObjectives, loaded: Iterable[nn.Module]) -> None:
+    """Note which parameters are new once the modules in `loaded` have their weights, and start new heads of the
+    discriminator at zero.
+
+    A head whose last layer is zero gives every token a probability of one half and sends no gradient into the encoder,
+    so a head that has learnt nothing does not drive the encoder.
+    """
+    known = known_parameters(model, loaded)
+    model.new_parameters = {name for name, parameter in model.named_parameters() if id(parameter) not in known}
+    for name in LAST_LAYERS:
+        if f"{name}.weight" in model.new_parameters:
+            for parameter in model.get_submodule(name).parameters():
+                parameter.zero_()
 
 
 def new_generator(model: SpanElectraForPreTraining) -> str:

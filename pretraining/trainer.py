@@ -20,9 +20,11 @@ from span_electra.common.run_files import step_of
 from span_electra.hub.publishing import PublishingError, is_from_the_hub
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.pretraining.alarms import LearningMonitor
+from span_electra.pretraining.arguments import PretrainingArguments
 from span_electra.pretraining.fixed_corruption import trade_places
 from span_electra.pretraining.linear_probe import LinearProbe
 from span_electra.pretraining.metrics import FIXED, LOSSES, PretrainingMetrics, token_counts
+from span_electra.pretraining.optimizer import slow_down_loaded
 from span_electra.pretraining.report import write_report
 from span_electra.pretraining.streaming_trainer import StreamingTrainer
 from span_electra.training.resuming import collator_facts
@@ -96,6 +98,15 @@ class SpanElectraTrainer(StreamingTrainer):
         if self.args.ddp_find_unused_parameters is None:
             self.args.ddp_find_unused_parameters = False  # every trainable parameter gets a gradient at every step
         super().create_accelerator_and_postprocess()
+
+    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        is_given = self.optimizer is not None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if not is_given:
+            # The Trainer's own arguments lack the option.
+            ratio = getattr(self.args, "pretrained_lr_ratio", PretrainingArguments.pretrained_lr_ratio)
+            slow_down_loaded(optimizer, self.model, ratio)  # type: ignore[arg-type]
+        return optimizer
 
     def train(self, *args, **kwargs):
         if not self.is_fsdp_enabled:
