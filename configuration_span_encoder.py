@@ -1,6 +1,7 @@
 """Configuration of the span objectives on any encoder: two stock configurations, what they share, and the losses."""
 
 import copy
+import os
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -10,6 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from .configuration_span_electra import EMBEDDING_SHARING, SpanObjectivesConfig, check_choice
 
+GENERATOR_FOLDER, PRETRAINING_FOLDER = "generator", "pretraining"  # in the discriminator's stock folder
 GENERATOR_DEPTH = 3  # the discriminator has so many times as many layers (He et al., 2021, DeBERTaV3)
 SUGGESTION = "give an encoder such as ModernBERT, DeBERTaV3, BERT, RoBERTa or XLM-R"
 
@@ -131,6 +133,29 @@ class SpanEncoderConfig(SpanObjectivesConfig, PreTrainedConfig):
         limits = [limit for limit in map(longest_row, (self.discriminator, self.generator)) if limit is not None]
         return min(limits, default=None)
 
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> "SpanEncoderConfig":
+        own = {name: value for name, value in settings.items() if name in OWN_FIELDS}
+        family = {name: value for name, value in settings.items() if name not in OWN_FIELDS}
+        if isinstance(own.get("generator"), dict):
+            own["generator"] = family | own["generator"]
+        return cls(**own, discriminator=family)
+
+    @classmethod
+    def from_folder(cls, folder: str | os.PathLike, **settings) -> "SpanEncoderConfig":
+        """The configuration of a saved pair: its networks' stock configurations and the settings of pretraining.
+
+        Args:
+            folder: folder or Hub name.
+            settings: arguments of [`PreTrainedConfig.from_pretrained`].
+        """
+        own, _ = cls.get_config_dict(folder, **settings, subfolder=PRETRAINING_FOLDER)
+        networks = {
+            "discriminator": AutoConfig.from_pretrained(folder, **settings),
+            "generator": AutoConfig.from_pretrained(folder, **settings, subfolder=GENERATOR_FOLDER),
+        }
+        return cls(**own | networks)
+
     def own_settings(self) -> dict[str, Any]:
         """The settings that are in neither network's configuration."""
         return {name: value for name, value in self.to_diff_dict().items() if name not in self.sub_configs}
@@ -195,5 +220,7 @@ def first_position(config: PreTrainedConfig) -> int:
     numbered = config.model_type in NUMBERED_FROM_PADDING or (config.model_type == "esm" and is_learnt)
     return config.pad_token_id + 1 if numbered else 0
 
+
+OWN_FIELDS = {*SpanObjectivesConfig.__dataclass_fields__, "generator", "embedding_sharing"}
 
 __all__ = ["SpanEncoderConfig"]

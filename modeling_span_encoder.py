@@ -28,12 +28,11 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 from transformers.utils.generic import is_flash_attention_requested
 
-from .configuration_span_encoder import SpanEncoderConfig, first_position
+from .configuration_span_encoder import GENERATOR_FOLDER, PRETRAINING_FOLDER, SpanEncoderConfig, first_position
 from .span_objectives import DisentangledEmbedding, SpanObjectives, sequence_numbers
 
 logger = logging.get_logger(__name__)
 
-GENERATOR_FOLDER, PRETRAINING_FOLDER = "generator", "pretraining"
 # Families whose attention takes a mask of pairs of tokens, so that several sequences may share a row: see the tests.
 SEPARATE_SEQUENCES = (
     *(

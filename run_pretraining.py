@@ -13,12 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import set_seed
+from transformers import PreTrainedConfig, set_seed
 
 from span_electra.common.errors import InputError, paths_as_input_errors, print_error
 from span_electra.common.run_files import ARGUMENTS
+from span_electra.configuration_span_encoder import SpanEncoderConfig
 from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
 from span_electra.hub.publishing import PublishingError, prepare_repository
+from span_electra.modeling_span_encoder import SpanEncoderForPreTraining
 from span_electra.pretraining.arguments import (
     DataArguments,
     ModelArguments,
@@ -29,11 +31,12 @@ from span_electra.pretraining.arguments import (
 )
 from span_electra.pretraining.fixed_corruption import EvaluationCollator
 from span_electra.pretraining.linear_probe import build_probe
-from span_electra.pretraining.model import build_model, build_tokenizer
+from span_electra.pretraining.model import PretrainingModel, build_model
 from span_electra.pretraining.model_card import model_card
 from span_electra.pretraining.report import describe, write_report
 from span_electra.pretraining.rows import build_rows, resolve_rows
 from span_electra.pretraining.stream import check_stream
+from span_electra.pretraining.tokenizer import build_tokenizer
 from span_electra.pretraining.trainer import NonFiniteLossError, SpanElectraTrainer
 from span_electra.training.arguments import fsdp_state_dict_type
 from span_electra.training.checkpointing_trainer import SaveError
@@ -69,16 +72,13 @@ def run(arguments: Sequence[str]) -> None:
         model = build_model(model_arguments, data_arguments, tokenizer)
         resolve_rows(data_arguments, model.config)
         is_sharded = fsdp_state_dict_type(training_arguments) is not None
-        if is_sharded and model.config.share_encoder:
-            raise InputError(
-                "FSDP cannot shard a model whose networks share one encoder: use DDP (configs/accelerate/ddp.yaml), "
-                "or give the generator another shape."
-            )
+        if is_sharded:
+            refuse_sharding(model)
         if checkpoint is not None:
             check_shape(checkpoint, model.config)
             check_sharding(checkpoint, is_sharded)
         if training_arguments.push_to_hub and training_arguments.process_index == 0:
-            described = run_settings(model_arguments, data_arguments, training_arguments, model.config.objective)
+            described = run_settings(model_arguments, data_arguments, training_arguments, model.config)
             prepare_repository(training_arguments, model_card(described, history=[]))
         train_rows, eval_rows = build_rows(data_arguments, tokenizer, training_arguments)
         masking = {name: getattr(data_arguments, name) for name in MASKING}
@@ -89,7 +89,7 @@ def run(arguments: Sequence[str]) -> None:
         probe = build_probe(data_arguments, tokenizer, eval_rows)
         check_rows(training_arguments, facts["rows"], is_evaluated=eval_rows is not None)
         check_metric(training_arguments, model.config, has_probe=probe is not None)
-    settings = run_settings(model_arguments, data_arguments, training_arguments, model.config.objective)
+    settings = run_settings(model_arguments, data_arguments, training_arguments, model.config)
     settings["rows_per_update"] = facts["rows_per_update"]
     start = partial(start_run, output_dir, settings, resumes=checkpoint is not None)
     with started(training_arguments, ARGUMENTS, seen, start):
@@ -108,13 +108,36 @@ def run(arguments: Sequence[str]) -> None:
             print(write_report(output_dir, settings, trainer.state.log_history, trainer.kept_step()))
 
 
+def refuse_sharding(model: PretrainingModel) -> None:
+    """Refuse FSDP for a model that it cannot divide."""
+    if isinstance(model, SpanEncoderForPreTraining):
+        raise InputError(
+            "FSDP is only for the ELECTRA pair: train stock encoders with DDP (configs/accelerate/ddp.yaml)."
+        )
+    if model.config.share_encoder:
+        raise InputError(
+            "FSDP cannot shard a model whose networks share one encoder: use DDP (configs/accelerate/ddp.yaml), or "
+            "give the generator another shape."
+        )
+
+
 def run_settings(
-    model: ModelArguments, data: DataArguments, training: PretrainingArguments, objective: str
+    model: ModelArguments, data: DataArguments, training: PretrainingArguments, config: PreTrainedConfig
 ) -> dict[str, Any]:
     """All options of a run by name, with the values that are in force, for its report."""
     precision = training.mixed_precision  # `accelerate launch` may have set it
-    settled = {"objective": objective, "bf16": precision == "bf16", "fp16": precision == "fp16"}
+    settled = {
+        "objective": config.objective,
+        "family": family_of(config),
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
+    }
     return {**asdict(model), **asdict(data), **training.to_dict(), **settled}
+
+
+def family_of(config: PreTrainedConfig) -> str | None:
+    """The family of a pair of stock encoders; None for the ELECTRA pair."""
+    return config.discriminator.model_type if isinstance(config, SpanEncoderConfig) else None
 
 
 def build_trainer(

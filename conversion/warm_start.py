@@ -304,3 +304,25 @@ def load_generator(
     if isinstance(config, SpanElectraConfig):
         return load_whole(SpanElectraForMaskedLM, name)[0].generator, None
     return load_whole(ElectraForMaskedLM, name)[0], None
+
+
+def from_stock_encoder(encoder, generator=None, generator_layers=None, **settings):
+    from transformers import AutoModelForMaskedLM
+
+    from span_electra.configuration_span_encoder import SpanEncoderConfig, check_family, shallower
+    from span_electra.modeling_span_encoder import SpanEncoderForPreTraining, load_stock
+
+    config = AutoConfig.from_pretrained(encoder)
+    check_family(config)
+    discriminator = load_stock(AutoModel, encoder, {"dtype": torch.float32}, sub="")
+    if generator is None:
+        generators = AutoModelForMaskedLM.from_pretrained(
+            encoder, config=shallower(config, generator_layers), dtype=torch.float32
+        )
+    else:
+        generators = AutoModelForMaskedLM.from_pretrained(generator, dtype=torch.float32)
+    return SpanEncoderForPreTraining(
+        SpanEncoderConfig(discriminator=discriminator.config, generator=generators.config, **settings),
+        discriminator,
+        generators,
+    ).train()

@@ -8,7 +8,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from span_electra.common.paths import looks_like_path
 
-TAGS = ("span-electra", "electra")
+TAGS = ("span-electra", "electra")  # of a pair of stock encoders: the first, and its family
 MOST_NAMES = 3  # of files that a text was read from
 
 # What is entered into the Hub's table of results: the half of the model, the Hub's names for its task and the metric.
@@ -36,12 +36,14 @@ def card_metadata(settings: dict, evaluations: dict[str, dict[str, float]], **me
         metadata: Entries that override the run's own, by the names of `ModelCardData`. Tags are added to ours.
     """
     results = [result for name in evaluations for result in eval_results(settings, name, evaluations[name])]
+    # The folder of a pair of stock encoders is the discriminator's, trained or not.
+    is_generator = settings.get("objective") == "generator" and not settings.get("family")
     entries = {
         "language": settings.get("language") or None,
         "license": settings.get("license"),
         "library_name": "transformers",
         # By fill-mask `pipeline(model=...)` loads the generator, which is not what one wants where there is more.
-        "pipeline_tag": "fill-mask" if settings.get("objective") == "generator" else "feature-extraction",
+        "pipeline_tag": "fill-mask" if is_generator else "feature-extraction",
         "datasets": dataset_names(settings.get("train_file", [])) or None,
         "base_model": settings.get("model_name_or_path")
         if is_on_the_hub(settings.get("model_name_or_path"))
@@ -52,7 +54,8 @@ def card_metadata(settings: dict, evaluations: dict[str, dict[str, float]], **me
     }
     entries |= {name: value for name, value in metadata.items() if value is not None}
     tags = entries.get("tags", [])
-    return ModelCardData(**entries | {"tags": [*TAGS, *([tags] if isinstance(tags, str) else tags)]})
+    own = (TAGS[0], settings["family"]) if settings.get("family") else TAGS
+    return ModelCardData(**entries | {"tags": [*own, *([tags] if isinstance(tags, str) else tags)]})
 
 
 def model_name(settings: dict) -> str:

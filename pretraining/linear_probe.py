@@ -63,7 +63,7 @@ class LinearProbe:
         for start in range(0, len(self.labels), BATCH_SIZE):
             rows = {name: values[start : start + BATCH_SIZE] for name, values in self.rows.items()}
             batch = self.tokenizer.pad(rows, return_tensors="pt").to(model.device)
-            hidden = model(**batch, output_hidden_states=True).hidden_states[-1].float()  # (rows, tokens, hidden)
+            hidden = model.encode_corrupted(**batch).last_hidden_state.float()  # (rows, tokens, hidden)
             real = batch["attention_mask"].unsqueeze(-1)
             means.append(((hidden * real).sum(1) / real.sum(1)).cpu())
         classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))

@@ -22,8 +22,10 @@ def model_card(settings: dict, history: list[dict], **metadata) -> ModelCard:
     bases = " and ".join(without_folder(name) for name in sources if name)
     steps = max((entry["step"] for entry in history), default=0)
     evaluations = last_evaluations(history)
-    template = GENERATOR_CARD_TEMPLATE if settings.get("objective") == "generator" else CARD_TEMPLATE
+    kind = "generator" if settings.get("objective") == "generator" else "pair"
+    template = INTRODUCTIONS[kind, "stock" if settings.get("family") else "electra"] + FIGURES
     text = template.format(
+        family=settings.get("family"),
         training=f"{steps:,} steps" + (f" on {data}" if data else "") + (f", starting from {bases}" if bases else ""),
         path=settings.get("hub_model_id") or ".",
         metrics=metric_sections(evaluations, last_training(history)),
@@ -95,6 +97,45 @@ fill_mask = pipeline("fill-mask", path, trust_remote_code=True)
 ```
 """
 
+STOCK_INTRODUCTION = """
+# {family} pretrained on spans
+
+A text encoder, pretrained the ELECTRA way on spans: a generator fills masked spans, a discriminator finds the tokens
+that it replaced. Trained for {training} with SpanElectra.
+
+The folder is a stock {family} checkpoint, the **discriminator**, which is the encoder to fine-tune. `generator/` is a
+stock masked language model. `pretraining/` holds what only further pretraining needs.
+
+## Use
+
+```python
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+
+path = "{path}"  # a folder with these files, or its name on the Hub
+tokenizer = AutoTokenizer.from_pretrained(path)
+encoder = AutoModel.from_pretrained(path)
+classifier = AutoModelForSequenceClassification.from_pretrained(path, num_labels=2)
+generator = AutoModelForMaskedLM.from_pretrained(path, subfolder="generator")
+```
+"""
+
+STOCK_GENERATOR_INTRODUCTION = """
+# {family} pretrained on spans: the generator alone
+
+The first of two stages of an encoder that is pretrained the ELECTRA way on spans: a masked language model that fills
+masked spans. Trained for {training} with SpanElectra. **The discriminator, which is the encoder to fine-tune, is not
+trained yet**: `run_pretraining.py --model_name_or_path {path} --objective discriminator` does that.
+
+## Use
+
+```python
+from transformers import AutoModelForMaskedLM
+
+path = "{path}"  # a folder with these files, or its name on the Hub
+generator = AutoModelForMaskedLM.from_pretrained(path, subfolder="generator")
+```
+"""
+
 FIGURES = """{metrics}
 Metrics are over all real tokens, and (`span_`) over the masked ones only; losses are in nats. A baseline always gives
 the most frequent answer. `fixed_`: on a text in which the masked tokens of a row have swapped positions, the same for
@@ -111,4 +152,9 @@ every model.
 All options and the whole history: `{history}`.
 """
 
-CARD_TEMPLATE, GENERATOR_CARD_TEMPLATE = INTRODUCTION + FIGURES, GENERATOR_INTRODUCTION + FIGURES
+INTRODUCTIONS = {
+    ("pair", "electra"): INTRODUCTION,
+    ("generator", "electra"): GENERATOR_INTRODUCTION,
+    ("pair", "stock"): STOCK_INTRODUCTION,
+    ("generator", "stock"): STOCK_GENERATOR_INTRODUCTION,
+}

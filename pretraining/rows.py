@@ -6,13 +6,12 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.trainer_utils import has_length
 from transformers.utils.generic import is_flash_attention_requested
 
 from span_electra.common.errors import InputError
 from span_electra.common.tables import sample
-from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.pretraining.arguments import DataArguments, PretrainingArguments
 from span_electra.pretraining.stream import TextStream
 from span_electra.tokenization.create_features import METADATA, cached_features, load_features, read_metadata
@@ -31,7 +30,7 @@ EVALUATED_SHARE = 0.05  # of the rows trained on between two evaluations
 FEWEST_EVALUATED = 128
 
 
-def resolve_rows(data: DataArguments, config: SpanElectraConfig) -> None:
+def resolve_rows(data: DataArguments, config: PreTrainedConfig) -> None:
     """Settle the mask ratio, the length of a row, where documents end and whether they share rows.
 
     Prepared features determine all but the mask ratio.
@@ -74,7 +73,7 @@ def settle_documents(data: DataArguments, prepared: dict[str, dict]) -> None:
     data.documents = data.documents or next(iter(ends.values()), DEFAULT_DOCUMENTS)
 
 
-def settle_length(data: DataArguments, prepared: dict[str, dict], positions: int) -> None:
+def settle_length(data: DataArguments, prepared: dict[str, dict], positions: int | None) -> None:
     """Settle the longest row, from the option or the `prepared` features, which are not cut again."""
     lengths, asked = {path: settings["max_seq_length"] for path, settings in prepared.items()}, data.max_seq_length
     for path, length in lengths.items():
@@ -92,9 +91,9 @@ def settle_length(data: DataArguments, prepared: dict[str, dict], positions: int
             )
         asked = longest  # a batch is padded to no more than there is
     data.max_seq_length = next(
-        (length for length in (asked, longest) if length is not None), min(MAX_SEQ_LENGTH, positions)
+        (length for length in (asked, longest) if length is not None), min(MAX_SEQ_LENGTH, positions or MAX_SEQ_LENGTH)
     )
-    if data.max_seq_length > positions:
+    if positions is not None and data.max_seq_length > positions:
         raise InputError(
             f"Rows of {data.max_seq_length} tokens do not fit the model's {positions} positions: lower "
             "--max_seq_length, or raise max_position_embeddings in the configuration."

@@ -23,7 +23,8 @@ import step
 from span_electra.common.errors import InputError
 from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.pretraining.arguments import parse_arguments
-from span_electra.pretraining.model import read_config, read_overrides
+from span_electra.pretraining.electra_pair import settle_config
+from span_electra.pretraining.model_files import read_config, read_overrides
 from span_electra.tokenization.create_features import create_features, load_features
 
 SETTING = step.Setting("tiny", length=24, vocab_size=300, batch=2, precision="fp32", dropout=0.1, device="cpu")
@@ -137,7 +138,9 @@ def test_every_rung_of_every_size_is_another_recipe_that_pretraining_takes(size,
     for name in runs.rungs:
         runs.pretrain(name, 0, runs.run_folder(name, 0))
         model, data, training = parse_arguments([str(recipes[f"{name}-seed0"])])
-        settings = read_config(model.config, read_overrides(model.config_overrides), data, word_tokenizer())
+        settings = settle_config(
+            model.config, read_config(model.config), read_overrides(model.config_overrides), data, word_tokenizer()
+        )
         config = SpanElectraConfig(**settings, vocab_size=99)
         seen.add(json.dumps([config.to_dict(), vars(data), training.max_grad_norm]))
     assert len(seen) == len(runs.rungs)

@@ -32,7 +32,8 @@ from span_electra.common.errors import InputError
 from span_electra.conversion.export import export
 from span_electra.conversion.warm_start import from_generator
 from span_electra.pretraining.arguments import ModelArguments
-from span_electra.pretraining.model import build_tokenizer, load_model
+from span_electra.pretraining.electra_pair import load_model
+from span_electra.pretraining.tokenizer import build_tokenizer
 
 WORDS = ["[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]", *"abcdefghijklmnopqrstuvwxyz"]
 SHARING = ("tied", "disentangled", "separate")
@@ -282,7 +283,7 @@ def test_a_checkpoint_that_lacks_a_layer_is_refused(checkpoint, tmp_path):
             from_generator(tmp_path, **shape)
     model.save_pretrained(tmp_path, state_dict={k: v for k, v in model.state_dict().items() if "layer.1." not in k})
     with pytest.raises(InputError, match=lacking):
-        load_model(ModelArguments(model_name_or_path=str(tmp_path)))
+        load_model(ModelArguments(model_name_or_path=str(tmp_path)), {})
     with pytest.raises(InputError, match=lacking):
         export(tmp_path, tmp_path / "stock")
 

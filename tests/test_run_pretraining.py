@@ -30,8 +30,11 @@ from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.conversion.export import export
 from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
 from span_electra.pretraining.arguments import ModelArguments, PretrainingArguments, parse_arguments
-from span_electra.pretraining.model import build_model, build_tokenizer, new_model, read_config
+from span_electra.pretraining.electra_pair import new_model, settle_config
+from span_electra.pretraining.model import build_model
+from span_electra.pretraining.model_files import read_config
 from span_electra.pretraining.rows import build_rows, resolve_rows
+from span_electra.pretraining.tokenizer import build_tokenizer
 from span_electra.run_pretraining import build_trainer, main, run
 from span_electra.tokenization.create_features import METADATA, create_features
 from span_electra.tokenization.train_tokenizer import train_tokenizer
@@ -1006,7 +1009,7 @@ def test_shipped_configurations_are_read_by_name(home, tmp_path, name):
     tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer")
     _, data, _ = parsed(home, tmp_path, config=name, max_seq_length=None)
     model_arguments = ModelArguments(config=name)
-    config = new_model(model_arguments, read_config(name, {}, data, tokenizer), tokenizer).config
+    config = new_model(model_arguments, settle_config(name, read_config(name), {}, data, tokenizer), tokenizer).config
     assert config.vocab_size == (10_000 if name == "tutorial" else 280)
     assert (data.mask_ratio, data.max_seq_length) == ((0.2, 512) if name == "tutorial" else (None, None))
     assert config.generator_hidden_size == {"tiny": 64, "small": 64, "base": 256, "tutorial": 128}[name]
@@ -1026,7 +1029,7 @@ def test_shipped_configurations_are_read_by_name(home, tmp_path, name):
 def test_overrides_hold_whatever_the_file_calls_the_setting(home, tmp_path, file, overrides, expected):
     tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer")
     _, data, _ = parsed(home, tmp_path, config=file, max_seq_length=None)
-    config = SpanElectraConfig(**read_config(file, overrides, data, tokenizer))
+    config = SpanElectraConfig(**settle_config(file, read_config(file), overrides, data, tokenizer))
     assert {name: getattr(config, name) for name in expected} == expected
     assert data.max_seq_length == (512 if file == "tutorial" else None)
 
@@ -1175,13 +1178,13 @@ def test_a_run_starts_from_bert(home, tmp_path):
     model, data, _ = parsed(home, tmp_path, config=None, model_name_or_path=tmp_path / "bert")
     built = build_model(model, data, AutoTokenizer.from_pretrained(home / "tokenizer"))
     key = "encoder.layer.0.output.dense.weight"
-    assert torch.equal(built.electra.state_dict()[key], bert.state_dict()[key])
+    assert torch.equal(built.discriminator.state_dict()[key], bert.state_dict()[key])
 
 
 def test_a_generator_is_refused_where_a_discriminator_is_meant(home, tmp_path):
     ElectraForMaskedLM(ElectraConfig(**SIZES, vocab_size=280)).save_pretrained(tmp_path / "generator")
     model, data, _ = parsed(home, tmp_path, config=None, model_name_or_path=tmp_path / "generator")
-    with pytest.raises(InputError, match="was saved as ElectraForMaskedLM; accepted are"):
+    with pytest.raises(InputError, match="was saved as ElectraForMaskedLM; give a SpanElectraForPreTraining"):
         build_model(model, data, AutoTokenizer.from_pretrained(home / "tokenizer"))
 
 
@@ -1232,9 +1235,9 @@ def test_what_weights_leave_open_can_be_changed(home, tmp_path):
 
     sizes = {name: size for name, size in SIZES.items() if name != "embedding_size"}
     BertModel(BertConfig(**sizes, vocab_size=280)).save_pretrained(tmp_path / "bert")
-    overrides = {"generator_hidden_size": 16, "embedding_sharing": "disentangled", "use_sbpo": False}
+    overrides = {"generator_num_hidden_layers": 2, "embedding_sharing": "disentangled", "use_sbpo": False}
     encoder = built(tmp_path / "bert", overrides)
-    assert encoder.generator.config.hidden_size == 16
+    assert encoder.config.generator.num_hidden_layers == 2
     assert encoder.config.embedding_sharing == "disentangled" and not hasattr(encoder, "sbpo_head")
     for size in (10**15, 10**20):  # past any memory, and past torch's integers
         with pytest.raises(InputError, match=r"bert: cannot be used"):
@@ -1262,9 +1265,7 @@ def test_another_kind_of_model_is_refused(home, tmp_path):
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "gpt2"}')
     model, data, _ = parsed(home, tmp_path, config=None, model_name_or_path=tmp_path / "bert")
-    with pytest.raises(
-        ValueError, match="was saved as a model of unknown class; accepted are SpanElectraForPreTraining"
-    ):
+    with pytest.raises(InputError, match="gpt2 has no masked language model .* ModernBERT"):
         build_model(model, data, AutoTokenizer.from_pretrained(home / "tokenizer"))
 
 

@@ -2,16 +2,18 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate.utils import gather_object
 from accelerate.utils.constants import FSDP_MODEL_NAME
-from transformers import TrainingArguments
+from transformers import PreTrainedConfig, TrainingArguments
 from transformers.trainer_utils import has_length
 from transformers.utils import CONFIG_NAME
 
 from span_electra.common.errors import InputError
 from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraConfig
+from span_electra.configuration_span_encoder import PRETRAINING_FOLDER, SpanEncoderConfig
 from span_electra.masking.randomness import MASKING_VERSION
 from span_electra.training.checkpoint_folders import sealed_facts
 
@@ -20,6 +22,11 @@ SHAPE = (*ENCODER_SHAPE, *(f"generator_{name}" for name in ENCODER_SHAPE), "voca
 SHAPE += ("max_position_embeddings", "type_vocab_size", "max_span_length", "boundary_position_size")
 SHAPE += ("embedding_sharing", "share_encoder", "use_sbgo", "use_sbpo", "objective")
 SHAPE += ("hidden_act", "layer_norm_eps", "pad_token_id")
+
+PAIR_SHAPE = ("max_span_length", "boundary_position_size", "embedding_sharing", "use_sbgo", "use_sbpo", "objective")
+# Of a stock configuration everything else: which class was saved by which version, and what only training reads.
+NOT_OF_THE_SHAPE = ("architectures", "dtype", "transformers_version", "_name_or_path", "attention_dropout")
+NOT_OF_THE_SHAPE += ("hidden_dropout_prob", "attention_probs_dropout_prob", "embedding_dropout", "mlp_dropout")
 
 # What two runs must have in common besides `run_facts`: the options of the script that say how rows are masked,
 MASKING = ("mask_ratio", "max_span_words", "whole_words")
@@ -81,17 +88,30 @@ def check_sharding(checkpoint: Path, is_sharded: bool) -> None:
         )
 
 
-def check_shape(checkpoint: Path, config: SpanElectraConfig) -> None:
+def check_shape(checkpoint: Path, config: PreTrainedConfig) -> None:
     """Refuse to resume with a model of another shape than the checkpoint's."""
     if not (checkpoint / CONFIG_NAME).is_file():
         raise InputError(f"--resume_from_checkpoint {checkpoint}: holds no model; give another checkpoint.")
-    saved = SpanElectraConfig.from_pretrained(checkpoint)
-    for name in SHAPE:
-        if getattr(saved, name) != getattr(config, name):
+    is_pair = (checkpoint / PRETRAINING_FOLDER).is_dir()
+    saved = SpanEncoderConfig.from_folder(checkpoint) if is_pair else SpanElectraConfig.from_pretrained(checkpoint)
+    ours, theirs = shape_of(config), shape_of(saved)
+    for name in ours | theirs:
+        if ours.get(name) != theirs.get(name):
             raise InputError(
-                f"--resume_from_checkpoint {checkpoint}: its {name} is {getattr(saved, name)}, this run's is "
-                f"{getattr(config, name)}; resume with the configuration that the run began with."
+                f"--resume_from_checkpoint {checkpoint}: its {name} is {theirs.get(name)}, this run's is "
+                f"{ours.get(name)}; resume with the configuration that the run began with."
             )
+
+
+def shape_of(config: PreTrainedConfig) -> dict[str, Any]:
+    """The settings by which the weights of a model fit another of its kind, and mean the same."""
+    if isinstance(config, SpanElectraConfig):
+        return {name: getattr(config, name) for name in SHAPE}
+    shape = {name: getattr(config, name) for name in PAIR_SHAPE}
+    for role in ("discriminator", "generator"):
+        settings = getattr(config, role).to_dict()
+        shape |= {f"{role}.{name}": value for name, value in settings.items() if name not in NOT_OF_THE_SHAPE}
+    return shape
 
 
 def run_facts(args: TrainingArguments, dataset) -> dict:

@@ -18,7 +18,8 @@ from span_electra import (
 from span_electra.conversion.export import export, write_for_version_4
 from span_electra.modeling_span_electra import AUTO_CLASSES
 from span_electra.pretraining.arguments import DataArguments, ModelArguments
-from span_electra.pretraining.model import build_model, build_tokenizer
+from span_electra.pretraining.model import build_model
+from span_electra.pretraining.tokenizer import build_tokenizer
 
 IDS = torch.tensor([[0, 7, 8, 9, 10, 3, 12, 1]])
 ENCODER = {"AutoModel", "AutoModelForTextEncoding"}

@@ -17,7 +17,7 @@ from span_electra.common.errors import InputError
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.finetuning.arguments import parse_arguments as parse_finetuning
 from span_electra.pretraining.arguments import parse_arguments
-from span_electra.pretraining.model import read_overrides
+from span_electra.pretraining.model_files import read_overrides
 from span_electra.tokenization.packing import make_packer, separated
 from span_electra.tokenization.text import Corpus
 from span_electra.tokenization.train_tokenizer import train_tokenizer
