@@ -237,6 +237,8 @@ class SpanElectraForPreTraining(SpanObjectives, SpanElectraPreTrainedModel):
 
     def __init__(self, config: SpanElectraConfig):
         config.check_encoders()
+        if config.objective == "discriminator":
+            config.share_encoder = False  # the weights stay two, if the next objective is joint as well
         super().__init__(config)
         generator_config = config.generator_config()
         self.electra = SpanElectraModel(config)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 import torch
@@ -121,9 +121,10 @@ def from_encoder(encoder: str | os.PathLike, **settings) -> SpanElectraForPreTra
     shape["embedding_size"] = getattr(config, "embedding_size", config.hidden_size)
     shape["max_position_embeddings"] = len(weights["embeddings.position_embeddings.weight"])
     model = SpanElectraForPreTraining(SpanElectraConfig(**shape | settings))
-    ours = model.electra.state_dict()
+    names = model.electra.state_dict().keys()
+    ours = {name: weight for name, weight in weights.items() if name in names}
     left_behind = sorted({*weights} - {*ours} | heads)
-    load_encoders(model, {name: weights[name] for name in ours})
+    load_encoders(model, ours)
     mark_new(model, [model.electra])
     logger.warning(
         f"{encoder}: its encoder is now the discriminator's. Not used: {listed(left_behind)}. New, to be trained: "
@@ -193,21 +194,23 @@ def new_parts(model: SpanElectraForPreTraining, loaded: Iterable[nn.Module]) -> 
     return [new for child, part in model.named_children() for new in new_in(part, child)]
 
 
-def known_parameters(model: SpanObjectives, loaded: Iterable[nn.Module]) -> set[int]:
-    """The ids of the parameters that have their weights from a checkpoint, once the modules in `loaded` have."""
+def known_parameters(model: SpanObjectives, loaded: Iterable[nn.Module], missing: Container[str] = ()) -> set[int]:
+    """The ids of the parameters that a checkpoint gave: those of the modules in `loaded`, without the ones that it
+    lacked, which `model` calls `missing`."""
     tables = (model.generator.get_input_embeddings(), model.get_input_embeddings())
-    return {id(parameter) for module in (*loaded, *tables) for parameter in module.parameters()}
+    given = {id(parameter) for module in (*loaded, *tables) for parameter in module.parameters()}
+    return given - {id(parameter) for name, parameter in model.named_parameters() if name in missing}
 
 
 @torch.no_grad()
-def mark_new(model: SpanObjectives, loaded: Iterable[nn.Module]) -> None:
-    """Note which parameters are new once the modules in `loaded` have their weights, and start new heads of the
-    discriminator at zero.
+def mark_new(model: SpanObjectives, loaded: Iterable[nn.Module], missing: Container[str] = ()) -> None:
+    """Note in `model.new_parameters` which parameters a checkpoint did not give, and start new heads of the
+    discriminator at zero. The arguments are those of `known_parameters`.
 
     A head whose last layer is zero gives every token a probability of one half and sends no gradient into the encoder,
     so a head that has learnt nothing does not drive the encoder.
     """
-    known = known_parameters(model, loaded)
+    known = known_parameters(model, loaded, missing)
     model.new_parameters = {name for name, parameter in model.named_parameters() if id(parameter) not in known}
     for name in LAST_LAYERS:
         if f"{name}.weight" in model.new_parameters:
@@ -237,16 +240,12 @@ def load_encoders(
     model: SpanElectraForPreTraining, encoder: dict[str, torch.Tensor], generator: ElectraForMaskedLM | None = None
 ) -> None:
     """Load the discriminator's `encoder`, and the `generator` or, without one, its word embeddings."""
-    table = encoder["embeddings.word_embeddings.weight"]
-    generator_table = model.generator.state_dict()[WORD_EMBEDDINGS]
     if generator is None:
-        generator_table.copy_(table)
+        model.generator.get_input_embeddings().weight.copy_(encoder["embeddings.word_embeddings.weight"])
     else:
         # The generator goes first: where the two share parameters, the discriminator's values must win.
         model.generator.load_state_dict(generator.state_dict())
     model.electra.load_state_dict(encoder)
-    if model.config.embedding_sharing == "disentangled":
-        model.get_input_embeddings().set_weight(table)
 
 
 @torch.no_grad()
@@ -283,7 +282,10 @@ def from_generator(generator: str | os.PathLike, **settings) -> SpanElectraForPr
     model.generator.load_state_dict(generator_model.state_dict())
     if boundary_head is not None and model.config.use_sbgo:
         model.sbgo_head.load_state_dict(boundary_head.state_dict())
-    ours, theirs = model.electra.state_dict(), generator_model.electra.state_dict()
+    theirs = generator_model.electra.state_dict()
+    ours = model.electra.state_dict()
+    for part in ("shared", "residual"):  # of disentangled embeddings: their sum is loaded
+        ours.pop(f"embeddings.word_embeddings.{part}.weight", None)
     fitting = [name for name in ours if name in theirs and ours[name].shape == theirs[name].shape]
     model.electra.load_state_dict({name: theirs[name] for name in fitting}, strict=False)
     new = sorted({name.split(".")[0] for name in ours.keys() - set(fitting)})
@@ -315,14 +317,14 @@ def from_stock_encoder(encoder, generator=None, generator_layers=None, **setting
     config = AutoConfig.from_pretrained(encoder)
     check_family(config)
     discriminator = load_stock(AutoModel, encoder, {"dtype": torch.float32}, sub="")
+    kwargs = {"dtype": torch.float32, "output_loading_info": True}
     if generator is None:
-        generators = AutoModelForMaskedLM.from_pretrained(
-            encoder, config=shallower(config, generator_layers), dtype=torch.float32
-        )
-    else:
-        generators = AutoModelForMaskedLM.from_pretrained(generator, dtype=torch.float32)
-    return SpanEncoderForPreTraining(
+        kwargs["config"] = shallower(config, generator_layers)
+    generators, loaded = AutoModelForMaskedLM.from_pretrained(generator or encoder, **kwargs)
+    model = SpanEncoderForPreTraining(
         SpanEncoderConfig(discriminator=discriminator.config, generator=generators.config, **settings),
         discriminator,
         generators,
-    ).train()
+    )
+    mark_new(model, [discriminator, generators], {f"generator.{name}" for name in loaded["missing_keys"]})
+    return model.train()
