@@ -2,6 +2,7 @@
 
 from .common.vocabulary import vocabulary_size
 from .configuration_span_electra import SpanElectraConfig
+from .configuration_span_encoder import SpanEncoderConfig
 from .data_collator import DataCollatorForSpanMasking
 from .modeling_span_electra import (
     SpanElectraForMaskedLM,
@@ -12,6 +13,7 @@ from .modeling_span_electra import (
     SpanElectraForTokenClassification,
     SpanElectraModel,
 )
+from .modeling_span_encoder import SpanEncoderForPreTraining
 
 __version__ = "0.1.0"
 
@@ -25,5 +27,7 @@ __all__ = [
     "SpanElectraForSequenceClassification",
     "SpanElectraForTokenClassification",
     "SpanElectraModel",
+    "SpanEncoderConfig",
+    "SpanEncoderForPreTraining",
     "vocabulary_size",
 ]
