@@ -16,6 +16,7 @@ from span_electra.training.arguments import (
     check_training,
     follow_metric,
 )
+from span_electra.training.unsupported import check_weights_are_kept
 
 logger = logging.getLogger(__name__)
 
@@ -259,6 +260,7 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
     """Refuse options that are missing, out of range or contradictory. Nothing is opened yet."""
     check_model(model)
     check_data(data)
+    check_weights_are_kept(training)
     check_training(training)
     check_objectives(training)
     check_repeatable(training)

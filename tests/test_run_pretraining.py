@@ -413,6 +413,7 @@ REFUSED = {
         {"config_overrides": '{"tie_word_embeddings": false}'},
         r"tie_word_embeddings is false, .* leave it out\. .*embedding_sharing",
     ),
+    "weights trained elsewhere": ({"optim": "schedule_free_adamw"}, r"--optim is schedule_free_adamw, which .*wrong"),
     "document rule": ({"documents": "chapter"}, r"documents='chapter' is not one of"),
 }
 
@@ -1265,7 +1266,7 @@ def test_another_kind_of_model_is_refused(home, tmp_path):
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "gpt2"}')
     model, data, _ = parsed(home, tmp_path, config=None, model_name_or_path=tmp_path / "bert")
-    with pytest.raises(InputError, match="gpt2 has no masked language model .* ModernBERT"):
+    with pytest.raises(InputError, match=r"gpt2 has no masked language model .* ModernBERT"):
         build_model(model, data, AutoTokenizer.from_pretrained(home / "tokenizer"))
 
 
