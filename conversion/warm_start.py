@@ -299,18 +299,22 @@ def known_parameters(model: SpanObjectives, loaded: Iterable[nn.Module], missing
     return given - {id(parameter) for name, parameter in model.named_parameters() if name in missing}
 
 
-@torch.no_grad()
 def mark_new(model: SpanObjectives, loaded: Iterable[nn.Module], missing: Container[str] = ()) -> None:
-    """Note in `model.new_parameters` which parameters a checkpoint did not give, and start new heads of the
-    discriminator at zero. The arguments are those of `known_parameters`.
-
-    A head whose last layer is zero gives every token a probability of one half and sends no gradient into the encoder,
-    so a head that has learnt nothing does not drive the encoder.
-    """
+    """Note in `model.new_parameters` which parameters a checkpoint did not give; arguments as above."""
     known = known_parameters(model, loaded, missing)
     model.new_parameters = {name for name, parameter in model.named_parameters() if id(parameter) not in known}
+    silence_new_heads(model)
+
+
+@torch.no_grad()
+def silence_new_heads(model: SpanObjectives) -> None:
+    """Start the discriminator's new heads at zero: their last layers, if `model.new_parameters` names them.
+
+    Such a head gives every token a probability of one half and sends no gradient into the encoder, so a head that has
+    learnt nothing does not drive the encoder.
+    """
     for name in LAST_LAYERS:
-        if f"{name}.weight" in model.new_parameters:
+        if f"{name}.weight" in (model.new_parameters or ()):
             for parameter in model.get_submodule(name).parameters():
                 parameter.zero_()
 

@@ -187,7 +187,7 @@ class PretrainingArguments(RunArguments):
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "The same for evaluation."})
     learning_rate: float = field(default=5e-4, metadata={"help": "The peak learning rate."})
     pretrained_lr_ratio: float = field(
-        default=0.1,
+        default=0.02,
         metadata={
             "help": "The learning rate of loaded weights, as a ratio of learning_rate. Applies if you start from an "
             "encoder or an ELECTRA that lacks some of the model's parameters: those train at learning_rate."

@@ -50,6 +50,12 @@ def test_loaded_weights_are_trained_at_a_rate_of_their_own(tokenizer, tmp_path, 
     assert trainer.optimizer.param_groups[0]["lr"] == 4e-4  # the one that the log shows
 
 
+def test_the_rate_of_loaded_weights_is_low_by_default(tokenizer, tmp_path, bert):
+    trainer = make_trainer(tokenizer, tmp_path, from_encoder(bert))
+    trainer.create_optimizer()
+    assert sorted({rate for rate, _ in rates(trainer).values()}) == pytest.approx([1e-5, 5e-4])
+
+
 def test_a_new_model_has_one_rate(tokenizer, tmp_path):
     trainer = make_trainer(tokenizer, tmp_path, tiny_model(), learning_rate=4e-4)
     trainer.create_optimizer()
@@ -58,6 +64,7 @@ def test_a_new_model_has_one_rate(tokenizer, tmp_path):
 
 def test_a_resumed_run_keeps_both_rates_and_ends_with_the_same_weights(tokenizer, tmp_path, bert):
     settings = {"save_strategy": "steps", "save_steps": 3, "logging_steps": 3, "learning_rate": 1e-2}
+    settings["pretrained_lr_ratio"] = 0.1
     whole = make_trainer(tokenizer, tmp_path, from_encoder(bert), **settings)
     whole.train()
     resumed = make_trainer(tokenizer, tmp_path, from_encoder(bert), **settings)
@@ -70,7 +77,7 @@ def test_a_resumed_run_keeps_both_rates_and_ends_with_the_same_weights(tokenizer
 
 def test_a_resumed_run_may_change_the_ratio(tokenizer, tmp_path, bert):
     settings = {"save_strategy": "steps", "save_steps": 3, "learning_rate": 1e-2}
-    make_trainer(tokenizer, tmp_path, from_encoder(bert), **settings).train()
+    make_trainer(tokenizer, tmp_path, from_encoder(bert), **settings, pretrained_lr_ratio=0.1).train()
     resumed = make_trainer(tokenizer, tmp_path, from_encoder(bert), **settings, pretrained_lr_ratio=1.0)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     assert {rate for rate, _ in rates(resumed).values()} == {1e-2}
