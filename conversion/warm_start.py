@@ -197,6 +197,7 @@ def from_stock_encoder(
     if vocab_size > model.config.vocab_size:
         model.resize_token_embeddings(vocab_size)
     model.new_parameters = new_parameters_of(model, new)
+    silence_new_heads(model)
     kept = [name for name, _ in model.generator.named_parameters() if name not in new]
     logger.warning(
         f"{encoder}: is the discriminator. The generator has {start.config.num_hidden_layers} layers. From "

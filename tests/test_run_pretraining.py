@@ -227,7 +227,7 @@ REFUSED = {
     "no checkpoint": ({"resume_from_checkpoint": "{home}/tokenizer"}, r"tokenizer: not a checkpoint"),
     "no checkpoint yet": (
         {"output_dir": "{home}/run", "resume_from_checkpoint": "true"},
-        r"true: no checkpoint to go on from, there is none in .*run",
+        r"true: no checkpoint to resume from: there is none in .*run",
     ),
     "no steps": ({"max_steps": 0}, r"--max_steps is 0; it must be at least 1"),
     "no epochs": ({"max_steps": None, "num_train_epochs": -1}, r"--num_train_epochs is -1\.0; it must be above 0"),

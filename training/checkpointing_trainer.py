@@ -187,7 +187,7 @@ class CheckpointingTrainer(PrivateTrainer):
             except Exception as error:  # it copies the weights
                 if not is_write_error(error):
                     raise
-                logger.error(f"{checkpoint} could not be prepared for upload ({one_line(error)}). The run goes on.")
+                logger.error(f"{checkpoint} could not be prepared for upload ({one_line(error)}). The run continues.")
         if self.args.should_save:
             best = self.state.best_model_checkpoint
             rotate(run, self.most_checkpoints, {checkpoint.name, *([Path(best).name] if best else [])})
@@ -234,9 +234,9 @@ class CheckpointingTrainer(PrivateTrainer):
         )
         if getattr(self.args, "stop_on_save_error", False):  # which the Trainer's own arguments lack
             raise SaveError(
-                f"{message} The run stops, as --stop_on_save_error asks; resume with --resume_from_checkpoint true."
+                f"{message} The run stops because of --stop_on_save_error; resume with --resume_from_checkpoint true."
             )
-        logger.error(f"{message} The run goes on; --stop_on_save_error would stop it.")
+        logger.error(f"{message} The run continues; --stop_on_save_error would stop it.")
 
     def any_process(self, condition: bool) -> bool:
         """Whether a condition holds on any of the processes; all of them must ask."""

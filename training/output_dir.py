@@ -37,7 +37,7 @@ def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Pa
 
     Args:
         output_dir: Where the run will write.
-        resume: A checkpoint's folder, "true" for the newest in `output_dir`, None or "false" to start anew.
+        resume: A checkpoint's folder, "true" for the newest in `output_dir`, None or "false" to start a new run.
         overwrite: Whether an earlier run in `output_dir` may be replaced.
 
     Raises:

@@ -37,7 +37,7 @@ WHY_THE_SAME |= dict.fromkeys((*COLLATOR_FACTS, "collator_seed"), "it would mask
 
 
 def collator_facts(collator) -> dict:
-    """How a collator masks, by name, as far as it says so."""
+    """The settings by which a collator masks, as far as it has them."""
     facts = {name: getattr(collator, name) for name in COLLATOR_FACTS if hasattr(collator, name)}
     return facts | ({"collator_seed": collator.seed} if hasattr(collator, "seed") else {})
 
@@ -48,7 +48,7 @@ def check_same_run(checkpoint: Path, facts: dict) -> None:
 
     Args:
         checkpoint: The checkpoint to resume from.
-        facts: This run's `run_facts`, and how it masks, as far as that is known.
+        facts: This run's `run_facts`, and what is known of how it masks.
     """
     saved_facts = sealed_facts(checkpoint)
     if saved_facts.setdefault("masking_version", 1) != MASKING_VERSION:

@@ -85,12 +85,12 @@ def test_a_damaged_checkpoint_is_passed_over_by_name_and_refused_when_named(fini
     with caplog.at_level("WARNING", logger="span_electra.training.checkpoint_folders"):
         assert find_checkpoint(finished, "true").name == "checkpoint-4"
     assert re.search(rf"Passed over checkpoint-6: .*{reason}", caplog.text)
-    with pytest.raises(InputError, match=rf"checkpoint-6: not a checkpoint to go on from, .*{reason}"):
+    with pytest.raises(InputError, match=rf"checkpoint-6: cannot be resumed from, .*{reason}"):
         find_checkpoint(finished, str(finished / "checkpoint-6"))
 
 
 def test_a_folder_that_is_not_there_is_refused_as_such(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere: not a checkpoint to go on from, there is no such folder"):
+    with pytest.raises(InputError, match=r"nowhere: cannot be resumed from, .* there is no such folder"):
         find_checkpoint(tmp_path, str(tmp_path / "nowhere"))
 
 
