@@ -1265,7 +1265,7 @@ def test_another_kind_of_model_is_refused(home, tmp_path):
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "gpt2"}')
     model, data, _ = parsed(home, tmp_path, config=None, model_name_or_path=tmp_path / "bert")
-    with pytest.raises(InputError, match="gpt2 has no masked language model .* ModernBERT"):
+    with pytest.raises(InputError, match=r"gpt2 has no masked language model .* ModernBERT"):
         build_model(model, data, AutoTokenizer.from_pretrained(home / "tokenizer"))
 
 
