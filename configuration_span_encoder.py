@@ -57,6 +57,7 @@ class SpanEncoderConfig(SpanObjectivesConfig, PreTrainedConfig):
     rtd_weight: float | int = 5.0
     sbpo_weight: float | int = 0.5
     initializer_range: float = 0.02
+    tie_word_embeddings: bool = True  # without it the library ties nothing
 
     def __post_init__(self, **kwargs):
         self.discriminator = as_config(self.discriminator, "discriminator")
@@ -126,6 +127,10 @@ class SpanEncoderConfig(SpanObjectivesConfig, PreTrainedConfig):
     @property
     def type_vocab_size(self) -> int:
         return getattr(self.discriminator, "type_vocab_size", 1)
+
+    @property
+    def share_encoder(self) -> bool:
+        return False
 
     @property
     def max_position_embeddings(self) -> int | None:

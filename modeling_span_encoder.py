@@ -115,6 +115,8 @@ class SpanEncoderForPreTraining(SpanObjectives, PreTrainedModel):
             embedding = DisentangledEmbedding(table.num_embeddings, table.embedding_dim, table.padding_idx)
             shared = self.generator.get_input_embeddings()
             embedding.shared.weight = shared.weight
+            for part in (embedding.shared, embedding.residual):
+                part._is_hf_initialized = True  # or `post_init` would overwrite what both networks start with
             if self.discriminator.name_or_path:  # weights to start from
                 embedding.set_weight(table.weight)
             self.discriminator.set_input_embeddings(embedding)

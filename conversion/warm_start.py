@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, ElectraForMaskedLM, ElectraForPr
 
 from span_electra.configuration_span_electra import ENCODER_SHAPE, STOCK_SETTINGS, SpanElectraConfig
 from span_electra.modeling_span_electra import WORD_EMBEDDINGS, SpanElectraForMaskedLM, SpanElectraForPreTraining
-from span_electra.span_objectives import SpanBoundaryHead
+from span_electra.span_objectives import SpanBoundaryHead, SpanObjectives
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,9 @@ COMMON_SETTINGS = (
     *("hidden_act", "layer_norm_eps"),
 )
 BOUNDARY_HEAD_SHAPE = ("max_span_length", "boundary_position_size")
+
+# The discriminator's heads end in these.
+LAST_LAYERS = ("discriminator_predictions.dense_prediction", "sbpo_prediction")
 
 # The settings that loaded weights leave open: always, if the heads of the objectives are new, if the generator is new.
 SETTINGS_OF_TRAINING = (
@@ -85,6 +88,7 @@ def from_electra(
     model.discriminator_predictions.load_state_dict(source.discriminator_predictions.state_dict())
     load_encoders(model, source.electra.state_dict(), generator_model)
     loaded = [model.electra, model.discriminator_predictions, *([model.generator] if generator_model else [])]
+    mark_new(model, loaded)
     logger.warning(
         f"{discriminator}: new, to be trained: {listed(new_parts(model, loaded))}."
         + ("" if generator_model else new_generator(model))
@@ -121,6 +125,7 @@ def from_encoder(encoder: str | os.PathLike, **settings) -> SpanElectraForPreTra
     ours = {name: weight for name, weight in weights.items() if name in names}
     left_behind = sorted({*weights} - {*ours} | heads)
     load_encoders(model, ours)
+    mark_new(model, [model.electra])
     logger.warning(
         f"{encoder}: its encoder is now the discriminator's. Not used: {listed(left_behind)}. New, to be trained: "
         f"{listed(new_parts(model, [model.electra]))}.{new_generator(model)}"
@@ -177,8 +182,7 @@ def new_parts(model: SpanElectraForPreTraining, loaded: Iterable[nn.Module]) -> 
 
     The generator's word embeddings are never new: without a generator to load they come from the discriminator.
     """
-    known = {id(parameter) for module in loaded for parameter in module.parameters()}
-    known.add(id(model.generator.get_input_embeddings().weight))
+    known = known_parameters(model, loaded)
 
     def new_in(module: nn.Module, name: str) -> list[str]:
         parameters = [id(parameter) for parameter in module.parameters()]
@@ -188,6 +192,30 @@ def new_parts(model: SpanElectraForPreTraining, loaded: Iterable[nn.Module]) -> 
         return own + [new for child, part in module.named_children() for new in new_in(part, f"{name}.{child}")]
 
     return [new for child, part in model.named_children() for new in new_in(part, child)]
+
+
+def known_parameters(model: SpanObjectives, loaded: Iterable[nn.Module], missing: Container[str] = ()) -> set[int]:
+    """The ids of the parameters that a checkpoint gave: those of the modules in `loaded`, without the ones that it
+    lacked, which `model` calls `missing`."""
+    tables = (model.generator.get_input_embeddings(), model.get_input_embeddings())
+    given = {id(parameter) for module in (*loaded, *tables) for parameter in module.parameters()}
+    return given - {id(parameter) for name, parameter in model.named_parameters() if name in missing}
+
+
+@torch.no_grad()
+def mark_new(model: SpanObjectives, loaded: Iterable[nn.Module], missing: Container[str] = ()) -> None:
+    """Note in `model.new_parameters` which parameters a checkpoint did not give, and start new heads of the
+    discriminator at zero. The arguments are those of `known_parameters`.
+
+    A head whose last layer is zero gives every token a probability of one half and sends no gradient into the encoder,
+    so a head that has learnt nothing does not drive the encoder.
+    """
+    known = known_parameters(model, loaded, missing)
+    model.new_parameters = {name for name, parameter in model.named_parameters() if id(parameter) not in known}
+    for name in LAST_LAYERS:
+        if f"{name}.weight" in model.new_parameters:
+            for parameter in model.get_submodule(name).parameters():
+                parameter.zero_()
 
 
 def new_generator(model: SpanElectraForPreTraining) -> str:
@@ -289,14 +317,14 @@ def from_stock_encoder(encoder, generator=None, generator_layers=None, **setting
     config = AutoConfig.from_pretrained(encoder)
     check_family(config)
     discriminator = load_stock(AutoModel, encoder, {"dtype": torch.float32}, sub="")
+    kwargs = {"dtype": torch.float32, "output_loading_info": True}
     if generator is None:
-        generators = AutoModelForMaskedLM.from_pretrained(
-            encoder, config=shallower(config, generator_layers), dtype=torch.float32
-        )
-    else:
-        generators = AutoModelForMaskedLM.from_pretrained(generator, dtype=torch.float32)
-    return SpanEncoderForPreTraining(
+        kwargs["config"] = shallower(config, generator_layers)
+    generators, loaded = AutoModelForMaskedLM.from_pretrained(generator or encoder, **kwargs)
+    model = SpanEncoderForPreTraining(
         SpanEncoderConfig(discriminator=discriminator.config, generator=generators.config, **settings),
         discriminator,
         generators,
-    ).train()
+    )
+    mark_new(model, [discriminator, generators], {f"generator.{name}" for name in loaded["missing_keys"]})
+    return model.train()

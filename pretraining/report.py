@@ -16,12 +16,10 @@ logger = logging.getLogger(__name__)
 def describe(trainer, max_seq_length: int) -> None:
     """Log what the run trains, and on how much."""
     model, args = trainer.model, trainer.args
-    for name, half in {"discriminator": model.electra, "generator": model.generator}.items():
-        logger.info(f"{name}: {half.num_parameters():,} parameters")
-    encoders, embeddings = (
-        "one encoder" if model.config.share_encoder else "an encoder each",
-        model.config.embedding_sharing,
-    )
+    for name, network in {"discriminator": model.base_model, "generator": model.generator}.items():
+        logger.info(f"{name}: {network.num_parameters():,} parameters")
+    encoders = "one encoder" if model.config.share_encoder else "an encoder each"
+    embeddings = model.config.embedding_sharing
     logger.info(f"together {model.num_parameters():,} parameters: {encoders}, {embeddings} embeddings")
     rows = trainer.get_total_train_batch_size(args)
     logger.info(f"up to {rows * max_seq_length:,} tokens in a step ({rows} rows of {max_seq_length})")

@@ -12,17 +12,18 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from transformers import TrainerCallback
-from transformers.dynamic_module_utils import custom_object_save
 
 from span_electra.common.attributes import replaced_attribute
-from span_electra.common.errors import one_line
+from span_electra.common.errors import InputError, one_line
 from span_electra.common.run_files import step_of
+from span_electra.data_collator import largest_masked_share
 from span_electra.hub.publishing import PublishingError, is_from_the_hub
-from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.pretraining.alarms import LearningMonitor
+from span_electra.pretraining.arguments import PretrainingArguments
 from span_electra.pretraining.fixed_corruption import trade_places
 from span_electra.pretraining.linear_probe import LinearProbe
 from span_electra.pretraining.metrics import FIXED, LOSSES, PretrainingMetrics, token_counts
+from span_electra.pretraining.optimizer import slow_down_loaded
 from span_electra.pretraining.report import write_report
 from span_electra.pretraining.streaming_trainer import StreamingTrainer
 from span_electra.training.resuming import collator_facts
@@ -39,7 +40,7 @@ class NonFiniteLossError(ArithmeticError):
 
 class SpanElectraTrainer(StreamingTrainer):
     """
-    Trains a `SpanElectraForPreTraining`.
+    Trains a generator and a discriminator together: a `SpanElectraForPreTraining` or a `SpanEncoderForPreTraining`.
 
     Args:
         data_collator: Masks the training rows; its epoch is set at the start of each.
@@ -51,7 +52,8 @@ class SpanElectraTrainer(StreamingTrainer):
         kwargs: As for [`~transformers.Trainer`].
 
     Raises:
-        ValueError: the two collators are one, or pad with another token than the model's.
+        ValueError: the two collators are one, pad with another token than the model's, or may mask more tokens than
+            the model's `largest_masked_share` has room for.
         NonFiniteLossError: (from `train`) the loss or its gradient stopped being finite.
     """
 
@@ -66,6 +68,7 @@ class SpanElectraTrainer(StreamingTrainer):
     ):
         if eval_data_collator is data_collator:
             raise ValueError("`eval_data_collator` is `data_collator` itself; evaluation needs a collator of its own.")
+        self.gradient_norm: torch.Tensor | None = None  # of the update that comes next
         super().__init__(*args, data_collator=data_collator, **kwargs)  # type: ignore[misc]
         padding: int | None = self.model.config.pad_token_id  # type: ignore[assignment]
         if padding != data_collator.pad_token_id:
@@ -73,6 +76,8 @@ class SpanElectraTrainer(StreamingTrainer):
                 f"The model's `pad_token_id` is {padding}, and `data_collator` pads with the tokenizer's, "
                 f"{data_collator.pad_token_id}: give SpanElectraConfig that, or token {padding} never learns."
             )
+        for collator in (data_collator, getattr(eval_data_collator, "collator", eval_data_collator)):
+            check_capacity(self.model, collator)
         self.settings = self.args.to_dict() if settings is None else settings
         self.facts = collator_facts(data_collator)
         self.probe = probe
@@ -88,7 +93,7 @@ class SpanElectraTrainer(StreamingTrainer):
         self.add_callback(FiniteWeights(self))
         self.add_callback(LastLog())
         self.add_callback(LearningMonitor(self.model.config.objective))  # type: ignore[arg-type, union-attr]
-        self.add_callback(WholeUploads(self))
+        self.add_callback(ReportOfUpload(self))
 
     # --- training -------------------------------------------------------------------------------------------------
 
@@ -96,15 +101,33 @@ class SpanElectraTrainer(StreamingTrainer):
         if self.args.ddp_find_unused_parameters is None:
             self.args.ddp_find_unused_parameters = False  # every trainable parameter gets a gradient at every step
         super().create_accelerator_and_postprocess()
+        clip = self.accelerator.clip_grad_norm_
+
+        def clip_and_note(*args, **kwargs):
+            self.gradient_norm = clip(*args, **kwargs)
+            return self.gradient_norm
+
+        # The library takes the norm at every update and shows it to no hook. A second one would cost time.
+        self.accelerator.clip_grad_norm_ = clip_and_note
+
+    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        is_given = self.optimizer is not None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if not is_given:
+            # The Trainer's own arguments lack the option.
+            ratio = getattr(self.args, "pretrained_lr_ratio", PretrainingArguments.pretrained_lr_ratio)
+            slow_down_loaded(optimizer, self.model, ratio)  # type: ignore[arg-type]
+        return optimizer
 
     def train(self, *args, **kwargs):
         if not self.is_fsdp_enabled:
             return super().train(*args, **kwargs)
+        check_shardable(self.model)
         # Accelerate would shard the input and output embeddings by themselves; ours share parameters with other parts.
         with ExitStack() as hidden:
             for name in ("get_input_embeddings", "get_output_embeddings"):
                 hidden.enter_context(replaced_attribute(self.model, name, lambda: None))
-            self.add_callback(sharded := ShardedModel(hidden))
+            self.add_callback(sharded := ShardedModel(hidden, type(self.model)))
             hidden.callback(self.remove_callback, sharded)
             return super().train(*args, **kwargs)
 
@@ -243,7 +266,9 @@ class SpanElectraTrainer(StreamingTrainer):
         """Keep an update whose gradient is not finite off the weights."""
         if self.accelerator.scaler is not None:
             return  # float16's loss scaling looks for infinite gradients itself, and skips their update
-        norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        norm, self.gradient_norm = self.gradient_norm, None
+        if norm is None:  # the library took it in another way, as it does if only a part of the model is sharded
+            norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         if isinstance(norm, DTensor):  # FSDP's, of which each process has a part
             norm = norm.full_tensor()
         self.found_nonfinite.clamp_(min=(~norm.isfinite()).float().to(self.found_nonfinite.device))
@@ -279,16 +304,17 @@ class FiniteWeights(TrainerCallback):
 
 
 class ShardedModel(TrainerCallback):
-    """Gives back what was hidden from Accelerate, once FSDP has sharded the model, and the model its name: FSDP makes
-    it a class of its own, and what is saved beside the weights goes by that name."""
+    """Gives back what was hidden from Accelerate once FSDP has sharded the model, and gives the model its name back.
 
-    def __init__(self, hidden: ExitStack):
-        self.hidden = hidden
+    FSDP makes it a class of its own, and what is saved beside the weights goes by the class's name."""
+
+    def __init__(self, hidden: ExitStack, model_class: type):
+        self.hidden, self.model_class = hidden, model_class
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.hidden.close()
         for name in ("__name__", "__module__"):
-            setattr(type(model), name, getattr(SpanElectraForPreTraining, name))
+            setattr(type(model), name, getattr(self.model_class, name))
 
 
 class LastLog(TrainerCallback):
@@ -299,17 +325,43 @@ class LastLog(TrainerCallback):
             control.should_log = True
 
 
-class WholeUploads(TrainerCallback):
-    """Completes the run's folder before it is sent while training goes on, when the library puts only the weights,
-    their configuration and the tokenizer there."""
+class ReportOfUpload(TrainerCallback):
+    """Writes the report before the run's folder is uploaded."""
 
     def __init__(self, trainer: SpanElectraTrainer):
         self.trainer = trainer
 
     def on_push_begin(self, args, state, control, **kwargs):
-        if args.should_save:
-            custom_object_save(SpanElectraForPreTraining, args.output_dir)
         self.trainer.create_model_card()
+
+
+def check_shardable(model) -> None:
+    """Refuse to shard a model whose parts FSDP cannot tell apart, or cannot save."""
+    if model.config.share_encoder:
+        raise InputError(
+            "FSDP cannot shard a model whose networks share one encoder: use DDP (configs/accelerate/ddp.yaml), or "
+            "give the generator another shape."
+        )
+    if hasattr(model, "load_checkpoint"):
+        raise InputError(
+            f"FSDP saves a model in one file, and a {model.config.model_type} is saved in a folder for each network: "
+            "use DDP (configs/accelerate/ddp.yaml)."
+        )
+
+
+def check_capacity(model, collator) -> None:
+    """Refuse a collator that may mask more tokens than the model's static shapes have room for."""
+    share, ratio = model.largest_masked_share, getattr(collator, "mask_ratio", None)
+    if share is None or ratio is None:
+        return
+    width = collator.pad_to_multiple_of
+    needed = ratio if width is None else largest_masked_share(ratio, width)
+    if share < needed:
+        raise ValueError(
+            f"The model's `largest_masked_share` is {share:g}, but the collator may mask {needed:g} of a batch's "
+            f"tokens (`mask_ratio` {ratio:g}, `pad_to_multiple_of` {width}). Pad batches to the length of the longest "
+            "row, and set it to span_electra.data_collator.largest_masked_share(mask_ratio, that length), or to None."
+        )
 
 
 def loss_token_counts(batch) -> torch.Tensor:

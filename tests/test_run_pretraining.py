@@ -413,6 +413,7 @@ REFUSED = {
         {"config_overrides": '{"tie_word_embeddings": false}'},
         r"tie_word_embeddings is false, .* leave it out\. .*embedding_sharing",
     ),
+    "weights trained elsewhere": ({"optim": "schedule_free_adamw"}, r"--optim is schedule_free_adamw, which .*wrong"),
     "document rule": ({"documents": "chapter"}, r"documents='chapter' is not one of"),
 }
 
