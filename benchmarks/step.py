@@ -33,7 +33,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
-from span_electra import SpanElectraConfig, SpanElectraForPreTraining, modeling_span_electra
+from span_electra import SpanElectraConfig, SpanElectraForPreTraining, span_objectives
 from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
 from span_electra.tokenization.packing import share_rows
 
@@ -248,7 +248,7 @@ def make_step(name: str, setting: Setting, batch: dict[str, torch.Tensor]) -> Ca
 def best_guess_sampled(labels: torch.Tensor):
     """Make every contestant replace the same tokens by the same ones: the generator's best guess."""
     changes: list[tuple[object, str, object]] = [
-        (modeling_span_electra, "sample_tokens", lambda logits, keys, temperature=1.0: logits.argmax(dim=-1)),
+        (span_objectives, "sample_tokens", lambda logits, keys, temperature=1.0: logits.argmax(dim=-1)),
         (Naive, "sample", lambda self, logits: logits.argmax(dim=-1)),
         (torch, "multinomial", lambda probabilities, count: probabilities.argmax(dim=-1, keepdim=True)),
     ]

@@ -22,9 +22,11 @@ from span_electra.common.run_files import step_of
 from span_electra.data_collator import largest_masked_share
 from span_electra.hub.publishing import PublishingError, is_from_the_hub
 from span_electra.pretraining.alarms import LearningMonitor
+from span_electra.pretraining.arguments import PretrainingArguments
 from span_electra.pretraining.fixed_corruption import trade_places
 from span_electra.pretraining.linear_probe import LinearProbe
 from span_electra.pretraining.metrics import FIXED, LOSSES, PretrainingMetrics, token_counts
+from span_electra.pretraining.optimizer import slow_down_loaded
 from span_electra.pretraining.report import write_report
 from span_electra.pretraining.streaming_trainer import StreamingTrainer
 from span_electra.training.resuming import collator_facts
@@ -110,6 +112,15 @@ class SpanElectraTrainer(StreamingTrainer):
 
         # The library takes the norm at every update, but no hook gets it. Taking it again costs 0.6 % of a step.
         self.accelerator.clip_grad_norm_ = clip_and_note
+
+    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        is_given = self.optimizer is not None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if not is_given:
+            # The Trainer's own arguments lack the option.
+            ratio = getattr(self.args, "pretrained_lr_ratio", PretrainingArguments.pretrained_lr_ratio)
+            slow_down_loaded(optimizer, self.model, ratio)  # type: ignore[arg-type]
+        return optimizer
 
     def train(self, *args, **kwargs):
         if not self.is_fsdp_enabled:

@@ -307,7 +307,7 @@ REFUSED = {
     "abbreviated option": ({"max_train": 5}, r"--max_train is not an option"),
     "text as ratio": ({"config": "{home}/text_ratio.json"}, r"mask_ratio is '0\.2'; a number is expected"),
     "text as size": ({"config": "{home}/text_size.json"}, r"text_size\.json: .*hidden_size"),
-    "no such activation": ({"config": "{home}/bad_act.json"}, r"`hidden_act` is 'gelux'; accepted are"),
+    "no such activation": ({"config": "{home}/bad_act.json"}, r"`hidden_act` is 'gelux'"),
     "no such attention": ({"attn_implementation": "foo"}, r"--attn_implementation foo: cannot be used"),
     "smoothed labels": ({"label_smoothing_factor": 0.1}, r"--label_smoothing_factor is 0\.1"),
     "noise in the embeddings": (
@@ -592,7 +592,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew_either_way(home, t
         (folder / "arguments.json").write_text("{}")
         with caplog.at_level("WARNING"):
             assert check_run_folder(str(folder), resume, False) is None
-    assert "holds no checkpoint yet" in caplog.text
+    assert "out-true holds no checkpoint yet" in caplog.text
     assert check_run_folder(str(tmp_path / "new"), "true", False) is None
 
 
@@ -924,7 +924,7 @@ def test_a_model_to_go_on_from_takes_the_place_of_a_recipes_configuration(tmp_pa
 def test_features_of_shorter_rows_than_asked_for_are_named(home, tmp_path, caplog):
     _, data, _ = parsed(home, tmp_path, train_file=home / "features", max_seq_length=48)
     resolve_rows(data, SpanElectraConfig(**SIZES))
-    assert data.max_seq_length == 32 and "have 32 tokens at most, and --max_seq_length is 48" in caplog.text
+    assert data.max_seq_length == 32 and "--max_seq_length is 48" in caplog.text and "32 tokens at most" in caplog.text
 
 
 @pytest.mark.parametrize("train", ["features", "longer"])

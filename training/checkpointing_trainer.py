@@ -29,7 +29,7 @@ from span_electra.training.checkpoint_folders import (
     time_written,
 )
 from span_electra.training.private_trainer import PrivateTrainer
-from span_electra.training.resuming import check_same_run, run_facts
+from span_electra.training.resuming import check_same_run, parameters_digest, run_facts
 from span_electra.training.shutdown import InterruptedRun, StopOnSignal, ignore_stop_signals
 from span_electra.training.unsupported import check_weights_are_kept
 
@@ -94,6 +94,8 @@ class CheckpointingTrainer(PrivateTrainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(find_checkpoint(run, "true"))
         self.last_checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        # Before FSDP changes names and shapes. The optimizer, too, keeps the parameters of the first call.
+        self.facts.setdefault("parameters", parameters_digest(self.model))
         if self.last_checkpoint is not None:
             self.check_resumable(self.last_checkpoint)
             self.load_process_state(self.last_checkpoint)
@@ -114,7 +116,8 @@ class CheckpointingTrainer(PrivateTrainer):
             return super().train(*args, **kwargs)
 
     def check_resumable(self, checkpoint: Path) -> None:
-        """Refuse to resume from a checkpoint whose run saw other rows or masked them in another way."""
+        """Refuse to resume from a checkpoint whose run saw other rows, masked them in another way, or trained other
+        parameters."""
         if (checkpoint / MANIFEST).is_file():  # the stock Trainer's have none
             check_same_run(checkpoint, run_facts(self.args, self.train_dataset) | self.facts)
 

@@ -23,7 +23,7 @@ from span_electra.pretraining.arguments import PretrainingArguments
 from span_electra.pretraining.fixed_corruption import EvaluationCollator
 from span_electra.pretraining.trainer import NonFiniteLossError, SpanElectraTrainer
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 
 # The forked workers of a DataLoader are warned of by Python 3.12 and later, as this process has threads.
@@ -92,8 +92,10 @@ def test_evaluation_repeats_itself_and_leaves_the_randomness_of_training_alone(t
     assert 0 < first["eval_discriminator_auc"] < 1 and first["eval_mlm_loss"] == pytest.approx(math.log(99), rel=0.05)
 
 
-def test_the_trainer_of_the_guide_runs(tokenizer, tmp_path, monkeypatch):
-    block = GUIDE.split("## From Python")[1].split("```python\n")[1].split("```")[0]
+def test_the_trainer_on_the_page_runs(tokenizer, tmp_path, monkeypatch):
+    (block,) = [
+        block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "SpanElectraTrainer(" in block
+    ]
     for large, small in {
         "max_steps=100_000": "max_steps=2, use_cpu=True",
         "vocab_size=": f"**{SIZES}, vocab_size=",
