@@ -359,7 +359,7 @@ def stopped(home, tmp_path_factory):
         ({"pack_documents": True}, r"its stream has documents that share a row False, this run's has True"),
         ({"train_file": "{home}/grown"}, r"its stream has shards 6 \(\w+\), this run's has 6 \(\w+\)"),
         ({"documents": "line"}, r"its stream has documents blank_line, this run's has line"),
-        ({"streaming": False, "validation_split_percentage": 0}, r"its run read a stream; add --streaming"),
+        ({"streaming": False, "validation_split_percentage": 0}, r"its run read a stream, so add --streaming"),
     ],
 )
 def test_another_stream_is_not_taken_for_the_one_that_stopped(home, stopped, tmp_path, capsys, changes, message):
