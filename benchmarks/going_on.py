@@ -24,7 +24,7 @@ from scipy.stats import spearmanr
 from torch.nn import functional as F
 from transformers import AutoTokenizer, get_linear_schedule_with_warmup, set_seed
 
-from span_electra.conversion.warm_start import LAST_LAYERS, from_stock_encoder
+from span_electra.conversion.warm_start import from_stock_encoder
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.modeling_span_encoder import SpanEncoderForPreTraining
 from span_electra.pretraining.fixed_corruption import trade_places
@@ -48,29 +48,28 @@ class Variant:
     Args:
         ratio: learning rate of the loaded weights, as a ratio of that of the new ones.
         sharing: the embeddings that the two networks share.
-        zero_heads: whether the discriminator's new heads start at zero.
+        zero_heads: whether the last layers of the discriminator's heads start at zero.
     """
 
     ratio: float
     sharing: str
-    zero_heads: bool = True
+    zero_heads: bool = False
 
 
 VARIANTS = {
-    "one_rate": Variant(ratio=1, sharing="disentangled", zero_heads=False),
-    "disentangled_0.1": Variant(ratio=0.1, sharing="disentangled"),
-    "separate_0.1": Variant(ratio=0.1, sharing="separate"),
+    "one_rate": Variant(ratio=1, sharing="disentangled"),
     "disentangled_0.02": Variant(ratio=0.02, sharing="disentangled"),
     "separate_0.02": Variant(ratio=0.02, sharing="separate"),
-    "separate_0.02_random_heads": Variant(ratio=0.02, sharing="separate", zero_heads=False),
+    "separate_0.02_zero_heads": Variant(ratio=0.02, sharing="separate", zero_heads=True),
+    "separate_0.1_zero_heads": Variant(ratio=0.1, sharing="separate", zero_heads=True),
 }
 
 
 def build(variant: Variant, encoder: str) -> SpanEncoderForPreTraining:
     model = from_stock_encoder(encoder, embedding_sharing=variant.sharing)
-    if not variant.zero_heads:
-        for name in LAST_LAYERS:
-            torch.nn.init.normal_(model.get_submodule(name).weight, std=model.config.initializer_range)
+    if variant.zero_heads:
+        for layer in (model.discriminator_predictions.dense_prediction, model.sbpo_prediction):
+            torch.nn.init.zeros_(layer.weight)
     return model
 
 

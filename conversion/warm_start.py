@@ -51,9 +51,6 @@ COMMON_SETTINGS = (
 )
 BOUNDARY_HEAD_SHAPE = ("max_span_length", "boundary_position_size")
 
-# The discriminator's heads end in these.
-LAST_LAYERS = ("discriminator_predictions.dense_prediction", "sbpo_prediction")
-
 # The settings that loaded weights leave open: always, if the heads of the objectives are new, if the generator is new.
 SETTINGS_OF_TRAINING = (
     *("mlm_weight", "sbgo_weight", "rtd_weight", "sbpo_weight", "sampling_temperature"),
@@ -304,20 +301,6 @@ def mark_new(model: SpanObjectives, loaded: Iterable[nn.Module], missing: Contai
     """Note in `model.new_parameters` which parameters a checkpoint did not give; arguments as above."""
     known = known_parameters(model, loaded, missing)
     model.new_parameters = {name for name, parameter in model.named_parameters() if id(parameter) not in known}
-    silence_new_heads(model)
-
-
-@torch.no_grad()
-def silence_new_heads(model: SpanObjectives) -> None:
-    """Start the discriminator's new heads at zero: their last layers, if `model.new_parameters` names them.
-
-    Such a head gives every token a probability of one half and sends no gradient into the encoder, so a head that has
-    learnt nothing does not drive the encoder.
-    """
-    for name in LAST_LAYERS:
-        if f"{name}.weight" in (model.new_parameters or ()):
-            for parameter in model.get_submodule(name).parameters():
-                parameter.zero_()
 
 
 def new_generator(model: SpanElectraForPreTraining) -> str:

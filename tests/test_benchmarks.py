@@ -67,16 +67,16 @@ def test_going_on_from_an_encoder_is_measured_once(tmp_path, monkeypatch, capsys
     pairs = [{"sentence1": lines[i - 1], "sentence2": line, "label": i} for i, line in enumerate(lines)]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     options = ["--encoder", "bert", "--text", "text.txt", "--pairs", "pairs.jsonl", "--output_dir", "out"]
-    options += ["--steps", "10", "--measure_at", "0", "2", "--variants", "one_rate", "separate_0.1"]
+    options += ["--steps", "10", "--measure_at", "0", "2", "--variants", "one_rate", "separate_0.1_zero_heads"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["going_on.py", *options])
     going_on.main()
     assert capsys.readouterr().out.count("| 2 |") == 2
-    start = json.loads((tmp_path / "out" / "separate_0.1.json").read_text())["0"]
-    assert start["discriminator_auc"] == 0.5  # heads that say nothing
+    start = json.loads((tmp_path / "out" / "separate_0.1_zero_heads.json").read_text())["0"]
+    assert start["discriminator_auc"] == 0.5  # a head of zeros says nothing
     monkeypatch.setattr(going_on, "train", None)  # complete: not run again
     going_on.main()
-    assert "| separate_0.1 | 2 |" in capsys.readouterr().out
+    assert "| separate_0.1_zero_heads | 2 |" in capsys.readouterr().out
 
 
 def test_every_collator_is_timed():
