@@ -28,14 +28,9 @@ from span_electra.configuration_span_encoder import (
     shallower,
 )
 from span_electra.modeling_span_electra import WORD_EMBEDDINGS, SpanElectraForMaskedLM, SpanElectraForPreTraining
-from span_electra.modeling_span_encoder import (
-    SpanEncoderForPreTraining,
-    is_of_heads,
-    load_whole,
-    refuse_missing,
-    without_pooler,
-)
+from span_electra.modeling_span_encoder import SpanEncoderForPreTraining, is_of_heads
 from span_electra.span_objectives import SpanBoundaryHead
+from span_electra.stock_encoders import load_whole, refuse_missing, without_pooler
 
 logger = logging.getLogger(__name__)
 
