@@ -27,8 +27,12 @@ SUGGESTION = "give an encoder such as ModernBERT, DeBERTaV3, BERT, RoBERTa or XL
 NUMBERED_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xlm-roberta-xl")
 # The fields that are in neither network's configuration.
 OWN_SETTINGS = (*(field.name for field in fields(SpanObjectivesConfig)), "embedding_sharing")
-# Not fields any more, but configurations of these families still take them.
-EARLIER_NAMES = ("global_attn_every_n_layers", "global_rope_theta", "local_rope_theta", "rope_theta", "rope_scaling")
+# Names that configurations of these families take, though they do not declare them.
+UNDECLARED = (
+    *("global_attn_every_n_layers", "global_rope_theta", "local_rope_theta", "rope_theta", "rope_scaling"),
+    *("position_buckets", "norm_rel_ebd", "share_att_key", "conv_kernel_size", "conv_act", "conv_groups"),
+    *("attention_head_size", "cls_dropout", "embedding_size"),
+)
 
 
 @strict
@@ -218,7 +222,7 @@ def known_settings(model_type: str | None) -> set[str]:
     if model_type not in CONFIG_MAPPING:
         return set()
     config_class = CONFIG_MAPPING[model_type]
-    return {field.name for field in fields(config_class)} | {*config_class.attribute_map, *EARLIER_NAMES}
+    return {field.name for field in fields(config_class)} | {*config_class.attribute_map, *UNDECLARED}
 
 
 def as_config(given: Any, role: str) -> PreTrainedConfig:

@@ -28,14 +28,9 @@ from span_electra.configuration_span_encoder import (
     shallower,
 )
 from span_electra.modeling_span_electra import WORD_EMBEDDINGS, SpanElectraForMaskedLM, SpanElectraForPreTraining
-from span_electra.modeling_span_encoder import (
-    SpanEncoderForPreTraining,
-    is_of_heads,
-    load_whole,
-    refuse_missing,
-    without_pooler,
-)
+from span_electra.modeling_span_encoder import SpanEncoderForPreTraining, is_of_heads
 from span_electra.span_objectives import SpanBoundaryHead, SpanObjectives
+from span_electra.stock_encoders import load_whole, refuse_missing, without_pooler
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +189,6 @@ def from_stock_encoder(
     if vocab_size > model.config.vocab_size:
         model.resize_token_embeddings(vocab_size)
     model.new_parameters = new_parameters_of(model, new)
-    silence_new_heads(model)
     kept = [name for name, _ in model.generator.named_parameters() if name not in new]
     logger.warning(
         f"{encoder}: is the discriminator. The generator has {start.config.num_hidden_layers} layers. From "

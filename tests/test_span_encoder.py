@@ -1,14 +1,17 @@
 """The objectives on any encoder, against stock classes and against loops that can be checked by eye."""
 
 import copy
+import json
+from pathlib import Path
 
 import pytest
 import torch
 from span_encoder_examples import FAMILIES, SHARING, batch_for, family_config, random_pair
 from test_modeling import masked_tokens, represent
 from torch.nn import functional as F
-from transformers import CONFIG_MAPPING, AutoModelForMaskedLM, BertConfig, BertForMaskedLM, BertModel
+from transformers import CONFIG_MAPPING, AutoModel, AutoModelForMaskedLM, BertConfig, BertForMaskedLM, BertModel
 
+import span_electra
 from span_electra import SpanElectraConfig, SpanElectraForPreTraining
 from span_electra.configuration_span_encoder import TESTED_FAMILIES, SpanEncoderConfig
 from span_electra.modeling_span_encoder import (
@@ -481,3 +484,77 @@ def test_a_misspelt_attribute_is_refused():
 def test_an_untested_family_is_named(caplog):
     SpanEncoderConfig(discriminator=CONFIG_MAPPING["convbert"](vocab_size=99))
     assert "convbert is not among the tested families (modernbert," in caplog.text
+
+
+# Settings in a file
+
+
+def test_flat_settings_are_the_discriminators_and_ours():
+    settings = FAMILIES["modernbert"] | {"model_type": "modernbert", "rtd_weight": 9.0, "embedding_sharing": "tied"}
+    config = SpanEncoderConfig.from_settings(settings)
+    assert config.discriminator.to_dict() == family_config("modernbert").to_dict()
+    assert (config.rtd_weight, config.embedding_sharing) == (9.0, "tied")
+    assert (
+        config.generator.num_hidden_layers == 1
+        and config.generator.layer_types == config.discriminator.layer_types[:1]
+    )
+    again = SpanEncoderConfig.from_settings(
+        config.own_settings() | {"discriminator": settings_of(config.discriminator)}
+    )
+    assert again.own_settings() == config.own_settings()
+
+
+def settings_of(config):
+    return config.to_dict() | {"model_type": config.model_type}
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_the_generators_settings_are_what_differs(kind):
+    wide = {"generator": {"num_hidden_layers": 2, "hidden_size": 16}, "embedding_sharing": "separate"}
+    config = SpanEncoderConfig.from_settings(FAMILIES[kind] | {"model_type": kind} | wide)
+    sizes = [(part.num_hidden_layers, part.hidden_size) for part in (config.discriminator, config.generator)]
+    assert sizes == [(3, 32), (2, 16)]
+    model = SpanEncoderForPreTraining(config)
+    assert torch.isfinite(model(**batch_for(config)).loss)
+    default = SpanEncoderConfig.from_settings(FAMILIES[kind] | {"model_type": kind, "generator": {"vocab_size": 99}})
+    assert default.generator.num_hidden_layers == 1
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"model_type": "modernbert", "rtd_wieght": 1}, ["`rtd_wieght`", "`rtd_weight`"]),
+        ({"model_type": "modernbert", "num_layers": 1}, ["`num_layers`", "ModernBertConfig", "`num_hidden_layers`"]),
+        ({"model_type": "modernbert", "generator": {"hiden_size": 1}}, ["`hiden_size`", "`hidden_size`"]),
+        ({"hidden_size": 32}, ["model_type"]),
+        ({"model_type": "gpt2"}, ["gpt2", "ModernBERT"]),
+        ({"model_type": "modernbert", "generator": {"model_type": "bert"}}, ["'modernbert'", "'bert'"]),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be_used_are_refused(settings, words):
+    with pytest.raises(ValueError) as error:
+        SpanEncoderConfig.from_settings(settings)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_published_configuration_is_taken():
+    saved = {"global_attn_every_n_layers": 3, "global_rope_theta": 160000.0, "local_rope_theta": 10000.0}
+    saved |= {"architectures": ["ModernBertForMaskedLM"], "layer_norm_eps": 1e-05, "reference_compile": False}
+    saved |= {"position_embedding_type": "absolute", "torch_dtype": "float32", "transformers_version": "4.47.0.dev0"}
+    config = SpanEncoderConfig.from_settings({"model_type": "modernbert"} | saved)
+    assert config.discriminator.num_hidden_layers == 22 and config.generator.num_hidden_layers == 7
+
+
+@pytest.mark.parametrize(
+    "name, layers, millions", [("tiny", (2, 1), 0.97), ("small", (12, 4), 14.5), ("base", (22, 7), 133)]
+)
+def test_the_sizes_are_as_configs_says(name, layers, millions):
+    settings = json.loads((Path(span_electra.__file__).parent / "configs" / f"modernbert_{name}.json").read_text())
+    special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
+    size = {"tiny": 5_000, "small": 30_522, "base": 30_522}[name]
+    config = SpanEncoderConfig.from_settings(settings | special | {"vocab_size": size})
+    assert (config.num_hidden_layers, config.generator.num_hidden_layers) == layers
+    with torch.device("meta"):
+        encoder = AutoModel.from_config(config.discriminator)
+    assert encoder.num_parameters() / 1e6 == pytest.approx(millions, rel=0.02)
