@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from span_electra.common.errors import InputError
 from span_electra.common.output_folder import names_of_earlier_output, remove
-from span_electra.common.run_files import ARGUMENTS, CARD, CURVES, HISTORY
+from span_electra.common.run_files import ARGUMENTS, CARD, CURVES, HISTORY, SAMPLES
 from span_electra.training.checkpoint_folders import ASIDE, find_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ HELD_BY_ANY_RUN = {ARGUMENTS, IGNORED, ASIDE, "runs"}
 NOT_PUBLISHED = ("checkpoint-*/", f"{ASIDE}/", "runs/", "training_args.bin", LOCK)
 
 # All that a run writes, as globs; --overwrite_output_dir removes nothing else.
-WRITTEN = ("checkpoint-*", ASIDE, "runs", "*.safetensors", "config.json", HISTORY, CURVES, CARD)
+WRITTEN = ("checkpoint-*", ASIDE, "runs", "*.safetensors", "config.json", HISTORY, CURVES, CARD, SAMPLES)
 
 
 def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Path | None:
