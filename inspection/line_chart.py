@@ -10,6 +10,8 @@ from span_electra.pretraining.history import PANELS, evaluation_points, training
 
 WIDTH, HEIGHT = 320, 150  # of the plot, in the units of the SVG
 
+ABBREVIATIONS = ("mlm", "sbgo", "rtd", "sbpo", "auc", "f1")
+
 Points = list[tuple[int, float]]
 
 
@@ -38,7 +40,7 @@ def chart(title: str, history: list[dict], names: tuple[str, ...]) -> dict[str, 
     for number, (name, (trained, evaluated)) in enumerate(series.items()):
         lines.append(
             {
-                "name": name.replace("_", " "),
+                "name": readable(name),
                 "number": number,
                 "line": " ".join(f"{x},{y}" for x, y in map(place, trained)),
                 "dots": [(*place(point), f"step {point[0]:,}: {point[1]:.4g}") for point in evaluated],
@@ -59,4 +61,10 @@ def finite(points: Points) -> Points:
 
 def in_words(name: str, points: Points) -> str:
     (_, first), (_, last) = points[0], points[-1]
-    return f"{name.replace('_', ' ')} from {first:.3g} to {last:.3g}."
+    return f"{readable(name)} from {first:.3g} to {last:.3g}."
+
+
+def readable(metric: str) -> str:
+    """A metric's name with spaces and capitals: "MLM loss" for `mlm_loss`."""
+    words = [word.upper() if word in ABBREVIATIONS else word for word in metric.split("_")]
+    return " ".join(words)

@@ -8,15 +8,15 @@
   const panel = document.getElementById("panel");
   let stage = samples.steps.length - 1, focused = null;
 
-  const wording = (judged, i) => words[judged.verdicts[i]] + (judged.odds ? ` ${judged.odds[i]} %` : "");
+  const wording = (judged, i) => words[judged.verdicts[i]] + (judged.odds ? ` (${judged.odds[i]}\u00a0%)` : "");
 
   // --- the slider: write another checkpoint's figures into the page
   function showGuesses(table, guesses, original) {
     [...table.rows].forEach((row, rank) => {
       const [text, share] = guesses[rank];
       row.cells[0].textContent = text.trim();
-      row.cells[1].textContent = `${share} %`;
-      row.cells[1].style.setProperty("--w", share);
+      row.cells[1].textContent = `${share}\u00a0%`;
+      row.style.setProperty("--w", share);
       row.classList.toggle("hit", text === original);
     });
   }

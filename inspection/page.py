@@ -32,7 +32,7 @@ from span_electra.common.paths import COMPRESSION_SUFFIXES, TABLE_SUFFIXES, TEXT
 from span_electra.common.run_files import ARGUMENTS, HISTORY, checkpoints, step_of, without_config
 from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.conversion.warm_start import load_whole
-from span_electra.inspection.line_chart import HEIGHT, WIDTH, charts
+from span_electra.inspection.line_chart import HEIGHT, WIDTH, charts, readable
 from span_electra.inspection.samples import (
     MOST_PASSAGES,
     WORDS,
@@ -47,7 +47,7 @@ from span_electra.modeling_span_electra import SpanElectraForMaskedLM, SpanElect
 from span_electra.modeling_span_encoder import SpanEncoderForPreTraining
 from span_electra.pretraining.encoder_pair import is_saved_pair
 from span_electra.pretraining.history import last_evaluations, last_training, metric_rows
-from span_electra.span_objectives import SpanObjectives
+from span_electra.pretraining.model import PretrainingModel
 from span_electra.tokenization.create_features import load_tokenizer
 from span_electra.tokenization.packing import make_packer
 from span_electra.tokenization.text import Block, Corpus
@@ -94,7 +94,7 @@ def inspect(checkpoint: str | Path, text: str, output: str | Path, overwrite: bo
         judged = model if folder is newest else load_pair(folder)
         steps.append({"label": label, "passages": judge(judged, batch, piece)})
     if len(steps) > 1 and steps[-1]["passages"] == steps[-2]["passages"]:
-        steps.pop()  # the last checkpoint is the final model
+        steps.pop()  # the final model is the last checkpoint
     samples = {"passages": passages(batch, piece), "steps": steps}
     name = os.path.basename(os.path.abspath(checkpoint)) if os.path.isdir(checkpoint) else str(checkpoint)
     output.write_text(render(name, samples, read_history(run, newest), note), encoding="utf-8")
@@ -128,7 +128,7 @@ def find_stages(checkpoint: str | Path) -> dict[str, str | Path]:
     return stages
 
 
-def load_pair(checkpoint: str | Path) -> SpanObjectives:
+def load_pair(checkpoint: str | Path) -> PretrainingModel:
     """Load generator and discriminator, of the ELECTRA pair or of any other family."""
     name = str(checkpoint)
     with as_input_error(name):
@@ -171,7 +171,7 @@ def read_history(run: Path, newest: str | Path) -> list[dict]:
 # --- the text -----------------------------------------------------------------------------------------------------
 
 
-def longest_row(model: SpanObjectives, settings: dict[str, Any]) -> int:
+def longest_row(model: PretrainingModel, settings: dict[str, Any]) -> int:
     return min(settings.get("max_seq_length") or LONGEST_ROW, model.config.max_position_embeddings or LONGEST_ROW)
 
 
@@ -187,14 +187,14 @@ def batch_of(
             raise InputNotFoundError(f"--text {text}: no such file. Give a file that exists, or a sentence.")
         blocks = iter([Block(text, [len(text.split("\n"))], 1)])
     every = (row for number, block in enumerate(blocks) for row in pack(packer, block, number))
-    rows = [{"input_ids": row} for row in islice(every, 4 * MOST_PASSAGES)]
+    rows: list[dict] = [{"input_ids": row} for row in islice(every, 4 * MOST_PASSAGES)]
     note = f"The model reads {longest} tokens at a time, so the text was cut into passages of at most that many."
     if len(rows) == 1:
         rows = [rows[0] | {"epoch": epoch} for epoch in range(MASKINGS)]
         note = "The text is short, so it is shown several times, each time masked in another way."
     batch = make_batch(rows, make_collator(tokenizer, settings))
     if not len(batch["labels"]):
-        raise InputError(f"--text {text}: too short to mask a word between two others; give a sentence or more.")
+        raise InputError(f"--text {text}: has no token that could be masked; give text in the tokenizer's language.")
     if next(every, None) is not None or len(batch["labels"]) < len(rows):
         note += f" These are its first {len(batch['labels'])}." if len(rows) > MASKINGS else ""
     return batch, note
@@ -207,7 +207,7 @@ def pack(packer, block: Block, number: int) -> list[list[int]]:
 # --- the page -----------------------------------------------------------------------------------------------------
 
 
-def render(name: str, samples: dict[str, Any], history: list[dict], note: str = "") -> str:
+def render(name: str, samples: dict[str, Any], history: list[dict], note: str = "", subject: str = "a text") -> str:
     """The page as HTML.
 
     Args:
@@ -215,24 +215,31 @@ def render(name: str, samples: dict[str, Any], history: list[dict], note: str = 
         samples: `passages`, as `samples.passages` gives them, and `steps`, each with a `label` and what
             `samples.judge` gives for the same passages.
         history: the run's log history; empty if there is none.
-        note: a sentence on where the passages are from.
+        note, subject: a sentence, and a few words, on where the passages are from.
     """
     for step in samples["steps"]:
         step["summary"] = summary(samples["passages"], step["passages"])
     evaluations = last_evaluations(history)
-    figures = {f"Evaluation of {name}" if name else "Last evaluation": found for name, found in evaluations.items()}
+    figures = {f"Evaluation of {part}" if part else "Last evaluation": found for part, found in evaluations.items()}
     if not figures and (training := last_training(history)):
         figures = {"Training, last log": training}
     style, script = (files(__package__).joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return template().render(
         name=name,
         note=note,
+        subject=subject,
         samples=samples,
         words=WORDS,
         now=samples["steps"][-1],
         charts=charts(history),
         size={"width": WIDTH, "height": HEIGHT},
-        figures={title: metric_rows(metrics) for title, metrics in figures.items()},
+        figures={
+            title: [
+                (readable(metric), value, baseline.removeprefix("baseline "))
+                for metric, value, baseline in metric_rows(metrics)
+            ]
+            for title, metrics in figures.items()
+        },
         style=style,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -10,7 +10,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from span_electra.data_collator import DataCollatorForSpanMasking
-from span_electra.span_objectives import IGNORED, MaskedTokens, SpanObjectives
+from span_electra.pretraining.model import PretrainingModel
+from span_electra.span_objectives import IGNORED, MaskedTokens
 
 # Together these keep the page small, and an evaluation's share of it below a few seconds.
 MOST_PASSAGES, MOST_TOKENS = 24, 3072
@@ -32,8 +33,9 @@ Piece = Callable[[int, int], str]
 def make_piece(tokenizer: PreTrainedTokenizerBase) -> Piece:
     """Return a function of a token's left neighbour and the token (both ids) that gives the token's text.
 
-    The text begins with a space if the token begins a word.
+    The text begins with a space if one stands before it.
     """
+    special = set(tokenizer.all_special_ids)
     anchor, decode = tokenizer.mask_token_id, tokenizer.backend_tokenizer.decode
     known: dict[tuple[int, int], str] = {}
 
@@ -41,9 +43,9 @@ def make_piece(tokenizer: PreTrainedTokenizerBase) -> Piece:
         if (previous, token) not in known:
             before = decode([anchor, previous], skip_special_tokens=False)
             text = decode([anchor, previous, token], skip_special_tokens=False)[len(before) :]
-            # Part of a character, or a lone space: nothing to see unless the token's own name is shown.
-            shown = text.strip() or tokenizer.convert_ids_to_tokens(token)
-            known[previous, token] = f" {shown}" if text[:1].isspace() else shown
+            # Of white space, or part of a character, there would be nothing to see.
+            shown = text.strip() or ("␣" if text else str(tokenizer.convert_ids_to_tokens(token)))
+            known[previous, token] = f" {shown}" if text[:1].isspace() or special & {previous, token} else shown
         return known[previous, token]
 
     return piece
@@ -52,13 +54,15 @@ def make_piece(tokenizer: PreTrainedTokenizerBase) -> Piece:
 def make_batch(
     rows: Sequence[dict], collator: Callable[[list[dict]], dict[str, torch.Tensor]]
 ) -> dict[str, torch.Tensor]:
-    """Mask `rows`; return the first in which something is masked, as many as fit on a page (perhaps none)."""
+    """Mask `rows` and choose as many as fit on a page (perhaps none): rows that something is masked in, long before
+    short ones, which are mostly headings."""
     batch = collator(list(rows))
     batch.pop("fixed_labels", None)
-    has_masks = (batch["labels"] != IGNORED).any(dim=1)
-    fits = batch["attention_mask"].sum(dim=1).where(has_masks, 0).cumsum(dim=0) <= MOST_TOKENS
-    chosen = (has_masks & fits).nonzero().flatten()[:MOST_PASSAGES]
-    longest = int(batch["attention_mask"][chosen].sum(dim=1).max()) if len(chosen) else 0
+    tokens, has_masks = batch["attention_mask"].sum(dim=1), (batch["labels"] != IGNORED).any(dim=1)
+    order = (tokens * 2 < tokens.max()).to(torch.uint8).argsort(stable=True)
+    order = order[has_masks[order]][:MOST_PASSAGES]
+    chosen = order[tokens[order].cumsum(dim=0) <= max(MOST_TOKENS, int(tokens.max()))].sort().values
+    longest = int(tokens[chosen].max()) if len(chosen) else 0
     return {name: values[chosen][:, :longest] if values.ndim > 1 else values[chosen] for name, values in batch.items()}
 
 
@@ -86,7 +90,7 @@ def passages(batch: dict[str, torch.Tensor], piece: Piece) -> list[dict[str, Any
 
 
 @torch.no_grad()
-def judge(model: SpanObjectives, batch: dict[str, torch.Tensor], piece: Piece) -> list[dict[str, Any]]:
+def judge(model: PretrainingModel, batch: dict[str, torch.Tensor], piece: Piece) -> list[dict[str, Any]]:
     """What the pair makes of each row of `batch`.
 
     Returns:
@@ -103,7 +107,7 @@ def judge(model: SpanObjectives, batch: dict[str, torch.Tensor], piece: Piece) -
         model.train(was_training)
 
 
-def _judge(model: SpanObjectives, batch: dict[str, torch.Tensor], piece: Piece) -> list[dict[str, Any]]:
+def _judge(model: PretrainingModel, batch: dict[str, torch.Tensor], piece: Piece) -> list[dict[str, Any]]:
     ids, labels, real = (batch[name] for name in ("input_ids", "labels", "attention_mask"))
     positions = batch.get("position_ids")
     masks, masked = model.attention_mask_of(real, positions), MaskedTokens.of(labels)
@@ -122,15 +126,14 @@ def _judge(model: SpanObjectives, batch: dict[str, torch.Tensor], piece: Piece) 
     places = masked.positions.tolist()
     previous = originals[masked.positions - 1].tolist()  # a masked token is never the first of its row
     chance = scores.float().softmax(dim=-1).gather(1, put[:, None]).squeeze(1)
-    guesses = {"from_position": best_guesses(scores, previous, piece)}
-    guesses["from_boundaries"] = (
-        [None] * len(places) if boundary_scores is None else best_guesses(boundary_scores, previous, piece)
-    )
-    columns = {
+    columns: dict[str, list] = {
         "put": [piece(before, token) for before, token in zip(previous, put.tolist(), strict=True)],
         "chance": percent(chance),
-        **guesses,
+        "from_position": best_guesses(scores, previous, piece),
+        "from_boundaries": [None] * len(places),
     }
+    if boundary_scores is not None:
+        columns["from_boundaries"] = best_guesses(boundary_scores, previous, piece)
     results = []
     for row, tokens in enumerate(real.sum(dim=1).tolist()):
         mine = [n for n, place in enumerate(places) if place // labels.shape[1] == row]
@@ -191,7 +194,7 @@ def summary(shown: list[dict[str, Any]], results: list[dict[str, Any]]) -> list[
 
 
 def share(part: int, whole: int) -> str:
-    return f"{part:,} of {whole:,}" + (f" ({100 * part / whole:.0f} %)" if whole else "")
+    return f"{part:,} of {whole:,}" + (f" ({100 * part / whole:.0f}\u00a0%)" if whole else "")
 
 
 def make_collator(tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> DataCollatorForSpanMasking:
