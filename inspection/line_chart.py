@@ -36,7 +36,7 @@ def chart(title: str, history: list[dict], names: tuple[str, ...]) -> dict[str, 
         up = (point[1] - low) / (high - low) if high > low else 0.5
         return round(across * WIDTH, 1), round((1 - up) * HEIGHT, 1)
 
-    lines = []
+    lines: list[dict[str, Any]] = []
     for number, (name, (trained, evaluated)) in enumerate(series.items()):
         lines.append(
             {

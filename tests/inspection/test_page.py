@@ -276,7 +276,7 @@ def test_overwrite_replaces_a_page_and_nothing_else(home, tmp_path):
     before = page.read_text()
     inspect(home / "stage", SENTENCE, page, overwrite=True)
     assert page.read_text() != before
-    with pytest.raises(InputError, match="thesis.html: exists and is not such a page"):
+    with pytest.raises(InputError, match=r"thesis\.html: exists and is not such a page"):
         inspect(home / "electra", SENTENCE, home / "thesis.html", overwrite=True)
     assert (home / "thesis.html").read_text() == "<p>my only copy</p>"
 
