@@ -189,14 +189,14 @@ def batch_of(
     every = (row for number, block in enumerate(blocks) for row in pack(packer, block, number))
     rows: list[dict] = [{"input_ids": row} for row in islice(every, 4 * MOST_PASSAGES)]
     note = f"The model reads {longest} tokens at a time, so the text was cut into passages of at most that many."
-    if len(rows) == 1:
+    if is_alone := len(rows) == 1:
         rows = [rows[0] | {"epoch": epoch} for epoch in range(MASKINGS)]
         note = "The text is short, so it is shown several times, each time masked in another way."
     batch = make_batch(rows, make_collator(tokenizer, settings))
     if not len(batch["labels"]):
         raise InputError(f"--text {text}: has no token that could be masked; give text in the tokenizer's language.")
-    if next(every, None) is not None or len(batch["labels"]) < len(rows):
-        note += f" These are its first {len(batch['labels'])}." if len(rows) > MASKINGS else ""
+    if not is_alone and (next(every, None) is not None or len(batch["labels"]) < len(rows)):
+        note += f" The page shows {len(batch['labels'])} of them."
     return batch, note
 
 
