@@ -20,6 +20,7 @@ from span_electra.common.run_files import ARGUMENTS
 from span_electra.configuration_span_encoder import SpanEncoderConfig
 from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
 from span_electra.hub.publishing import PublishingError, prepare_repository
+from span_electra.inspection.sample_page import SamplePage
 from span_electra.pretraining.arguments import (
     DataArguments,
     ModelArguments,
@@ -97,6 +98,8 @@ def run(arguments: Sequence[str]) -> None:
             settings=settings,
             probe=probe,
         )
+        if eval_rows is not None:
+            trainer.add_callback(SamplePage(trainer))
         describe(trainer, data_arguments.max_seq_length)
         trainer.args.eval_on_start &= checkpoint is None  # a resumed run's history already has that evaluation
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))

@@ -23,6 +23,7 @@ LAYERS = (
     ("training",),
     ("hub",),
     ("pretraining", "finetuning"),
+    ("inspection",),
     ("run_pretraining", "run_finetuning", "__init__"),
 )
 FOLDERS = [part for layer in LAYERS for part in layer if (ROOT / part).is_dir()]

@@ -809,6 +809,7 @@ def test_a_run_leaves_a_whole_model_and_its_report(finished):
     assert names >= whole | {
         "history.json",
         "curves.png",
+        "samples.html",
         "README.md",
         "arguments.json",
         "checkpoint-2",

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from span_electra.common.errors import InputError
 from span_electra.common.output_folder import names_of_earlier_output, remove
-from span_electra.common.run_files import ARGUMENTS, CARD, CURVES, HISTORY
+from span_electra.common.run_files import ARGUMENTS, CARD, CURVES, HISTORY, SAMPLES
 from span_electra.configuration_span_encoder import GENERATOR_FOLDER, PRETRAINING_FOLDER
 from span_electra.training.checkpoint_folders import ASIDE, find_checkpoint
 
@@ -29,7 +29,7 @@ NOT_PUBLISHED = ("checkpoint-*/", f"{ASIDE}/", "runs/", "training_args.bin", LOC
 
 # All that a run writes, as globs; --overwrite_output_dir removes nothing else.
 WRITTEN = (
-    *("checkpoint-*", ASIDE, "runs", "*.safetensors", "config.json", HISTORY, CURVES, CARD),
+    *("checkpoint-*", ASIDE, "runs", "*.safetensors", "config.json", HISTORY, CURVES, CARD, SAMPLES),
     *(GENERATOR_FOLDER, PRETRAINING_FOLDER),
 )
 
