@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,9 @@ from span_electra.tokenization.create_features import create_features, load_feat
 SETTING = step.Setting("tiny", length=24, vocab_size=300, batch=2, precision="fp32", dropout=0.1, device="cpu")
 
 
-def test_all_contestants_of_the_step_have_the_same_losses():
-    losses = step.check_losses(SETTING)
+@pytest.mark.parametrize("family", step.FAMILIES)
+def test_all_contestants_of_the_step_have_the_same_losses(family):
+    losses = step.check_losses(replace(SETTING, family=family))
     assert {step.NAIVE, step.OURS, step.TOKEN_OBJECTIVES} <= losses.keys()
     assert len({round(loss, 3) for loss in losses.values()}) == 1
 
@@ -44,8 +46,9 @@ def test_other_work_is_not_timed(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_step_of_each_contestant_is_timed_and_counted():
-    rows = step.measure(SETTING, rounds=1, compiled=False, memory=False)
+@pytest.mark.parametrize("family", step.FAMILIES)
+def test_a_step_of_each_contestant_is_timed_and_counted(family):
+    rows = step.measure(replace(SETTING, family=family), rounds=1, compiled=False, memory=False)
     assert all(row["seconds"] > 0 and row["flops"] > 0 for row in rows)
     assert rows[0]["ratio"] == 1 and rows[-1]["contestant"] == step.OURS
     assert step.measure_packing(SETTING, rounds=1).keys() == {"padded", "several to a row"}
