@@ -6,9 +6,9 @@
 
 All contestants of a family (ELECTRA, ModernBERT) start from the same weights and get the same batch. Their losses must
 agree before they are timed. They take turns, so that a noisy machine slows all of them alike. Times are medians, and a
-ratio is the median over the rounds. A step is forward, backward, clipping and AdamW. The peers tie the embeddings; ours
-does what it does by default, which for ModernBERT means one more table (`disentangled`). FLOPs are those of the matrix
-products, attention's included; the peak is what a large matrix product reaches on the same device in the same run.
+ratio is the median over rounds. A step is forward, backward, clipping and AdamW. The peers tie the embeddings; ours
+keeps its default, which for ModernBERT means a second table (`disentangled`). FLOPs are those of the matrix products,
+attention's included; the peak is what a large matrix product reaches on the same device in the same run.
 """
 
 import argparse
