@@ -7,6 +7,7 @@ span_objectives.py.
 This file travels with every checkpoint, so it imports nothing of the package but the two files that do, too.
 """
 
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -237,6 +238,8 @@ class SpanElectraForPreTraining(SpanObjectives, SpanElectraPreTrainedModel):
 
     def __init__(self, config: SpanElectraConfig):
         config.check_encoders()
+        if config.objective == "discriminator":
+            config.share_encoder = False  # the weights stay two, if the next objective is joint as well
         super().__init__(config)
         generator_config = config.generator_config()
         self.electra = SpanElectraModel(config)
@@ -341,9 +344,27 @@ class SpanElectraForPreTraining(SpanObjectives, SpanElectraPreTrainedModel):
             }
         super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
 
+    def refuse_shared_adapters(self) -> None:
+        """Raise a ValueError if PEFT has put an adapter on one of several layers that use the same weight."""
+        if not hasattr(self, "peft_config"):
+            return
+        users = defaultdict(list)
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            users[parameter].append(name.removesuffix(".weight"))
+        for names in users.values():
+            if len(names) > 1 and any(name.endswith(".base_layer") for name in names):
+                layers = sorted({name.removesuffix(".base_layer") for name in names})
+                raise ValueError(
+                    f"{', '.join(layers)} use the same weight, so an adapter on one of them cannot be merged: the "
+                    "others would change. Name layers with weights of their own in PEFT's `target_modules` (mostly "
+                    "'query' and 'value' have), or adapt a model of one network, such as a classifier or the exported "
+                    "discriminator."
+                )
+
     # What the objectives ask for.
 
     def encode_masked(self, input_ids: torch.Tensor, **inputs) -> torch.Tensor:
+        self.refuse_shared_adapters()
         return self.generator.electra(input_ids=input_ids, **inputs).last_hidden_state
 
     def score_at_positions(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -361,6 +382,7 @@ class SpanElectraForPreTraining(SpanObjectives, SpanElectraPreTrainedModel):
         return (*self.score_from_boundaries(torch.cat([from_positions, from_boundaries])).chunk(2),)
 
     def encode_corrupted(self, input_ids: torch.Tensor | None, **inputs) -> BaseModelOutput:
+        self.refuse_shared_adapters()
         return self.electra(input_ids=input_ids, **inputs)
 
     def score_replaced(self, hidden: torch.Tensor) -> torch.Tensor:

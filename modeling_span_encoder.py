@@ -11,6 +11,7 @@ import copy
 import inspect
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,30 +29,28 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 from transformers.utils.generic import is_flash_attention_requested
 
-from .configuration_span_encoder import GENERATOR_FOLDER, PRETRAINING_FOLDER, SpanEncoderConfig, first_position
+from .configuration_span_electra import refuse_unknown
+from .configuration_span_encoder import (
+    GENERATOR_FOLDER,
+    OWN_SETTINGS,
+    PRETRAINING_FOLDER,
+    SpanEncoderConfig,
+    activation_of,
+    first_position,
+    layer_norm_eps_of,
+)
 from .span_objectives import DisentangledEmbedding, SpanObjectives, sequence_numbers
 
 logger = logging.get_logger(__name__)
 
-# Families whose attention takes a mask of pairs of tokens, so that several sequences may share a row: see the tests.
+# Families whose encoder takes a mask of pairs of tokens, so that several sequences may share a row.
 SEPARATE_SEQUENCES = (
-    *(
-        "modernbert",
-        "bert",
-        "roberta",
-        "xlm-roberta",
-        "camembert",
-        "distilbert",
-        "mpnet",
-        "esm",
-        "eurobert",
-        "electra",
-    ),
+    *("modernbert", "bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "eurobert", "electra"),
 )
-# Parts of some families' encoders that no hidden state depends on.
+# Parts of some encoders that no hidden state depends on.
 UNUSED_PARTS = ("pooler", "contact_head")
-SUB_MODELS = ("discriminator", "generator")
-HUB_SETTINGS = ("revision", "token", "cache_dir", "subfolder", "trust_remote_code")
+RESIDUAL = "embedding_residual"  # its name in `pretraining/`
+HUB_SETTINGS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
 
 class SpanEncoderForPreTraining(SpanObjectives, PreTrainedModel):
@@ -60,7 +59,7 @@ class SpanEncoderForPreTraining(SpanObjectives, PreTrainedModel):
     [`SpanObjectives`]).
 
     Args:
-        config: the composed configuration.
+        config: the composed configuration. A stock model below brings its own part of it.
         discriminator: a stock encoder to start from; by default a new one.
         generator: a stock masked language model of the same family to start from; by default a new one.
 
@@ -78,7 +77,7 @@ class SpanEncoderForPreTraining(SpanObjectives, PreTrainedModel):
     base_model_prefix = "discriminator"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True  # each network says what it supports
     accepts_loss_kwargs = False  # the losses are means over a batch, which the Trainer still has to divide
 
     def __init__(
@@ -87,43 +86,47 @@ class SpanEncoderForPreTraining(SpanObjectives, PreTrainedModel):
         discriminator: PreTrainedModel | None = None,
         generator: PreTrainedModel | None = None,
     ):
+        if discriminator is not None:
+            config.discriminator = discriminator.config
+        if generator is not None:
+            config.generator = generator.config
         config.check()
         super().__init__(config)
         self.discriminator = new_encoder(config.discriminator) if discriminator is None else discriminator
         self.generator = AutoModelForMaskedLM.from_config(config.generator) if generator is None else generator
         self.discriminator_predictions = ReplacedTokenHead(config)
         self.add_boundary_heads(
-            config.generator.hidden_size,
+            self.generator.config.hidden_size,
             self.generator.get_output_embeddings().weight.shape[1],
             config.hidden_size,
             layer_norm_eps_of(config.discriminator),
         )
-        self.share_embeddings()
+        table = self.discriminator.get_input_embeddings().weight
+        self._tied_weights_keys = self.share_embeddings()
         self.post_init()
+        if isinstance(embedding := self.get_input_embeddings(), DisentangledEmbedding):
+            embedding.set_weight(embedding.shared.weight if discriminator is None else table)
         self.freeze_untrained()
 
-    def share_embeddings(self) -> None:
-        """Let the two networks share what the configuration says, and remember how to run the generator's head."""
-        theirs = embeddings_of(self.generator.base_model)
-        ours = embeddings_of(self.discriminator)
+    def share_embeddings(self) -> dict[str, str]:
+        """Let the networks share the embeddings that the configuration says. Return the names that are tied, as the
+        library declares them: from target to source."""
+        self.vocabulary_head = (without_encoder(self.generator),)  # in a tuple: its parts are the generator's already
         if self.config.embedding_sharing == "tied":
-            paths = {name: module_path(self, part) for name, part in (("ours", ours), ("theirs", theirs))}
-            shared = [name for name, weight in ours.named_parameters() if has_shape(theirs, name, weight.shape)]
-            self._tied_weights_keys = {f"{paths['theirs']}.{name}": f"{paths['ours']}.{name}" for name in shared}
-        elif self.config.embedding_sharing == "disentangled":
-            table = self.discriminator.get_input_embeddings()
+            ours, theirs = embeddings_of(self.discriminator), embeddings_of(self.generator.base_model)
+            target, source = module_path(self, theirs), module_path(self, ours)
+            shapes = {name: weight.shape for name, weight in theirs.named_parameters()}
+            shared = [name for name, weight in ours.named_parameters() if shapes.get(name) == weight.shape]
+            return {f"{target}.{name}": f"{source}.{name}" for name in shared}
+        if self.config.embedding_sharing == "disentangled":
+            table, shared = self.discriminator.get_input_embeddings(), self.generator.get_input_embeddings()
             embedding = DisentangledEmbedding(table.num_embeddings, table.embedding_dim, table.padding_idx)
-            shared = self.generator.get_input_embeddings()
-            embedding.shared.weight = shared.weight
-            if self.discriminator.name_or_path:  # weights to start from
-                embedding.set_weight(table.weight)
-            self.discriminator.set_input_embeddings(embedding)
-            source, target = (module_path(self, part) for part in (shared, embedding))
-            self._tied_weights_keys = {f"{target}.shared.weight": f"{source}.weight"}
-        self.vocabulary_head = (HeadAlone(self.generator),)  # in a tuple: its parts are the generator's already
+            self.discriminator.set_input_embeddings(embedding.to(table.weight))
+            return {f"{module_path(self, embedding)}.shared.weight": f"{module_path(self, shared)}.weight"}
+        return {}
 
     def freeze_untrained(self) -> None:
-        """As in [`SpanObjectives`], and what no hidden state depends on."""
+        """As in [`SpanObjectives`]; also freeze what no hidden state depends on."""
         super().freeze_untrained()
         for encoder in (self.discriminator, self.generator.base_model):
             for name, part in encoder.named_children():
@@ -142,10 +145,15 @@ class SpanEncoderForPreTraining(SpanObjectives, PreTrainedModel):
         return encoder(input_ids=input_ids, **self.accepted(encoder, inputs)).last_hidden_state
 
     def score_at_positions(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.vocabulary_head[0](hidden)
+        (head,) = self.vocabulary_head
+        return head(inputs_embeds=hidden.unsqueeze(0), return_dict=True).logits.squeeze(0)
 
     def score_from_boundaries(self, represented: torch.Tensor) -> torch.Tensor:
-        return self.vocabulary_head[0].decode(represented)
+        decoder = self.generator.get_output_embeddings()
+        scores = decoder(represented)
+        # Some families (ESM) add the bias outside of the output layer.
+        outside = None if decoder.bias is not None else getattr(getattr(self.generator, "lm_head", None), "bias", None)
+        return scores if outside is None else scores + outside
 
     def encode_corrupted(self, input_ids: torch.Tensor | None, **inputs) -> BaseModelOutput:
         return self.discriminator(input_ids=input_ids, **self.accepted(self.discriminator, inputs))
@@ -154,29 +162,35 @@ class SpanEncoderForPreTraining(SpanObjectives, PreTrainedModel):
         return self.discriminator_predictions(hidden)
 
     def accepted(self, encoder: PreTrainedModel, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Those of `inputs` that the family takes, with positions counted as it counts them."""
-        if "token_type_ids" in inputs and (inputs["token_type_ids"] is None or self.config.type_vocab_size < 2):
-            inputs = {name: value for name, value in inputs.items() if name != "token_type_ids"}
+        """Those of `inputs` that the family takes, with positions numbered as it numbers them."""
+        has_types = inputs.get("token_type_ids") is not None and self.config.type_vocab_size > 1
+        inputs = {name: value for name, value in inputs.items() if name != "token_type_ids" or has_types}
         if inputs.get("position_ids") is not None:
-            inputs = inputs | {"position_ids": inputs["position_ids"] + first_position(encoder.config)}
+            inputs["position_ids"] = inputs["position_ids"] + first_position(encoder.config)
         return inputs
 
     def attention_mask_of(self, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None) -> dict:
         """`attention_mask` itself, from which each family makes its own masks, or, if sequences share a row
-        (`position_ids`), masks of the pairs of tokens that see each other."""
-        configs = {"generator": self.config.generator, "discriminator": self.config.discriminator}
+        (`position_ids`) or shapes are static, masks of the pairs of tokens that see each other."""
+        networks = {"generator": self.generator, "discriminator": self.discriminator}
+        kind = self.discriminator.config.model_type
         if position_ids is None:
-            return dict.fromkeys(configs, attention_mask)
-        kind = self.config.discriminator.model_type
-        if kind not in SEPARATE_SEQUENCES:
+            is_flash = any(is_flash_attention_requested(network.config) for network in networks.values())
+            takes_pairs = kind in SEPARATE_SEQUENCES and not is_flash
+            if attention_mask is None or self.largest_masked_share is None or not takes_pairs:
+                return dict.fromkeys(networks, attention_mask)
+            # The library would look for padding in each encoder, and the host would wait for the answer.
+            position_ids = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+            position_ids = position_ids.expand_as(attention_mask)
+        elif kind not in SEPARATE_SEQUENCES:
             raise ValueError(
-                f"Sequences share a row (`position_ids`), and the attention of a {kind} cannot separate them: make "
-                "the features again without --pack_documents."
+                f"Sequences share a row (`position_ids`), but {kind} is not among the families whose attention can "
+                f"keep them apart ({', '.join(SEPARATE_SEQUENCES)}): make the features again without --pack_documents."
             )
         sequences = sequence_numbers(position_ids)  # (B, T)
         if attention_mask is not None:
             sequences = sequences.where(attention_mask.bool(), -1)  # padding sees padding: no row without a key
-        return {name: packed_masks(config, sequences, self.dtype) for name, config in configs.items()}
+        return {name: packed_masks(network.config, sequences, self.dtype) for name, network in networks.items()}
 
     # The vocabulary.
 
@@ -193,6 +207,7 @@ class SpanEncoderForPreTraining(SpanObjectives, PreTrainedModel):
             self.generator.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module | None:
+        """The generator's, if they belong to the input embeddings, which are the discriminator's."""
         return self.generator.get_output_embeddings() if self.config.embedding_sharing == "tied" else None
 
     def resize_token_embeddings(
@@ -202,13 +217,10 @@ class SpanEncoderForPreTraining(SpanObjectives, PreTrainedModel):
         table = self.generator.resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         if isinstance(embedding := self.get_input_embeddings(), DisentangledEmbedding):
             embedding.resize(table.num_embeddings)
+            self.discriminator.config.vocab_size = table.num_embeddings
         else:
             self.discriminator.resize_token_embeddings(table.num_embeddings, mean_resizing=mean_resizing)
-        for part in (self.config.discriminator, self.discriminator.config):
-            part.vocab_size = table.num_embeddings
-        if vars(self.config)["generator"] is not None:
-            self.config.generator.vocab_size = table.num_embeddings
-        self.vocabulary_head = (HeadAlone(self.generator),)
+        self.vocabulary_head = (without_encoder(self.generator),)
         self.tie_weights()
         self.freeze_untrained()
         return self.get_input_embeddings()
@@ -219,19 +231,23 @@ class SpanEncoderForPreTraining(SpanObjectives, PreTrainedModel):
         self, save_directory: str | os.PathLike, is_main_process: bool = True, state_dict: dict | None = None, **kwargs
     ) -> None:
         """Write the discriminator's stock folder, the generator's in `generator/`, and the rest in `pretraining/`."""
+        if self.config.objective == "generator":
+            logger.warning_once(
+                "`objective` is 'generator', so the encoder in this folder is not trained. Use the one in generator/."
+            )
         folder = Path(save_directory)
-        weights = self.state_dict() if state_dict is None else state_dict
         parts: dict[str, dict[str, torch.Tensor]] = {"discriminator": {}, "generator": {}, "": {}}
-        for name, weight in weights.items():
+        for name, weight in (self.state_dict() if state_dict is None else state_dict).items():
             part, _, rest = name.partition(".")
             parts[part if part in parts else ""][rest if part in parts else name] = weight
-        embedding = self.get_input_embeddings()
-        if isinstance(embedding, DisentangledEmbedding):  # a stock class wants the sum alone
+        if isinstance(embedding := self.get_input_embeddings(), DisentangledEmbedding):  # a stock class wants the sum
             path = module_path(self.discriminator, embedding)
             parts["discriminator"].pop(f"{path}.shared.weight", None)
-            parts[""]["embedding_residual"] = parts["discriminator"].pop(f"{path}.residual.weight")
-        save_stock(self.discriminator, folder, parts["discriminator"], is_main_process, **kwargs)
-        save_stock(self.generator, folder / GENERATOR_FOLDER, parts["generator"], is_main_process, **kwargs)
+            parts[""][RESIDUAL] = parts["discriminator"].pop(f"{path}.residual.weight")
+        for network, place in ((self.discriminator, folder), (self.generator, folder / GENERATOR_FOLDER)):
+            weights = parts["discriminator" if network is self.discriminator else "generator"]
+            weights = {name: weight for name, weight in weights.items() if name not in network.all_tied_weights_keys}
+            network.save_pretrained(place, is_main_process, weights, **kwargs)
         if is_main_process:
             rest = folder / PRETRAINING_FOLDER
             rest.mkdir(parents=True, exist_ok=True)
@@ -240,60 +256,58 @@ class SpanEncoderForPreTraining(SpanObjectives, PreTrainedModel):
             (rest / CONFIG_NAME).write_text(json.dumps(self.config.own_settings(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike, *, config: SpanEncoderConfig | None = None, **settings):
+    def from_pretrained(cls, name: str | os.PathLike, **settings) -> "SpanEncoderForPreTraining":
         """Load what `save_pretrained` wrote.
 
         Args:
             name: folder or Hub name.
-            config: another composed configuration than the saved one.
             settings: fields of [`SpanEncoderConfig`] to change, or arguments of [`PreTrainedModel.from_pretrained`]
                 for both networks (`dtype`, `attn_implementation`, `revision`, …).
 
         Raises:
-            OSError: there is no such folder.
-            ValueError: it lacks some of its weights.
+            OSError: the folder, or one of its files, does not exist.
+            ValueError: weights are missing, or a setting has a misspelt name.
         """
-        fields = set(SpanEncoderConfig.__dataclass_fields__)
-        changes = {key: settings.pop(key) for key in list(settings) if key in fields - {"dtype"}}
+        refuse_unknown(SpanEncoderConfig, settings, are_saved=True)
+        changes = {key: settings.pop(key) for key in OWN_SETTINGS if key in settings}
         hub = {key: settings[key] for key in HUB_SETTINGS if key in settings}
-        discriminator = load_stock(AutoModel, name, settings, sub="")
-        generator = load_stock(AutoModelForMaskedLM, name, settings, sub=GENERATOR_FOLDER)
-        if config is None:
-            saved, _ = SpanEncoderConfig.get_config_dict(name, **sub_folder(hub, PRETRAINING_FOLDER))
-            networks = {"discriminator": discriminator.config, "generator": generator.config}
-            config = SpanEncoderConfig(**saved | changes | networks)
-        model = cls(config, discriminator, generator)
-        weights = load_file(cached_file(name, SAFE_WEIGHTS_NAME, **sub_folder(hub, PRETRAINING_FOLDER)))
-        model.load_heads(weights)
+        network_config = AutoConfig.from_pretrained(name, **hub)
+        discriminator, _ = load_whole(AutoModel, name, **settings | without_pooler(network_config))
+        generator, _ = load_whole(AutoModelForMaskedLM, name, **within(settings, GENERATOR_FOLDER))
+        hub = within(hub, PRETRAINING_FOLDER)
+        saved, _ = SpanEncoderConfig.get_config_dict(name, **hub)
+        networks = {"discriminator": discriminator.config, "generator": generator.config}
+        model = cls(SpanEncoderConfig(**saved | changes | networks), discriminator, generator)
+        for part, head in model.named_children():
+            if part not in networks:
+                head.to(discriminator.device, discriminator.dtype)
+        model.load_heads(load_file(cached_file(name, SAFE_WEIGHTS_NAME, **hub)))
         model.name_or_path = model.config.name_or_path = str(name)
         return model.eval()
 
-    @torch.no_grad()
     def load_heads(self, weights: dict[str, torch.Tensor]) -> None:
         """Load what `pretraining/` holds: the objectives' heads, and the embedding's residual."""
-        residual = weights.pop("embedding_residual", None)
+        residual = weights.pop(RESIDUAL, None)
         embedding = self.get_input_embeddings()
         if residual is not None and isinstance(embedding, DisentangledEmbedding):
-            embedding.residual.weight.copy_(residual)
-        own = {name: weight for name, weight in self.state_dict().items() if name.partition(".")[0] not in SUB_MODELS}
-        if missing := sorted(own.keys() - weights.keys()):
-            raise ValueError(f"The checkpoint lacks {len(missing)} weights of the heads ({', '.join(missing[:3])}).")
-        self.load_state_dict({name: weights[name] for name in own}, strict=False)
+            embedding.residual.weight.data.copy_(residual)
+        missing = [name for name in self.load_state_dict(weights, strict=False).missing_keys if is_of_heads(name)]
+        refuse_missing(self.name_or_path, missing)
 
     def load_checkpoint(self, folder: str | os.PathLike) -> None:
         """Load all weights from a folder of this very model, in place: to resume a run.
 
         Raises:
-            RuntimeError: the folder's weights are of another shape.
+            RuntimeError: a weight has another shape.
+            ValueError: weights are missing.
         """
         folder = Path(folder)
-        discriminator = load_file(folder / SAFE_WEIGHTS_NAME)
-        heads = load_file(folder / PRETRAINING_FOLDER / SAFE_WEIGHTS_NAME)
-        generator = load_file(folder / GENERATOR_FOLDER / SAFE_WEIGHTS_NAME)
-        self.generator.load_state_dict(generator, strict=False)  # what is tied within it is saved once
-        self.discriminator.load_state_dict(discriminator, strict=False)
+        # The generator goes first: the discriminator's embeddings are the sum of its own and a residual.
+        for network, place in ((self.generator, folder / GENERATOR_FOLDER), (self.discriminator, folder)):
+            missing = network.load_state_dict(load_file(place / SAFE_WEIGHTS_NAME), strict=False).missing_keys
+            refuse_missing(place, set(missing) - network.all_tied_weights_keys.keys())
         self.tie_weights()
-        self.load_heads(heads)
+        self.load_heads(load_file(folder / PRETRAINING_FOLDER / SAFE_WEIGHTS_NAME))
 
 
 class ReplacedTokenHead(nn.Module):
@@ -313,37 +327,18 @@ class ReplacedTokenHead(nn.Module):
 class GivenHiddenStates(nn.Module):
     """Stands in for an encoder: returns the hidden states that it is given as `inputs_embeds`."""
 
-    def __init__(self, encoder: nn.Module):
-        super().__init__()
-        self.__dict__["embeddings"] = getattr(encoder, "embeddings", None)  # DeBERTa's head looks at these
-
     def forward(self, *args, inputs_embeds: torch.Tensor, **kwargs) -> BaseModelOutput:
         return BaseModelOutput(last_hidden_state=inputs_embeds)
 
 
-class HeadAlone:
-    """A masked language model without its encoder: whatever it does with hidden states, applied to given ones.
+def without_encoder(model: PreTrainedModel) -> PreTrainedModel:
+    """A masked language model that scores given hidden states, by sharing every part of `model` but the encoder.
 
-    Every family has its own head under its own names. Its own `forward` runs them all, on a copy of the model that
-    shares every part but the encoder.
+    Each family has a head of its own under names of its own; the model's `forward` runs them all.
     """
-
-    def __init__(self, model: PreTrainedModel):
-        self.head = copy.copy(model)
-        self.head._modules = model._modules | {model.base_model_prefix: GivenHiddenStates(model.base_model)}
-        self.decoder = model.get_output_embeddings()
-        # Some families (ESM) add the bias outside of the decoder.
-        outside = getattr(getattr(model, "lm_head", None), "bias", None)
-        self.bias = outside if self.decoder.bias is None and isinstance(outside, nn.Parameter) else None
-
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Scores of the vocabulary (N, V) from last hidden states (N, H)."""
-        return self.head(inputs_embeds=hidden.unsqueeze(0), return_dict=True).logits.squeeze(0)
-
-    def decode(self, represented: torch.Tensor) -> torch.Tensor:
-        """Scores of the vocabulary (N, V) from what the family's output layer takes, (N, E)."""
-        scores = self.decoder(represented)
-        return scores if self.bias is None else scores + self.bias
+    head = copy.copy(model)
+    head._modules = model._modules | {model.base_model_prefix: GivenHiddenStates()}
+    return head
 
 
 def new_encoder(config: PreTrainedConfig) -> PreTrainedModel:
@@ -353,44 +348,50 @@ def new_encoder(config: PreTrainedConfig) -> PreTrainedModel:
 
 def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
     """The argument by which a family leaves its pooler out, if it has one."""
-    names = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
-    return {"add_pooling_layer": False} if "add_pooling_layer" in names else {}
+    model_class = MODEL_MAPPING.get(type(config), nn.Module)
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(model_class).parameters else {}
 
 
-def load_stock(auto_class: Any, name: str | os.PathLike, settings: dict, sub: str) -> PreTrainedModel:
-    """A stock model from a folder, or from a folder `sub` in it."""
-    if sub:
-        settings = settings | sub_folder(settings, sub)
-    if auto_class is AutoModel:
-        config = AutoConfig.from_pretrained(name, **{key: settings[key] for key in HUB_SETTINGS if key in settings})
-        settings = settings | without_pooler(config)
-    return auto_class.from_pretrained(name, **settings)
+def load_whole(model_class: Any, name: str | os.PathLike, **kwargs) -> tuple[Any, set[str]]:
+    """Load a model of `model_class`. Return it and the names of the saved weights that it has no place for.
+
+    `kwargs` are those of [`PreTrainedModel.from_pretrained`].
+
+    Raises:
+        ValueError: weights are missing or of another shape, so they would be random. (A pooler's may be: it is not
+            used.)
+    """
+    model, loaded = model_class.from_pretrained(name, output_loading_info=True, **kwargs)
+    refuse_missing(name, [*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])])
+    return model, {*loaded["unexpected_keys"]}
 
 
-def sub_folder(settings: dict, name: str) -> dict:
-    """The same settings for a folder within the one that they are for."""
-    return settings | {"subfolder": "/".join(part for part in (settings.get("subfolder", ""), name) if part)}
+def refuse_missing(name: str | os.PathLike, keys: Iterable[str]) -> None:
+    """Raise a ValueError if `keys`, which a checkpoint lacks, name anything but a pooler."""
+    if missing := sorted(key for key in keys if "pooler." not in key):
+        raise ValueError(
+            f"{name} lacks {len(missing)} of its weights, or has them in another shape ({', '.join(missing[:3])}). "
+            "Give a complete checkpoint."
+        )
 
 
-def save_stock(model: PreTrainedModel, folder: Path, weights: dict, is_main_process: bool, **kwargs) -> None:
-    tied = model.all_tied_weights_keys
-    weights = {name: weight for name, weight in weights.items() if name not in tied}
-    model.save_pretrained(folder, is_main_process, weights, **kwargs)
+def is_of_heads(name: str) -> bool:
+    return not name.startswith(("discriminator.", "generator."))
+
+
+def within(settings: dict, folder: str) -> dict:
+    """The same settings for a folder in the one that they are for."""
+    return settings | {"subfolder": "/".join(part for part in (settings.get("subfolder", ""), folder) if part)}
 
 
 def embeddings_of(encoder: nn.Module) -> nn.Module:
-    """The module that holds an encoder's word embeddings, and mostly its positions and their norm."""
+    """The module that holds an encoder's word embeddings, and often its positions and their norm."""
     path = module_path(encoder, encoder.get_input_embeddings())
-    return encoder.get_submodule(path.rpartition(".")[0])
+    return encoder.get_submodule(path.rpartition(".")[0] or path)  # EuroBERT's stand alone
 
 
 def module_path(model: nn.Module, part: nn.Module) -> str:
     return next(name for name, module in model.named_modules() if module is part)
-
-
-def has_shape(module: nn.Module, name: str, shape: torch.Size) -> bool:
-    parameters = dict(module.named_parameters())
-    return name in parameters and parameters[name].shape == shape
 
 
 def packed_masks(config: PreTrainedConfig, sequences: torch.Tensor, dtype: torch.dtype) -> Any:
@@ -407,16 +408,6 @@ def packed_masks(config: PreTrainedConfig, sequences: torch.Tensor, dtype: torch
         return full
     local = create_bidirectional_sliding_window_mask(config, shape, None, and_mask_function=function)
     return {"full_attention": full, "sliding_attention": local}
-
-
-def activation_of(config: PreTrainedConfig) -> str:
-    names = ("hidden_act", "hidden_activation", "activation")
-    return next((value for name in names if (value := getattr(config, name, None)) in ACT2FN), "gelu")
-
-
-def layer_norm_eps_of(config: PreTrainedConfig) -> float:
-    names = ("layer_norm_eps", "norm_eps", "rms_norm_eps")
-    return next((value for name in names if (value := getattr(config, name, None)) is not None), 1e-12)
 
 
 __all__ = ["SpanEncoderForPreTraining"]

@@ -20,7 +20,6 @@ from span_electra.common.run_files import ARGUMENTS
 from span_electra.configuration_span_encoder import SpanEncoderConfig
 from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
 from span_electra.hub.publishing import PublishingError, prepare_repository
-from span_electra.modeling_span_encoder import SpanEncoderForPreTraining
 from span_electra.pretraining.arguments import (
     DataArguments,
     ModelArguments,
@@ -31,13 +30,13 @@ from span_electra.pretraining.arguments import (
 )
 from span_electra.pretraining.fixed_corruption import EvaluationCollator
 from span_electra.pretraining.linear_probe import build_probe
-from span_electra.pretraining.model import PretrainingModel, build_model
+from span_electra.pretraining.model import build_model
 from span_electra.pretraining.model_card import model_card
 from span_electra.pretraining.report import describe, write_report
 from span_electra.pretraining.rows import build_rows, resolve_rows
 from span_electra.pretraining.stream import check_stream
 from span_electra.pretraining.tokenizer import build_tokenizer
-from span_electra.pretraining.trainer import NonFiniteLossError, SpanElectraTrainer
+from span_electra.pretraining.trainer import NonFiniteLossError, SpanElectraTrainer, check_shardable
 from span_electra.training.arguments import fsdp_state_dict_type
 from span_electra.training.checkpointing_trainer import SaveError
 from span_electra.training.output_dir import check_run_folder, names_in_run, start_run, started
@@ -73,7 +72,7 @@ def run(arguments: Sequence[str]) -> None:
         resolve_rows(data_arguments, model.config)
         is_sharded = fsdp_state_dict_type(training_arguments) is not None
         if is_sharded:
-            refuse_sharding(model)
+            check_shardable(model)
         if checkpoint is not None:
             check_shape(checkpoint, model.config)
             check_sharding(checkpoint, is_sharded)
@@ -106,19 +105,6 @@ def run(arguments: Sequence[str]) -> None:
         trainer.save_model()  # with --push_to_hub this publishes the model and its report
         if trainer.is_world_process_zero():
             print(write_report(output_dir, settings, trainer.state.log_history, trainer.kept_step()))
-
-
-def refuse_sharding(model: PretrainingModel) -> None:
-    """Refuse FSDP for a model that it cannot divide."""
-    if isinstance(model, SpanEncoderForPreTraining):
-        raise InputError(
-            "FSDP is only for the ELECTRA pair: train stock encoders with DDP (configs/accelerate/ddp.yaml)."
-        )
-    if model.config.share_encoder:
-        raise InputError(
-            "FSDP cannot shard a model whose networks share one encoder: use DDP (configs/accelerate/ddp.yaml), or "
-            "give the generator another shape."
-        )
 
 
 def run_settings(

@@ -71,11 +71,14 @@ class SpanObjectives(nn.Module):
     Attributes:
         largest_masked_share: the largest ratio of a batch's tokens that may be masked. With it all shapes are static,
             which a GPU wants; None counts the masked tokens of every batch.
+        new_parameters: the names of the parameters that start at random although the others were loaded, which the
+            Trainer therefore trains at another rate. None if all start alike.
     """
 
     config: SpanObjectivesConfig
     generator: nn.Module
     largest_masked_share: float | None = None
+    new_parameters: set[str] | None = None
 
     # What a model provides.
 

@@ -101,10 +101,14 @@ def move_into_place(written: Path, place: Path) -> None:
 
 
 def move_files_into_place(written: Path, place: Path) -> None:
-    """Move the finished files of a folder into another, each in one step and over an earlier one of its name."""
+    """Move the finished files and folders of a folder into another, each whole and over an earlier one of its name."""
     for path in sorted(written.iterdir()):
-        sync(path)
-        path.replace(place / path.name)
+        for part in (*path.rglob("*"), path):
+            sync(part)
+        if path.is_dir():
+            move_into_place(path, place / path.name)
+        else:
+            path.replace(place / path.name)
     written.rmdir()
     sync(place)
 

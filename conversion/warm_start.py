@@ -1,17 +1,41 @@
-"""Start from existing weights: a published ELECTRA, a BERT-shaped encoder, or a generator that was trained alone."""
+"""Start from existing weights: a published ELECTRA, an encoder, or a generator that was trained alone."""
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, ElectraForMaskedLM, ElectraForPreTraining, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    ElectraForMaskedLM,
+    ElectraForPreTraining,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging as library_logging
 
 from span_electra.configuration_span_electra import ENCODER_SHAPE, STOCK_SETTINGS, SpanElectraConfig
+from span_electra.configuration_span_encoder import (
+    SpanEncoderConfig,
+    as_config,
+    check_family,
+    embedding_width,
+    generator_settings,
+    shallower,
+)
 from span_electra.modeling_span_electra import WORD_EMBEDDINGS, SpanElectraForMaskedLM, SpanElectraForPreTraining
-from span_electra.span_objectives import SpanBoundaryHead
+from span_electra.modeling_span_encoder import (
+    SpanEncoderForPreTraining,
+    is_of_heads,
+    load_whole,
+    refuse_missing,
+    without_pooler,
+)
+from span_electra.span_objectives import SpanBoundaryHead, SpanObjectives
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +50,9 @@ COMMON_SETTINGS = (
     *("hidden_act", "layer_norm_eps"),
 )
 BOUNDARY_HEAD_SHAPE = ("max_span_length", "boundary_position_size")
+
+# The discriminator's heads end in these.
+LAST_LAYERS = ("discriminator_predictions.dense_prediction", "sbpo_prediction")
 
 # The settings that loaded weights leave open: always, if the heads of the objectives are new, if the generator is new.
 SETTINGS_OF_TRAINING = (
@@ -85,6 +112,7 @@ def from_electra(
     model.discriminator_predictions.load_state_dict(source.discriminator_predictions.state_dict())
     load_encoders(model, source.electra.state_dict(), generator_model)
     loaded = [model.electra, model.discriminator_predictions, *([model.generator] if generator_model else [])]
+    mark_new(model, loaded)
     logger.warning(
         f"{discriminator}: new, to be trained: {listed(new_parts(model, loaded))}."
         + ("" if generator_model else new_generator(model))
@@ -117,9 +145,11 @@ def from_encoder(encoder: str | os.PathLike, **settings) -> SpanElectraForPreTra
     shape["embedding_size"] = getattr(config, "embedding_size", config.hidden_size)
     shape["max_position_embeddings"] = len(weights["embeddings.position_embeddings.weight"])
     model = SpanElectraForPreTraining(SpanElectraConfig(**shape | settings))
-    ours = model.electra.state_dict()
+    names = model.electra.state_dict().keys()
+    ours = {name: weight for name, weight in weights.items() if name in names}
     left_behind = sorted({*weights} - {*ours} | heads)
-    load_encoders(model, {name: weights[name] for name in ours})
+    load_encoders(model, ours)
+    mark_new(model, [model.electra])
     logger.warning(
         f"{encoder}: its encoder is now the discriminator's. Not used: {listed(left_behind)}. New, to be trained: "
         f"{listed(new_parts(model, [model.electra]))}.{new_generator(model)}"
@@ -127,24 +157,98 @@ def from_encoder(encoder: str | os.PathLike, **settings) -> SpanElectraForPreTra
     return model
 
 
-def load_whole(model_class: Any, name: str | os.PathLike, **kwargs) -> tuple[Any, set[str]]:
-    """Load a model of `model_class`; return it and the names of the saved weights that it has no place for.
+def from_stock_encoder(
+    encoder: str | os.PathLike,
+    generator: str | os.PathLike | dict[str, Any] | None = None,
+    generator_layers: int | None = None,
+    **settings,
+) -> SpanEncoderForPreTraining:
+    """Start from an encoder of any family, which becomes the discriminator as it is.
 
-    `kwargs` are those of [`PreTrainedModel.from_pretrained`].
+    Without a `generator`, the generator begins with the encoder's embeddings and first layers, and with the masked-LM
+    head of the same checkpoint if it has one. The log names what came from where; `new_parameters` of the model holds
+    the names of the parameters that begin with random weights.
+
+    Args:
+        encoder: folder or Hub name of an encoder.
+        generator: folder or Hub name of a masked language model of the same family and vocabulary, or a dictionary of
+            fields in which a new generator differs from the encoder.
+        generator_layers: how many of its first layers the generator takes. By default a third of the encoder's, or
+            all of the generator's that you name.
+        settings: fields of [`SpanEncoderConfig`], or a `vocab_size` to which both vocabularies grow. Networks with
+            embeddings of different widths have separate ones by default.
 
     Raises:
-        ValueError: weights are missing or of another shape, so they would be random. (A pooler's may be: it is not
-            used.)
+        ValueError: the family cannot be used, the generator does not match it, or weights are missing.
     """
-    model, loaded = model_class.from_pretrained(name, output_loading_info=True, **kwargs)
-    keys = [key if isinstance(key, str) else key[0] for key in (*loaded["missing_keys"], *loaded["mismatched_keys"])]
-    missing = sorted(key for key in keys if "pooler." not in key)
-    if missing:
-        raise ValueError(
-            f"{name} lacks {len(missing)} of its weights, or has them in another shape ({', '.join(missing[:3])}). "
-            "Give a complete checkpoint."
+    config = AutoConfig.from_pretrained(encoder)
+    check_family(config)
+    vocab_size = settings.pop("vocab_size", 0)
+    discriminator, _ = load_whole(AutoModel, encoder, dtype=torch.float32, **without_pooler(config))
+    start, new = load_stock_generator(encoder, config, generator, generator_layers)
+    if embedding_width(config) != embedding_width(start.config):
+        settings.setdefault("embedding_sharing", "separate")
+    shared = settings.get("embedding_sharing") == "tied" and not torch.equal(
+        discriminator.get_input_embeddings().weight, start.get_input_embeddings().weight
+    )
+    if shared:
+        logger.warning(f"{generator}: its embeddings differ from the discriminator's and are replaced by them.")
+    model = SpanEncoderForPreTraining(SpanEncoderConfig(discriminator=config, **settings), discriminator, start)
+    if vocab_size > model.config.vocab_size:
+        model.resize_token_embeddings(vocab_size)
+    model.new_parameters = new_parameters_of(model, new)
+    silence_new_heads(model)
+    kept = [name for name, _ in model.generator.named_parameters() if name not in new]
+    logger.warning(
+        f"{encoder}: is the discriminator. The generator has {start.config.num_hidden_layers} layers. From "
+        f"{encoder if generator is None else generator}: {listed(modules_of(kept))}. New, to be trained: "
+        f"{listed(modules_of(model.new_parameters))}."
+    )
+    return model
+
+
+def load_stock_generator(
+    encoder: str | os.PathLike, config: PretrainedConfig, generator: Any, layers: int | None
+) -> tuple[PreTrainedModel, set[str]]:
+    """The generator to start with, and the names of its parameters that are random. Arguments as above; `config` is
+    the encoder's."""
+    if isinstance(generator, dict):
+        changes = generator if layers is None else generator | {"num_hidden_layers": layers}
+        start = AutoModelForMaskedLM.from_config(
+            as_config(generator_settings(config, config.to_dict(), changes), "generator")
         )
-    return model, {*loaded["unexpected_keys"]}
+        return start, {name for name, _ in start.named_parameters(remove_duplicate=False)}
+    shape = shallower(config, layers)
+    if generator is not None:
+        shape = AutoConfig.from_pretrained(generator)
+        shape = shape if layers is None else shallower(shape, layers)
+    verbosity = library_logging.get_verbosity()
+    library_logging.set_verbosity_error()  # it would name every layer that is left out
+    try:
+        start, loaded = AutoModelForMaskedLM.from_pretrained(
+            encoder if generator is None else generator, config=shape, dtype=torch.float32, output_loading_info=True
+        )
+    finally:
+        library_logging.set_verbosity(verbosity)
+    new = set(loaded["missing_keys"])
+    of_encoder = {name for name in new if name.startswith(f"{start.base_model_prefix}.")}
+    refuse_missing(encoder if generator is None else generator, of_encoder if generator is None else new)
+    return start, new
+
+
+def new_parameters_of(model: SpanEncoderForPreTraining, of_generator: set[str]) -> set[str]:
+    """The names of the parameters of `model` that begin with random weights: its heads, and those `of_generator`."""
+    generator = dict(model.generator.named_parameters(remove_duplicate=False))
+    new = {id(generator[name]) for name in of_generator & generator.keys()}
+    loaded = {
+        id(weight) for name, weight in model.discriminator.named_parameters() if not name.endswith(".shared.weight")
+    }
+    return {name for name, weight in model.named_parameters() if is_of_heads(name) or id(weight) in new - loaded}
+
+
+def modules_of(names: Iterable[str]) -> list[str]:
+    """The modules that the named parameters belong to, by the first three parts of their names."""
+    return sorted({".".join(name.split(".")[:-1][:3]) or name for name in names})
 
 
 def check_encoder(name: str | os.PathLike, config) -> None:
@@ -176,9 +280,7 @@ def new_parts(model: SpanElectraForPreTraining, loaded: Iterable[nn.Module]) -> 
 
     The generator's word embeddings are never new: without a generator to load they come from the discriminator.
     """
-    known = {id(parameter) for module in loaded for parameter in module.parameters()}
-    known.add(id(model.generator.get_input_embeddings().weight))
-    known |= {id(parameter) for name, parameter in model.named_parameters() if name.endswith("_residual")}
+    known = known_parameters(model, loaded)
 
     def new_in(module: nn.Module, name: str) -> list[str]:
         parameters = [id(parameter) for parameter in module.parameters()]
@@ -188,6 +290,34 @@ def new_parts(model: SpanElectraForPreTraining, loaded: Iterable[nn.Module]) -> 
         return own + [new for child, part in module.named_children() for new in new_in(part, f"{name}.{child}")]
 
     return [new for child, part in model.named_children() for new in new_in(part, child)]
+
+
+def known_parameters(model: SpanObjectives, loaded: Iterable[nn.Module], missing: Container[str] = ()) -> set[int]:
+    """The ids of the parameters that a checkpoint gave: those of the modules in `loaded`, without the ones that it
+    lacked, which `model` calls `missing`."""
+    tables = (model.generator.get_input_embeddings(), model.get_input_embeddings())
+    given = {id(parameter) for module in (*loaded, *tables) for parameter in module.parameters()}
+    return given - {id(parameter) for name, parameter in model.named_parameters() if name in missing}
+
+
+def mark_new(model: SpanObjectives, loaded: Iterable[nn.Module], missing: Container[str] = ()) -> None:
+    """Note in `model.new_parameters` which parameters a checkpoint did not give; arguments as above."""
+    known = known_parameters(model, loaded, missing)
+    model.new_parameters = {name for name, parameter in model.named_parameters() if id(parameter) not in known}
+    silence_new_heads(model)
+
+
+@torch.no_grad()
+def silence_new_heads(model: SpanObjectives) -> None:
+    """Start the discriminator's new heads at zero: their last layers, if `model.new_parameters` names them.
+
+    Such a head gives every token a probability of one half and sends no gradient into the encoder, so a head that has
+    learnt nothing does not drive the encoder.
+    """
+    for name in LAST_LAYERS:
+        if f"{name}.weight" in (model.new_parameters or ()):
+            for parameter in model.get_submodule(name).parameters():
+                parameter.zero_()
 
 
 def new_generator(model: SpanElectraForPreTraining) -> str:
@@ -212,16 +342,12 @@ def load_encoders(
     model: SpanElectraForPreTraining, encoder: dict[str, torch.Tensor], generator: ElectraForMaskedLM | None = None
 ) -> None:
     """Load the discriminator's `encoder`, and the `generator` or, without one, its word embeddings."""
-    table = encoder["embeddings.word_embeddings.weight"]
-    generator_table = model.generator.state_dict()[WORD_EMBEDDINGS]
     if generator is None:
-        generator_table.copy_(table)
+        model.generator.get_input_embeddings().weight.copy_(encoder["embeddings.word_embeddings.weight"])
     else:
         # The generator goes first: where the two share parameters, the discriminator's values must win.
         model.generator.load_state_dict(generator.state_dict())
     model.electra.load_state_dict(encoder)
-    if model.config.embedding_sharing == "disentangled":
-        model.get_input_embeddings().set_weight(table)
 
 
 @torch.no_grad()
@@ -258,7 +384,10 @@ def from_generator(generator: str | os.PathLike, **settings) -> SpanElectraForPr
     model.generator.load_state_dict(generator_model.state_dict())
     if boundary_head is not None and model.config.use_sbgo:
         model.sbgo_head.load_state_dict(boundary_head.state_dict())
-    ours, theirs = model.electra.state_dict(), generator_model.electra.state_dict()
+    theirs = generator_model.electra.state_dict()
+    ours = model.electra.state_dict()
+    for part in ("shared", "residual"):  # of disentangled embeddings: their sum is loaded
+        ours.pop(f"embeddings.word_embeddings.{part}.weight", None)
     fitting = [name for name in ours if name in theirs and ours[name].shape == theirs[name].shape]
     model.electra.load_state_dict({name: theirs[name] for name in fitting}, strict=False)
     new = sorted({name.split(".")[0] for name in ours.keys() - set(fitting)})
@@ -279,25 +408,3 @@ def load_generator(
     if isinstance(config, SpanElectraConfig):
         return load_whole(SpanElectraForMaskedLM, name)[0].generator, None
     return load_whole(ElectraForMaskedLM, name)[0], None
-
-
-def from_stock_encoder(encoder, generator=None, generator_layers=None, **settings):
-    from transformers import AutoModelForMaskedLM
-
-    from span_electra.configuration_span_encoder import SpanEncoderConfig, check_family, shallower
-    from span_electra.modeling_span_encoder import SpanEncoderForPreTraining, load_stock
-
-    config = AutoConfig.from_pretrained(encoder)
-    check_family(config)
-    discriminator = load_stock(AutoModel, encoder, {"dtype": torch.float32}, sub="")
-    if generator is None:
-        generators = AutoModelForMaskedLM.from_pretrained(
-            encoder, config=shallower(config, generator_layers), dtype=torch.float32
-        )
-    else:
-        generators = AutoModelForMaskedLM.from_pretrained(generator, dtype=torch.float32)
-    return SpanEncoderForPreTraining(
-        SpanEncoderConfig(discriminator=discriminator.config, generator=generators.config, **settings),
-        discriminator,
-        generators,
-    ).train()

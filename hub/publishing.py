@@ -13,6 +13,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 
 from span_electra.common.errors import InputError, one_line
 from span_electra.common.run_files import ARGUMENTS, CARD, CURVES, HISTORY, without_config
+from span_electra.configuration_span_encoder import GENERATOR_FOLDER, PRETRAINING_FOLDER
 from span_electra.modeling_span_electra import __file__ as MODEL_CODE
 
 # What tokenizers save of themselves, whatever their kind. No pattern: a folder may hold notes of a similar name.
@@ -109,7 +110,7 @@ def push_run(
         raise InputError(f"{folder}: {without_config(folder)}")
     api = HfApi(token=token)
     repository = create_repository(api, repo_id, api.whoami()["name"], private)
-    files: dict[str, Path | bytes] = {path.name: path for path in published_files(folder)}
+    files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in published_files(folder)}
     if CARD in files and tags:
         card = ModelCard.load(folder / CARD)
         earlier = card.data.tags or []
@@ -125,6 +126,8 @@ def push_run(
 def published_files(folder: Path) -> list[Path]:
     """The files of a run's folder that make it a model for others, as far as they are there."""
     names = [CONFIG_NAME, SAFE_WEIGHTS_NAME, *TOKENIZER_FILES, CARD, HISTORY, CURVES, ARGUMENTS]
+    for part in (GENERATOR_FOLDER, PRETRAINING_FOLDER):  # of a pair of stock encoders
+        names += [f"{part}/{name}" for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME)]
     names += [Path(path).name for path in (MODEL_CODE, *get_relative_import_files(MODEL_CODE))]
     if (index := folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
         names += [index.name, *set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())]

@@ -16,6 +16,7 @@ from span_electra.training.arguments import (
     check_training,
     follow_metric,
 )
+from span_electra.training.unsupported import check_weights_are_kept
 
 logger = logging.getLogger(__name__)
 
@@ -185,6 +186,13 @@ class PretrainingArguments(RunArguments):
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Rows per batch and device in training."})
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "The same for evaluation."})
     learning_rate: float = field(default=5e-4, metadata={"help": "The peak learning rate."})
+    pretrained_lr_ratio: float = field(
+        default=0.02,
+        metadata={
+            "help": "The learning rate of loaded weights, as a ratio of learning_rate. Applies if you start from an "
+            "encoder or an ELECTRA that lacks some of the model's parameters: those train at learning_rate."
+        },
+    )
     weight_decay: float = field(default=0.01, metadata={"help": "Does not apply to biases and norms."})
     warmup_steps: float = field(
         default=0.1,
@@ -252,6 +260,7 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
     """Refuse options that are missing, out of range or contradictory. Nothing is opened yet."""
     check_model(model)
     check_data(data)
+    check_weights_are_kept(training)
     check_training(training)
     check_objectives(training)
     check_repeatable(training)
@@ -303,7 +312,12 @@ def check_data(data: DataArguments) -> None:
 
 
 def check_objectives(training: PretrainingArguments) -> None:
-    """Refuse options of the Trainer that the objectives do not support."""
+    """Refuse options that the objectives do not support."""
+    if training.pretrained_lr_ratio < 0:
+        raise InputError(
+            f"--pretrained_lr_ratio is {training.pretrained_lr_ratio}; it must be at least 0, which leaves the loaded "
+            "weights as they are."
+        )
     if training.label_smoothing_factor:
         raise InputError(
             f"--label_smoothing_factor is {training.label_smoothing_factor}; the objectives do not smooth labels: "

@@ -14,10 +14,12 @@ import torch
 import yaml
 from scipy import stats
 from trainer_examples import word_tokenizer
+from transformers import BertConfig, BertModel
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import data
+import going_on
 import ladder
 import ladder_report
 import pieces
@@ -54,6 +56,30 @@ def test_a_step_of_each_contestant_is_timed_and_counted(family):
     assert step.measure_packing(SETTING, rounds=1).keys() == {"padded", "several to a row"}
     shares = step.profile_step(SETTING, steps=1)
     assert sum(shares.values()) == pytest.approx(1) and shares["linear layers"] > 0
+
+
+@pytest.mark.slow
+def test_going_on_from_an_encoder_is_measured_once(tmp_path, monkeypatch, capsys):
+    tokenizer = word_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "bert")
+    sizes = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    BertModel(BertConfig(**sizes, intermediate_size=64, max_position_embeddings=64)).save_pretrained(tmp_path / "bert")
+    words = np.random.default_rng(0).integers(94, size=(200, 30))
+    lines = [" ".join(f"w{word}" for word in row) for row in words]
+    (tmp_path / "text.txt").write_text("\n\n".join(lines))
+    pairs = [{"sentence1": lines[i - 1], "sentence2": line, "label": i} for i, line in enumerate(lines)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    options = ["--encoder", "bert", "--text", "text.txt", "--pairs", "pairs.jsonl", "--output_dir", "out"]
+    options += ["--steps", "10", "--measure_at", "0", "2", "--variants", "one_rate", "separate_0.1"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["going_on.py", *options])
+    going_on.main()
+    assert capsys.readouterr().out.count("| 2 |") == 2
+    start = json.loads((tmp_path / "out" / "separate_0.1.json").read_text())["0"]
+    assert start["discriminator_auc"] == 0.5  # heads that say nothing
+    monkeypatch.setattr(going_on, "train", None)  # complete: not run again
+    going_on.main()
+    assert "| separate_0.1 | 2 |" in capsys.readouterr().out
 
 
 def test_every_collator_is_timed():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModel,
@@ -29,8 +29,10 @@ from transformers import (
 import span_electra
 from span_electra import SpanElectraConfig, SpanElectraForMaskedLM, SpanElectraForPreTraining, SpanElectraModel
 from span_electra.common.errors import InputError
+from span_electra.configuration_span_electra import DERIVED
 from span_electra.conversion.export import export
 from span_electra.conversion.warm_start import from_generator
+from span_electra.modeling_span_electra import DISENTANGLED
 from span_electra.pretraining.arguments import ModelArguments
 from span_electra.pretraining.electra_pair import load_model
 from span_electra.pretraining.tokenizer import build_tokenizer
@@ -80,6 +82,36 @@ def test_a_reloaded_model_is_the_same(checkpoint):
     for name, weight in model.state_dict().items():
         assert torch.equal(weights[name], weight), name
     assert torch.equal(loaded.eval()(IDS).logits, model(IDS).logits)
+
+
+def test_a_checkpoint_of_earlier_versions_is_the_same_model(checkpoint, tmp_path):
+    model, folder = checkpoint
+    write_as_before(folder, tmp_path)
+    loaded, report = SpanElectraForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    generator = SpanElectraForMaskedLM.from_pretrained(tmp_path).eval()
+    encoder = SpanElectraModel.from_pretrained(tmp_path).eval()
+    assert torch.equal(loaded.eval()(IDS).logits, model(IDS).logits)
+    assert torch.equal(loaded.generator(IDS).logits, model.generator(IDS).logits)
+    assert torch.equal(generator(IDS).logits, model.generator(IDS).logits)
+    assert torch.equal(encoder(IDS).last_hidden_state, model.electra(IDS).last_hidden_state)
+    assert loaded.config.share_encoder == model.config.share_encoder
+    loaded.save_pretrained(tmp_path / "again")
+    again = SpanElectraForPreTraining.from_pretrained(tmp_path / "again").eval()
+    assert torch.equal(again(IDS).logits, model(IDS).logits)
+
+
+def write_as_before(folder, target):
+    """Write a checkpoint as earlier versions did: derived sizes in the configuration, and a residual of its own."""
+    config = SpanElectraConfig.from_pretrained(folder)
+    settings = json.loads((folder / "config.json").read_text()) | {"sampling_head": "mlm"}
+    settings |= {name: getattr(config, name) for name in DERIVED}
+    (target / "config.json").write_text(json.dumps(settings))
+    weights = load_file(folder / "model.safetensors")
+    weights.pop(f"{DISENTANGLED}shared.weight", None)
+    if f"{DISENTANGLED}residual.weight" in weights:
+        weights["embedding_residual"] = weights.pop(f"{DISENTANGLED}residual.weight")
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
 
 
 @pytest.mark.parametrize("sharing", SHARING)
@@ -350,7 +382,7 @@ def test_pretraining_pads_on_the_right(tmp_path):
 def test_a_pad_token_with_another_role_is_refused(tmp_path):
     tokenizer().save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tmp_path, pad_token="[SEP]").save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"pads with \[SEP\], .* tokenizer\.add_special_tokens\({'pad_token'"):
+    with pytest.raises(InputError, match=r"\[SEP\] as its pad token.* tokenizer\.add_special_tokens\({'pad_token'"):
         build_tokenizer(ModelArguments(tokenizer=str(tmp_path)))
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
@@ -474,6 +474,60 @@ def test_output_embeddings_are_the_input_embeddings_or_none(sharing):
     assert output is None if sharing != "tied" else output.weight is model.get_input_embeddings().weight
 
 
+class Adapted(torch.nn.Module):
+    """A layer with an adapter, as PEFT puts it in the layer's place."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.base_layer = layer
+
+    @property
+    def weight(self):
+        return self.base_layer.weight
+
+    def forward(self, *args):
+        return self.base_layer(*args)
+
+
+ONE_SHAPE = {"generator_hidden_size": 32, "generator_intermediate_size": 37, "generator_num_attention_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("settings", "layer", "others"),
+    [
+        ({}, "electra.embeddings.word_embeddings", "generator_lm_head"),
+        ({}, "generator.electra.embeddings.word_embeddings", "electra.embeddings.word_embeddings"),
+        ({"embedding_sharing": "separate"}, "generator.generator_lm_head", "generator.electra.embeddings"),
+        ({"embedding_sharing": "disentangled"}, "generator.generator_lm_head", "word_embeddings.shared"),
+        (ONE_SHAPE, "electra.encoder.layer.0.attention.self.query", "generator.electra.encoder.layer.0"),
+    ],
+)
+def test_an_adapter_on_a_weight_that_other_layers_use_is_refused(settings, layer, others):
+    model, inputs = random_model(**settings), batch()
+    parent, _, name = layer.rpartition(".")
+    setattr(model.get_submodule(parent), name, Adapted(model.get_submodule(layer)))
+    model.peft_config = {}  # PEFT sets it
+    for labels in (inputs["labels"], None):
+        with pytest.raises(ValueError, match=r"adapter.*target_modules") as refused:
+            model(**inputs | {"labels": labels})
+        assert layer in str(refused.value) and others in str(refused.value)
+
+
+def test_adapters_on_weights_of_their_own_are_accepted():
+    assert not hasattr(random_model(), "peft_config")  # so that models without adapters are not searched
+    for settings, layer in (
+        ({}, "encoder.layer.0.attention.self.query"),
+        ({"embedding_sharing": "separate"}, "embeddings.word_embeddings"),
+    ):
+        model = random_model(**settings)
+        expected = seeded(model, batch()).loss
+        parent, _, name = layer.rpartition(".")
+        parent = model.electra.get_submodule(parent)
+        setattr(parent, name, Adapted(getattr(parent, name)))
+        model.peft_config = {}
+        assert torch.equal(seeded(model, batch()).loss, expected)
+
+
 def test_tied_networks_are_given_embeddings_together():
     model = random_model()
     table = torch.nn.Embedding(99, 16)
@@ -685,18 +739,6 @@ def test_a_model_that_is_offloaded_gives_the_same_logits(sharing, memory, tmp_pa
     )
     assert "disk" in offloaded.hf_device_map.values()
     assert torch.allclose(offloaded(ids).logits, model(ids).logits, atol=1e-5)
-
-
-def test_an_earlier_checkpoint_of_disentangled_embeddings_is_read(tmp_path):
-    model = trained_disentangled_model()
-    model.save_pretrained(tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
-    weights["embedding_residual"] = weights.pop(f"{DISENTANGLED}residual.weight")  # its name then
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    loaded, report = SpanElectraForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"]
-    for name, weight in model.state_dict().items():
-        assert torch.allclose(loaded.state_dict()[name], weight, atol=1e-6), name
 
 
 # Static shapes

@@ -3,9 +3,9 @@
 import datasets
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import ModernBertConfig, PreTrainedTokenizerFast
 
-from span_electra import SpanElectraConfig, SpanElectraForPreTraining
+from span_electra import SpanElectraConfig, SpanElectraForPreTraining, SpanEncoderConfig, SpanEncoderForPreTraining
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.pretraining.arguments import PretrainingArguments
 from span_electra.pretraining.trainer import SpanElectraTrainer
@@ -52,6 +52,16 @@ def tiny_model(**settings):
     sizes |= {"num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 32, "pad_token_id": 2}
     sizes |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
     return SpanElectraForPreTraining(SpanElectraConfig(**sizes | settings))
+
+
+def tiny_pair(**settings):
+    """The same of stock encoders, ModernBERT's."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 64, "max_position_embeddings": 64, "local_attention": 8}
+    sizes |= {"attention_dropout": 0.1, "mlp_dropout": 0.1, "embedding_dropout": 0.1}
+    ids = {"cls_token_id": 0, "bos_token_id": 0, "sep_token_id": 1, "eos_token_id": 1, "pad_token_id": 2}
+    return SpanEncoderForPreTraining(SpanEncoderConfig(discriminator=ModernBertConfig(**sizes, **ids), **settings))
 
 
 class RecordingTrainer(SpanElectraTrainer):

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from span_electra.common.errors import InputError, InputNotFoundError
 from span_electra.common.paths import COMPRESSION_SUFFIXES, TABLE_SUFFIXES, TEXT_SUFFIXES, looks_like_path
+from span_electra.common.private_datasets import fingerprint
 from span_electra.common.tables import load_named_dataset, open_csv
 from span_electra.common.text_files import LONGEST_LINE, numbered_lines, read_text
 
@@ -162,7 +163,7 @@ def _identity(source: Source) -> dict[str, Any]:
     return {
         "dataset": source.info.dataset_name,
         "split": str(source.split),
-        "fingerprint": source._fingerprint,
+        "fingerprint": fingerprint(source),
     }
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shutil
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from huggingface_hub.utils.sha import sha_fileobj
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from span_electra.common.errors import InputError
-from span_electra.common.output_folder import remove, sync
+from span_electra.common.output_folder import move_into_place, remove, sync
 from span_electra.common.run_files import checkpoints, step_of
 
 logger = logging.getLogger(__name__)
@@ -88,8 +89,8 @@ def find_checkpoint(folder: Path, resume: str) -> Path:
     if resume.lower() != "true":
         if problem := damage(Path(resume)):
             raise InputError(
-                f"--resume_from_checkpoint {resume}: not a checkpoint to go on from, {problem}; give another "
-                "checkpoint-N folder of a run, or true for the newest in --output_dir that is whole."
+                f"--resume_from_checkpoint {resume}: cannot be resumed from, because {problem}; give another "
+                "checkpoint-N folder of a run, or true for the newest intact one in --output_dir."
             )
         return Path(resume)
     passed_over: list[str] = []
@@ -104,8 +105,8 @@ def find_checkpoint(folder: Path, resume: str) -> Path:
     if passed_over:
         found = f"none of those in {folder} is whole ({'; '.join(passed_over)})"
     raise InputError(
-        f"--resume_from_checkpoint true: no checkpoint to go on from, {found}; to start anew, leave it out and give "
-        "another --output_dir, or --overwrite_output_dir."
+        f"--resume_from_checkpoint true: no checkpoint to resume from: {found}. To start a new run, leave it out and "
+        "give another --output_dir or --overwrite_output_dir."
     )
 
 
@@ -122,6 +123,16 @@ def rotate(run: Path, limit: int | None, kept: set[str]) -> None:
         aside = checkpoint.rename(run / ASIDE / checkpoint.name)  # so that a kill leaves no half-removed checkpoint
         remove(aside)
         (run / ASIDE).rmdir()
+
+
+def copy_code_and_folders(checkpoint: Path, run: Path) -> None:
+    """Copy the modelling code and the folders of a checkpoint to its run's folder. Each folder is replaced whole."""
+    for path in checkpoint.iterdir():
+        if path.is_dir():
+            move_into_place(Path(shutil.copytree(path, run / ASIDE / path.name)), run / path.name)
+            (run / ASIDE).rmdir()
+        elif path.suffix == ".py":
+            shutil.copy(path, run)
 
 
 def file_digest(path: Path) -> str:

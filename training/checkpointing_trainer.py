@@ -19,9 +19,17 @@ from span_electra.common.attributes import replaced_attribute
 from span_electra.common.errors import one_line
 from span_electra.common.output_folder import move_files_into_place, move_into_place
 from span_electra.common.run_files import checkpoints
-from span_electra.training.checkpoint_folders import ASIDE, MANIFEST, find_checkpoint, rotate, seal, time_written
+from span_electra.training.checkpoint_folders import (
+    ASIDE,
+    MANIFEST,
+    copy_code_and_folders,
+    find_checkpoint,
+    rotate,
+    seal,
+    time_written,
+)
 from span_electra.training.private_trainer import PrivateTrainer
-from span_electra.training.resuming import check_same_run, run_facts
+from span_electra.training.resuming import check_same_run, parameters_digest, run_facts
 from span_electra.training.shutdown import InterruptedRun, StopOnSignal, ignore_stop_signals
 from span_electra.training.unsupported import check_weights_are_kept
 
@@ -48,6 +56,7 @@ class CheckpointingTrainer(PrivateTrainer):
         stopped_by: The signal that stopped training, or None.
         last_checkpoint: The checkpoint that this run saved last, or else resumed from; None if there is none.
         facts: What a run must have in common with one that resumes it, besides `run_facts`, by name.
+        sending: The checkpoint that is being uploaded, or None.
 
     Raises:
         InputError: an option of `args` keeps weights or optimizer states in a form that no checkpoint can hold.
@@ -58,10 +67,12 @@ class CheckpointingTrainer(PrivateTrainer):
         self.stopped_by: int | None = None
         self.last_checkpoint: Path | None = None
         self.facts: dict = {}
+        self.sending: Path | None = None
         super().__init__(*args, **kwargs)
         self.stop_on_signal = StopOnSignal(self)
         self.add_callback(self.stop_on_signal)
         self.add_callback(SettingsOfThisRun(self))
+        self.add_callback(WholeUploads(self))
 
     def create_accelerator_and_postprocess(self) -> None:
         check_weights_are_kept(self.args)
@@ -83,6 +94,8 @@ class CheckpointingTrainer(PrivateTrainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(find_checkpoint(run, "true"))
         self.last_checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        # Before FSDP changes names and shapes. The optimizer, too, keeps the parameters of the first call.
+        self.facts.setdefault("parameters", parameters_digest(self.model))
         if self.last_checkpoint is not None:
             self.check_resumable(self.last_checkpoint)
             self.load_process_state(self.last_checkpoint)
@@ -103,7 +116,8 @@ class CheckpointingTrainer(PrivateTrainer):
             return super().train(*args, **kwargs)
 
     def check_resumable(self, checkpoint: Path) -> None:
-        """Refuse to resume from a checkpoint whose run saw other rows or masked them in another way."""
+        """Refuse to resume from a checkpoint whose run saw other rows, masked them in another way, or trained other
+        parameters."""
         if (checkpoint / MANIFEST).is_file():  # the stock Trainer's have none
             check_same_run(checkpoint, run_facts(self.args, self.train_dataset) | self.facts)
 
@@ -139,6 +153,14 @@ class CheckpointingTrainer(PrivateTrainer):
     def inner_scheduler(self):
         return getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)  # in what Accelerate makes of it
 
+    def load_weights(self, checkpoint: Path, load: Callable[[], None]) -> None:
+        """Let a model that saves itself in several folders load them as well."""
+        model = self.accelerator.unwrap_model(self.model)
+        if hasattr(model, "load_checkpoint"):
+            model.load_checkpoint(checkpoint)
+        else:
+            load()
+
     # --- data workers ---------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self):
@@ -163,11 +185,12 @@ class CheckpointingTrainer(PrivateTrainer):
         self.last_checkpoint = checkpoint
         if self.args.push_to_hub:
             try:
-                self.send_checkpoint(checkpoint)
+                with replaced_attribute(self, "sending", checkpoint):
+                    self.send_checkpoint(checkpoint)
             except Exception as error:  # it copies the weights
                 if not is_write_error(error):
                     raise
-                logger.error(f"{checkpoint} could not be prepared for upload ({one_line(error)}). The run goes on.")
+                logger.error(f"{checkpoint} could not be prepared for upload ({one_line(error)}). The run continues.")
         if self.args.should_save:
             best = self.state.best_model_checkpoint
             rotate(run, self.most_checkpoints, {checkpoint.name, *([Path(best).name] if best else [])})
@@ -214,9 +237,9 @@ class CheckpointingTrainer(PrivateTrainer):
         )
         if getattr(self.args, "stop_on_save_error", False):  # which the Trainer's own arguments lack
             raise SaveError(
-                f"{message} The run stops, as --stop_on_save_error asks; resume with --resume_from_checkpoint true."
+                f"{message} The run stops because of --stop_on_save_error; resume with --resume_from_checkpoint true."
             )
-        logger.error(f"{message} The run goes on; --stop_on_save_error would stop it.")
+        logger.error(f"{message} The run continues; --stop_on_save_error would stop it.")
 
     def any_process(self, condition: bool) -> bool:
         """Whether a condition holds on any of the processes; all of them must ask."""
@@ -280,6 +303,18 @@ class SettingsOfThisRun(TrainerCallback):
             schedule.base_lrs = self.trainer.own_rates
             schedule.last_epoch -= 1
             schedule.step()  # to where it was, at this run's rates
+
+
+class WholeUploads(TrainerCallback):
+    """Completes the run's folder before it is uploaded while training continues: of a checkpoint's model, the library
+    copies only the weights, their configuration and the tokenizer there."""
+
+    def __init__(self, trainer: CheckpointingTrainer):
+        self.trainer = trainer
+
+    def on_push_begin(self, args, state, control, **kwargs):
+        if self.trainer.sending is not None and args.should_save:
+            copy_code_and_folders(self.trainer.sending, Path(args.output_dir))
 
 
 def forget_tied_keys(model, incompatible_keys) -> None:

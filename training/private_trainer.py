@@ -1,7 +1,7 @@
 """The private names of transformers' Trainer that this package uses. They all stand here, and nowhere else.
 
-Each has no public counterpart, as far as `CHECKED_ON`. tests/training/test_private_trainer.py fails, and names the one
-that has moved, when a new version of the library renames it or changes its parameters.
+None has a public counterpart in the versions of `CHECKED_ON`. When a new version of the library renames one or changes
+its parameters, tests/training/test_private_trainer.py fails and names it.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformers import Trainer
 
-CHECKED_ON = ("5.10.1", "5.24.0")  # versions of transformers: the lowest that setup.py allows, and the newest tried
+CHECKED_ON = ("5.15.0", "5.24.0")  # versions of transformers: the lowest that setup.py allows, and the newest tried
 
 # By name: its parameters, and why no public hook will do.
 PRIVATE_NAMES = {
@@ -27,6 +27,14 @@ PRIVATE_NAMES = {
         ["self", "checkpoint_folder"],
         "`push_to_hub` saves the model again and waits for the upload; this one sends a checkpoint while training "
         "continues.",
+    ),
+    "_load_from_checkpoint": (
+        ["self", "resume_from_checkpoint", "model"],
+        "reads one file of weights, and no hook lets a model load a checkpoint that has several.",
+    ),
+    "_load_best_model": (
+        ["self"],
+        "does the same with the best checkpoint when training ends, and no hook lets a model do it itself.",
     ),
 }
 
@@ -50,6 +58,10 @@ class PrivateTrainer(Trainer):
         """Upload a checkpoint's model, as `args.hub_strategy` asks, while training continues."""
         super()._push_from_checkpoint(str(checkpoint))
 
+    def load_weights(self, checkpoint: Path, load: Callable[[], None]) -> None:
+        """Load a checkpoint's weights into the model; `load` is how the library does it."""
+        load()
+
     def _save_checkpoint(self, model, trial):
         run = Path(super()._get_output_dir(trial))
         self.save_checkpoint(run, partial(super()._save_checkpoint, model, trial))
@@ -59,3 +71,10 @@ class PrivateTrainer(Trainer):
 
     def _push_from_checkpoint(self, checkpoint_folder):
         """Do nothing where the library sends what it has just written: that is not in its final folder yet."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        load = partial(super()._load_from_checkpoint, resume_from_checkpoint, model)
+        self.load_weights(Path(resume_from_checkpoint), load)
+
+    def _load_best_model(self):
+        self.load_weights(Path(self.state.best_model_checkpoint), super()._load_best_model)

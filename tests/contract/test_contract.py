@@ -145,7 +145,7 @@ class TestTiedContract(common.ModelTesterMixin, unittest.TestCase):
         self.model_tester = ModelTester(self, self.embedding_sharing)
         self.config_tester = ConfigTester(self, config_class=SpanElectraConfig, hidden_size=32)
         # Sampling differs from call to call, where the mixin compares two.
-        best = mock.patch("span_electra.modeling_span_electra.sample_tokens", lambda logits, *_: logits.argmax(dim=-1))
+        best = mock.patch("span_electra.span_objectives.sample_tokens", lambda logits, *_: logits.argmax(dim=-1))
         best.start()
         self.addCleanup(best.stop)
 

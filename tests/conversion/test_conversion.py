@@ -1,5 +1,7 @@
 """Starting from what exists: ELECTRA's halves, BERT-shaped encoders, a generator that was trained alone."""
 
+import math
+
 import pytest
 import torch
 from test_modeling import batch, random_model, seeded, stock_halves, tiny_config
@@ -17,7 +19,9 @@ from transformers import (
 )
 
 from span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining, SpanElectraModel
+from span_electra.configuration_span_encoder import SpanEncoderConfig
 from span_electra.conversion.warm_start import from_electra, from_encoder, from_generator
+from span_electra.modeling_span_encoder import SpanEncoderForPreTraining
 
 SIZES = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SIZES |= {"intermediate_size": 37, "max_position_embeddings": 64}
@@ -205,9 +209,7 @@ def test_an_encoder_becomes_the_discriminator_with_equal_hidden_states(source, s
     model = from_encoder(tmp_path, embedding_sharing=sharing).eval()
     ids = torch.randint(5, 99, (3, 20))
     expected = getattr(source, "bert", source)(ids).last_hidden_state
-    embeddings = model.discriminator_embeddings(ids)
-    inputs = {"input_ids": ids} if embeddings is None else {"inputs_embeds": embeddings}
-    assert torch.allclose(model.electra(**inputs).last_hidden_state, expected, atol=1e-5)
+    assert torch.allclose(model.electra(ids).last_hidden_state, expected, atol=1e-5)
     assert model.config.max_position_embeddings == 64
     seeded(model, batch()).loss.backward()
 
@@ -246,6 +248,57 @@ def test_how_a_new_generator_starts_is_said_by_parameter(tmp_path, caplog, setti
     assert start in message and "a perplexity near or above the size of the vocabulary (99)" in message
     table = model.electra.get_input_embeddings().weight
     assert torch.equal(model.generator.generator_lm_head.weight, table)
+
+
+@pytest.mark.parametrize("sharing", ["tied", "disentangled", "separate"])
+def test_new_heads_begin_by_saying_nothing(tmp_path, sharing):
+    randomised(BertModel(BertConfig(**SIZES))).save_pretrained(tmp_path)
+    model = from_encoder(tmp_path, embedding_sharing=sharing).train()
+    output = seeded(model, batch())
+    assert not output.logits.any()
+    for loss in (output.rtd_loss, output.sbpo_loss):
+        assert loss.item() == pytest.approx(math.log(2))
+    (output.rtd_loss + output.sbpo_loss).backward()
+    assert not any(p.grad.any() for p in model.electra.parameters() if p.grad is not None)
+    assert all(p.grad.any() for p in model.discriminator_predictions.dense_prediction.parameters())
+
+
+@pytest.mark.parametrize("sharing", ["tied", "disentangled", "separate"])
+def test_a_model_tells_which_of_its_parameters_are_new(tmp_path, sharing):
+    randomised(BertModel(BertConfig(**SIZES))).save_pretrained(tmp_path)
+    new = from_encoder(tmp_path, embedding_sharing=sharing).new_parameters
+    assert "generator.electra.encoder.layer.0.output.dense.weight" in new
+    assert not any(name.startswith("electra.") or "word_embeddings" in name for name in new)
+    assert ("generator.electra.embeddings.position_embeddings.weight" in new) == (sharing != "tied")
+    assert {name.split(".")[0] for name in new} == {
+        *("generator", "discriminator_predictions", "sbgo_head", "sbpo_head", "sbpo_prediction"),
+    }
+
+
+def test_a_loaded_head_keeps_its_weights(tmp_path):
+    sizes = {"vocab_size": 99, "num_hidden_layers": 1}
+    source = randomised(ElectraForPreTraining(ElectraConfig(**sizes)))
+    source.save_pretrained(tmp_path / "d")
+    randomised(ElectraForMaskedLM(ElectraConfig(**sizes))).save_pretrained(tmp_path / "g")
+    model = from_electra(tmp_path / "d", tmp_path / "g")
+    ours, theirs = model.discriminator_predictions, source.discriminator_predictions
+    assert torch.equal(ours.dense_prediction.weight, theirs.dense_prediction.weight)
+    assert not model.sbpo_prediction.weight.any()
+    assert {name.split(".")[0] for name in model.new_parameters} == {"sbgo_head", "sbpo_head", "sbpo_prediction"}
+
+
+@pytest.mark.parametrize("is_loaded", [True, False], ids=["loaded", "new"])
+def test_a_disentangled_span_encoder_begins_with_the_tables_it_is_given(tmp_path, is_loaded):
+    source = randomised(BertForMaskedLM(BertConfig(**SIZES)))
+    source.save_pretrained(tmp_path)
+    config = SpanEncoderConfig(discriminator=source.config, generator=source.config)
+    networks = (BertModel.from_pretrained(tmp_path), BertForMaskedLM.from_pretrained(tmp_path)) if is_loaded else ()
+    model = SpanEncoderForPreTraining(config, *networks)
+    embedding = model.get_input_embeddings()
+    assert not embedding.residual.weight.any()
+    if is_loaded:
+        assert torch.equal(embedding.weight, source.get_input_embeddings().weight)
+        assert torch.equal(model.generator.get_output_embeddings().weight, source.get_output_embeddings().weight)
 
 
 def test_what_electra_cannot_hold_is_refused(tmp_path):
@@ -339,10 +392,13 @@ def test_the_discriminator_starts_from_the_generator_where_shapes_allow(tmp_path
     assert not same.config.share_encoder
     for name, weight in same.electra.state_dict().items():
         assert torch.equal(weight, same.generator.electra.state_dict()[name])
-    deeper = from_generator(tmp_path, **shape, num_hidden_layers=3, boundary_position_size=12)
-    for fitting, tensors, new in ((39, 39, "nothing"), (39, 55, "encoder")):
-        assert f"{fitting} of the {tensors} tensors of the discriminator's encoder" in caplog.text
-        assert f"New, at least in part: {new}." in caplog.text
+    shape |= {"boundary_position_size": 12}
+    deeper = from_generator(tmp_path, **shape, num_hidden_layers=3)
+    summed = from_generator(tmp_path, **shape, num_hidden_layers=2, embedding_sharing="disentangled")
+    assert torch.equal(summed.get_input_embeddings().weight, summed.generator.get_input_embeddings().weight)
+    said = [message for message in caplog.messages if "tensors of the discriminator's encoder" in message]
+    for message, (tensors, new) in zip(said, ((39, "nothing"), (55, "encoder"), (39, "nothing")), strict=True):
+        assert f"39 of the {tensors} tensors" in message and f"New, at least in part: {new}." in message
     key = "electra.encoder.layer.1.output.dense.weight"
     assert torch.equal(deeper.state_dict()[key], first.state_dict()[key])
 
@@ -353,9 +409,11 @@ def test_a_stage_in_which_the_generator_would_change_is_refused(tmp_path):
     random_model().save_pretrained(tmp_path / "tied")
     with pytest.raises(ValueError, match="`objective` is 'discriminator' and `embedding_sharing` is 'tied'"):
         SpanElectraForPreTraining.from_pretrained(tmp_path / "tied", objective="discriminator")
-    with pytest.raises(ValueError, match="`share_encoder` is True, and the two networks have different shapes"):
+    with pytest.raises(
+        ValueError, match=r"`share_encoder` is True, .* different shapes .*`hidden_size` 32, the generator's 8"
+    ):
         tiny_config(share_encoder=True)
-    with pytest.raises(ValueError, match="`objective` is 'both'; accepted are joint, generator, discriminator"):
+    with pytest.raises(ValueError, match="`objective` is 'both'; choose joint, generator, discriminator"):
         tiny_config(objective="both")
     ElectraForMaskedLM(ElectraConfig(**SIZES, embedding_size=16)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="`embedding_size` is 24 in the configuration and 16 in the generator"):

@@ -77,7 +77,6 @@ def test_a_discriminator_is_trained_against_a_generator_that_was_saved_alone(tmp
     assert torch.equal(model.generator(IDS).logits, generator(IDS).logits)
 
 
-@pytest.mark.xfail(strict=True, reason="save_pretrained writes the same auto_map for every class")
 @pytest.mark.parametrize(
     ("make", "served"),
     [

@@ -4,23 +4,26 @@ import dataclasses
 import logging
 import math
 import re
+from functools import partial
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from torch.nn import functional as F
 from trainer_examples import make_trainer, rows, tiny_model
 from transformers import TrainerCallback, TrainerState
 
 from span_electra import SpanElectraForPreTraining
-from span_electra.data_collator import DataCollatorForSpanMasking
+from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
 from span_electra.pretraining.alarms import LearningMonitor, learning_problems
 from span_electra.pretraining.arguments import PretrainingArguments
+from span_electra.pretraining.fixed_corruption import EvaluationCollator
 from span_electra.pretraining.trainer import NonFiniteLossError, SpanElectraTrainer
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 
 # The forked workers of a DataLoader are warned of by Python 3.12 and later, as this process has threads.
@@ -89,8 +92,10 @@ def test_evaluation_repeats_itself_and_leaves_the_randomness_of_training_alone(t
     assert 0 < first["eval_discriminator_auc"] < 1 and first["eval_mlm_loss"] == pytest.approx(math.log(99), rel=0.05)
 
 
-def test_the_readmes_own_trainer_runs(tokenizer, tmp_path, monkeypatch):
-    block = README.split("**In Python.**")[1].split("```python\n")[1].split("```")[0]
+def test_the_trainer_on_the_page_runs(tokenizer, tmp_path, monkeypatch):
+    (block,) = [
+        block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "SpanElectraTrainer(" in block
+    ]
     for large, small in {
         "max_steps=100_000": "max_steps=2, use_cpu=True",
         "vocab_size=": f"**{SIZES}, vocab_size=",
@@ -154,14 +159,23 @@ def test_training_logs_hold_the_metrics_since_the_last_log(tokenizer, tmp_path):
     assert trainer.train_metrics.originals.sum() == 0
 
 
+@pytest.mark.parametrize("is_noted", [True, False])  # whether the library's own norm of the gradient can be had
 @pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch"])
-def test_a_gradient_alone_that_is_not_finite_is_noticed(tokenizer, tmp_path, optim):
+def test_a_gradient_alone_that_is_not_finite_is_noticed(tokenizer, tmp_path, optim, is_noted):
     trainer = make_trainer(tokenizer, tmp_path, optim=optim)
+    if not is_noted:
+        trainer.accelerator.clip_grad_norm_ = partial(Accelerator.clip_grad_norm_, trainer.accelerator)
     weight = trainer.model.generator.electra.encoder.layer[0].output.dense.weight
     weight.register_hook(lambda gradient: gradient * (float("inf") if trainer.state.global_step == 2 else 1.0))
     with pytest.raises(NonFiniteLossError):
         trainer.train()
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+
+
+@pytest.mark.parametrize("max_grad_norm", [1.0, 0.0])
+def test_the_norm_of_a_gradient_is_taken_once(tokenizer, tmp_path, monkeypatch, max_grad_norm):
+    monkeypatch.delattr("span_electra.pretraining.trainer.get_total_norm")  # which takes it a second time
+    make_trainer(tokenizer, tmp_path, max_grad_norm=max_grad_norm).train()
 
 
 def test_a_loss_alone_that_is_not_finite_is_noticed(tokenizer, tmp_path):
@@ -307,8 +321,23 @@ def test_the_collator_that_evaluation_has_by_default_begins_with_the_first_epoch
 
 
 def test_what_the_model_takes_for_padding_is_what_the_collator_pads_with(tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="`pad_token_id` is 0, and `data_collator` pads with the tokenizer's, 2: "):
+    with pytest.raises(ValueError, match=r"`pad_token_id` is 0, but `data_collator` pads with the tokenizer's, 2\. "):
         make_trainer(tokenizer, tmp_path, model=tiny_model(pad_token_id=0))
+
+
+@pytest.mark.parametrize("share, pad_to", [(0.1, None), (0.15, 22), (0.2, 8)])
+def test_a_model_with_too_little_room_for_the_masked_tokens_is_refused(tokenizer, tmp_path, share, pad_to):
+    model = tiny_model()
+    model.largest_masked_share = share
+    collator = DataCollatorForSpanMasking(tokenizer, pad_to_multiple_of=pad_to)
+    args = PretrainingArguments(str(tmp_path), use_cpu=True, eval_strategy="no")
+    with pytest.raises(ValueError, match=rf"`largest_masked_share` is {share},.*`mask_ratio` 0\.15.*to None"):
+        SpanElectraTrainer(model=model, args=args, data_collator=collator)
+    model.largest_masked_share = 0.15 if pad_to is None else largest_masked_share(0.15, pad_to)
+    SpanElectraTrainer(model=model, args=args, data_collator=collator)
+    greedy = EvaluationCollator(DataCollatorForSpanMasking(tokenizer, mask_ratio=0.5), collator)
+    with pytest.raises(ValueError, match=r"`mask_ratio` 0\.5"):
+        SpanElectraTrainer(model=model, args=args, data_collator=collator, eval_data_collator=greedy)
 
 
 def test_evaluation_needs_a_collator_of_its_own(tokenizer, tmp_path):
