@@ -24,7 +24,7 @@ REFUSED = {
     "several labels": ({"train_file": "{home}/label_lists.jsonl"}, r"row 1: the label \[0, 1\] is not one value"),
     "answers that are no lists": (
         QA | {"train_file": "{home}/squad_flat.jsonl"},
-        r"q: answers is .*'Ada'.* text must be a list of texts",
+        r"q: answers is .*'Ada'.*Accepted: .*\[texts\]",
     ),
     "weights in part": (
         {"model_name_or_path": "{home}/half_empty"},
@@ -58,7 +58,7 @@ REFUSED = {
     "pairs and singles": ({"train_file": "{home}/pairs.jsonl"}, r"only one of them has the column 'sentence2'"),
     "scores as labels": (
         {"train_file": "{home}/scores_train.jsonl", "validation_file": "{home}/scores_dev.jsonl"},
-        r"the label 2\.5 is a score\. Use --task regression or, .* \(v2\.5, say\)",
+        r"the label 2\.5 is a score\. Use --task regression\. .* v2\.5\.",
     ),
     "words as scores": (
         SCORES | {"validation_file": "{home}/word_scores.jsonl"},
@@ -67,9 +67,9 @@ REFUSED = {
     "constant scores": (SCORES | {"train_file": "{home}/same_scores.jsonl"}, r"all rows have the label 2\.5"),
     "unknown tag": (
         NER | {"validation_file": "{home}/ner_unknown.jsonl"},
-        r"row 2, tag 1: 'B-ship' does not occur in .*ner_train\.jsonl, which has .* person, place\.",
+        r"row 2, tag 1: .*'ship' does not occur in .*ner_train\.jsonl, which has person, place\.",
     ),
-    "uneven tags": (NER | {"train_file": "{home}/ner_uneven.jsonl"}, r"two lists of one length; .* 2 long and 1 long"),
+    "uneven tags": (NER | {"train_file": "{home}/ner_uneven.jsonl"}, r"tokens and ner_tags .* 2 long and 1 long"),
     "not BIO": (NER | {"train_file": "{home}/ner_not_bio.jsonl"}, r"row 1, tag 1: 'NOUN' is not a BIO tag"),
     "tag ids": (NER | {"train_file": "{home}/ner_ids.jsonl"}, r"row 1, tag 1: 3 is not a BIO tag"),
     "no entities": (
@@ -81,7 +81,7 @@ REFUSED = {
         r"q5-0: the answer 'Zuse' is not at character \d+ of its context: it is not in the context\. Correct",
     ),
     "answer shifted": (QA | {"validation_file": "{home}/squad_shifted.json"}, r"q5-0: the answer .*: it is at \d+\."),
-    "no answer": (QA | {"train_file": "{home}/squad_unanswered.json"}, r"q5-0: 0 answers at 0 places"),
+    "no answer": (QA | {"train_file": "{home}/squad_unanswered.json"}, r"q5-0: 0 answers at 0 positions"),
     "no context": (
         QA | {"train_file": "{home}/squad_no_context.json"},
         r"not in SQuAD's format \(KeyError: 'context'",
@@ -120,7 +120,7 @@ REFUSED = {
     ),
     "predictions": ({"do_predict": True}, r"--do_predict is True; .* leave it out"),
     "seeds past the last": ({"seed": 2**32 - 1, "seeds": 2}, r"the last seed must be at most 4294967295"),
-    "no model of text": ({"model_name_or_path": "{home}/vit"}, r"vit: a vit, which is not a pure text encoder"),
+    "no model of text": ({"model_name_or_path": "{home}/vit"}, r"vit: a vit is not a text encoder"),
     "no questions": (QA | {"train_file": "{home}/squad_empty.json"}, r"squad_empty\.json: no rows"),
     "no training data": ({"train_file": None}, r"--train_file is missing"),
     "no validation data": ({"validation_file": None}, r"--validation_file is missing: the best checkpoint"),
@@ -131,11 +131,7 @@ REFUSED = {
     "no tokenizer": ({"tokenizer": "{home}/halves"}, r"The tokenizer .*halves: cannot be used .*--tokenizer"),
     "generator": (
         {"model_name_or_path": "{home}/generator"},
-        r"saved as ElectraForMaskedLM, a generator, .* Fine-tune the discriminator: .*/discriminator\.",
-    ),
-    "generator beside its discriminator": (
-        {"model_name_or_path": "{home}/halves/generator"},
-        r"Fine-tune the discriminator: .*/halves/discriminator\.",
+        r"saved as ElectraForMaskedLM, a generator\. Fine-tune the discriminator: ",
     ),
     "SpanElectra's generator": (
         {"model_name_or_path": "{home}/span_generator"},
@@ -143,7 +139,7 @@ REFUSED = {
     ),
     "first of two stages": (
         {"model_name_or_path": "{home}/first_stage"},
-        r"first_stage: only its generator was trained .* --objective discriminator --generator .*first_stage\.",
+        r"first_stage: only its generator was trained.* --objective discriminator --generator .*first_stage\.",
     ),
     "unknown option": ({"seds": 5}, r"--seds is not an option: did you mean --seeds\?"),
     "too long": ({"max_seq_length": 65}, r"--max_seq_length is 65; it must lie between 16 and 64"),
