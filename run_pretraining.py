@@ -17,8 +17,8 @@ from transformers import PreTrainedConfig, set_seed
 
 from span_electra.common.errors import InputError, paths_as_input_errors, print_error
 from span_electra.common.run_files import ARGUMENTS
-from span_electra.configuration_span_encoder import SpanEncoderConfig
 from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
+from span_electra.encoders.configuration_span_encoder import SpanEncoderConfig
 from span_electra.hub.publishing import PublishingError, prepare_repository
 from span_electra.inspection.sample_page import SamplePage
 from span_electra.pretraining.arguments import (

@@ -13,6 +13,7 @@ FOLDERS = (
     "common",
     "masking",
     "tokenization",
+    "encoders",
     "conversion",
     "training",
     "hub",

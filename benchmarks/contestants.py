@@ -9,7 +9,7 @@ from transformers import AutoModelForMaskedLM, ElectraForMaskedLM, ElectraForPre
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from span_electra import SpanElectraForPreTraining
-from span_electra.modeling_span_encoder import ReplacedTokenHead, SpanEncoderForPreTraining, new_encoder
+from span_electra.encoders.modeling_span_encoder import ReplacedTokenHead, SpanEncoderForPreTraining, new_encoder
 
 MASK_RATIO = 0.15  # electra-pytorch knows only this one
 RTD_WEIGHT = 50  # ELECTRA's

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from span_electra.configuration_span_encoder import GENERATOR_FOLDER, PRETRAINING_FOLDER
+from span_electra.encoders.configuration_span_encoder import GENERATOR_FOLDER, PRETRAINING_FOLDER
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 from span_electra.training.checkpoint_folders import ASIDE
 

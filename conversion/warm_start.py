@@ -19,7 +19,7 @@ from transformers import (
 from transformers.utils import logging as library_logging
 
 from span_electra.configuration_span_electra import ENCODER_SHAPE, STOCK_SETTINGS, SpanElectraConfig
-from span_electra.configuration_span_encoder import (
+from span_electra.encoders.configuration_span_encoder import (
     SpanEncoderConfig,
     as_config,
     check_family,
@@ -27,10 +27,10 @@ from span_electra.configuration_span_encoder import (
     generator_settings,
     shallower,
 )
+from span_electra.encoders.modeling_span_encoder import SpanEncoderForPreTraining, is_of_heads
+from span_electra.encoders.stock_encoders import load_whole, refuse_missing, without_pooler
 from span_electra.modeling_span_electra import WORD_EMBEDDINGS, SpanElectraForMaskedLM, SpanElectraForPreTraining
-from span_electra.modeling_span_encoder import SpanEncoderForPreTraining, is_of_heads
 from span_electra.span_objectives import SpanBoundaryHead, SpanObjectives
-from span_electra.stock_encoders import load_whole, refuse_missing, without_pooler
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 
 from span_electra.common.errors import InputError, one_line
 from span_electra.common.run_files import ARGUMENTS, CARD, CURVES, HISTORY, SAMPLES, without_config
-from span_electra.configuration_span_encoder import GENERATOR_FOLDER, PRETRAINING_FOLDER
+from span_electra.encoders.configuration_span_encoder import GENERATOR_FOLDER, PRETRAINING_FOLDER
 from span_electra.modeling_span_electra import __file__ as MODEL_CODE
 
 # What tokenizers save of themselves, whatever their kind. No pattern: a folder may hold notes of a similar name.

@@ -3,8 +3,8 @@
 import torch
 from transformers import CONFIG_MAPPING
 
-from span_electra.configuration_span_encoder import SpanEncoderConfig
-from span_electra.modeling_span_encoder import SpanEncoderForPreTraining
+from span_electra.encoders.configuration_span_encoder import SpanEncoderConfig
+from span_electra.encoders.modeling_span_encoder import SpanEncoderForPreTraining
 
 SHARING = ("tied", "disentangled", "separate")
 CLS, SEP, MASK = 0, 4, 3

@@ -13,12 +13,12 @@ import span_electra
 ROOT = Path(span_electra.__file__).parent
 # Each layer imports from those before it; folders of one layer do not know each other.
 ROOT_MODULES = ("configuration_span_electra", "span_objectives", "modeling_span_electra", "data_collator")
-ROOT_MODULES += ("configuration_span_encoder", "stock_encoders", "modeling_span_encoder")
 LAYERS = (
     ("common",),
     ("masking",),
     ("tokenization",),
     ROOT_MODULES,
+    ("encoders",),
     ("conversion",),
     ("training",),
     ("hub",),

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from span_electra.common.errors import InputError
 from span_electra.common.output_folder import names_of_earlier_output, remove
 from span_electra.common.run_files import ARGUMENTS, CARD, CURVES, HISTORY, SAMPLES
-from span_electra.configuration_span_encoder import GENERATOR_FOLDER, PRETRAINING_FOLDER
+from span_electra.encoders.configuration_span_encoder import GENERATOR_FOLDER, PRETRAINING_FOLDER
 from span_electra.training.checkpoint_folders import ASIDE, find_checkpoint
 
 logger = logging.getLogger(__name__)

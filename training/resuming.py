@@ -14,7 +14,7 @@ from transformers.utils import CONFIG_NAME
 
 from span_electra.common.errors import InputError
 from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraConfig
-from span_electra.configuration_span_encoder import PRETRAINING_FOLDER, SpanEncoderConfig
+from span_electra.encoders.configuration_span_encoder import PRETRAINING_FOLDER, SpanEncoderConfig
 from span_electra.masking.randomness import MASKING_VERSION
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.training.checkpoint_folders import sealed_facts

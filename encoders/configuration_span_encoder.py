@@ -12,7 +12,12 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from .configuration_span_electra import EMBEDDING_SHARING, SpanObjectivesConfig, check_choice, refuse_unknown
+from span_electra.configuration_span_electra import (
+    EMBEDDING_SHARING,
+    SpanObjectivesConfig,
+    check_choice,
+    refuse_unknown,
+)
 
 logger = logging.get_logger(__name__)
 

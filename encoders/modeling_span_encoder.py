@@ -21,8 +21,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 from transformers.utils.generic import is_flash_attention_requested
 
-from .configuration_span_electra import refuse_unknown
-from .configuration_span_encoder import (
+from span_electra.configuration_span_electra import refuse_unknown
+from span_electra.encoders.configuration_span_encoder import (
     GENERATOR_FOLDER,
     OWN_SETTINGS,
     PRETRAINING_FOLDER,
@@ -31,8 +31,7 @@ from .configuration_span_encoder import (
     first_position,
     layer_norm_eps_of,
 )
-from .span_objectives import DisentangledEmbedding, SpanObjectives, sequence_numbers
-from .stock_encoders import (
+from span_electra.encoders.stock_encoders import (
     embeddings_of,
     load_whole,
     module_path,
@@ -43,6 +42,7 @@ from .stock_encoders import (
     without_encoder,
     without_pooler,
 )
+from span_electra.span_objectives import DisentangledEmbedding, SpanObjectives, sequence_numbers
 
 logger = logging.get_logger(__name__)
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from span_encoder_examples import FAMILIES, SHARING, batch_for, random_pair
 from transformers import AutoModel, AutoModelForMaskedLM
 
-from span_electra.modeling_span_encoder import SpanEncoderForPreTraining
+from span_electra.encoders.modeling_span_encoder import SpanEncoderForPreTraining
 
 EVERY_FAMILY = pytest.mark.parametrize("kind", FAMILIES)
 EVERY_SHARING = pytest.mark.parametrize("sharing", SHARING)

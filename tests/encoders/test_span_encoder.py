@@ -13,8 +13,8 @@ from transformers import CONFIG_MAPPING, AutoModel, AutoModelForMaskedLM, BertCo
 
 import span_electra
 from span_electra import SpanElectraConfig, SpanElectraForPreTraining
-from span_electra.configuration_span_encoder import TESTED_FAMILIES, SpanEncoderConfig
-from span_electra.modeling_span_encoder import (
+from span_electra.encoders.configuration_span_encoder import TESTED_FAMILIES, SpanEncoderConfig
+from span_electra.encoders.modeling_span_encoder import (
     SEPARATE_SEQUENCES,
     SpanEncoderForPreTraining,
     embeddings_of,
