@@ -137,7 +137,7 @@ def build_trainer(
         # With fixed shapes nothing is compiled twice, and the device never waits for a count.
         pad_to = data.max_seq_length
         model.largest_masked_share = largest_masked_share(data.mask_ratio, data.max_seq_length)
-    form = {"pad_to_multiple_of": pad_to, "pack_documents": data.pack_documents}
+    form: dict[str, Any] = {"pad_to_multiple_of": pad_to, "pack_documents": data.pack_documents}
     fixed_collator = partial(DataCollatorForSpanMasking, tokenizer, **form)
     collator = partial(
         fixed_collator,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from span_electra.common.command_line import check_positive, parse_options
 from span_electra.common.errors import InputError
 from span_electra.common.paths import lies_in
-from span_electra.configuration_span_electra import OBJECTIVES, SpanElectraConfig
+from span_electra.configuration_span_electra import OBJECTIVES, SpanObjectivesConfig
 from span_electra.pretraining.history import SUMMARY
 from span_electra.training.arguments import (
     SCHEDULES_BY_METRIC,
@@ -361,7 +361,7 @@ def refuse_metrics(training: PretrainingArguments, accepted: set[str]) -> None:
         raise InputError(f"--metric_for_best_model is {training.metric_for_best_model}; accepted are {names}.")
 
 
-def check_metric(training: PretrainingArguments, config: SpanElectraConfig, has_probe: bool) -> None:
+def check_metric(training: PretrainingArguments, config: SpanObjectivesConfig, has_probe: bool) -> None:
     """Refuse to choose the best model by a metric that the run does not compute."""
     absent = UNDIRECTED | (set() if has_probe else {"probe_accuracy"})
     absent |= {f"{name}_loss" for name in ("sbgo", "sbpo") if not getattr(config, f"use_{name}")}

@@ -27,7 +27,13 @@ SHAPE += ("hidden_act", "layer_norm_eps", "pad_token_id")
 
 PAIR_SHAPE = ("max_span_length", "boundary_position_size", "embedding_sharing", "use_sbgo", "use_sbpo", "objective")
 # Of a stock configuration everything else: which class was saved by which version, and what only training reads.
-NOT_OF_THE_SHAPE = ("architectures", "dtype", "transformers_version", "_name_or_path", "attention_dropout")
+NOT_OF_THE_SHAPE: tuple[str, ...] = (
+    "architectures",
+    "dtype",
+    "transformers_version",
+    "_name_or_path",
+    "attention_dropout",
+)
 NOT_OF_THE_SHAPE += ("hidden_dropout_prob", "attention_probs_dropout_prob", "embedding_dropout", "mlp_dropout")
 
 # What two runs must have in common besides `run_facts`: the options of the script that say how rows are masked,
