@@ -232,6 +232,7 @@ class SpanElectraForPreTraining(SpanObjectives, SpanElectraPreTrainedModel):
     """
 
     config: SpanElectraConfig
+    generator: ElectraForMaskedLM
     _keys_to_ignore_on_load_unexpected = [r"^embedding_residual$"]  # an earlier name; the sum is in the file as well
     # The generator is small, and the library cannot divide what is tied within it between devices.
     _no_split_modules = ["ElectraForMaskedLM", "ElectraEmbeddings", "ElectraLayer"]
@@ -285,7 +286,7 @@ class SpanElectraForPreTraining(SpanObjectives, SpanElectraPreTrainedModel):
         discriminator = dict(self.named_parameters(remove_duplicate=False))
         embedding = self.electra.get_input_embeddings()
         if isinstance(embedding, DisentangledEmbedding) and embedding.loaded_sum is not None:
-            discriminator[WORD_EMBEDDINGS] = embedding.loaded_sum
+            discriminator[WORD_EMBEDDINGS] = embedding.loaded_sum  # type: ignore[assignment]
         for name, weight in discriminator.items():
             counterpart = f"generator.{name}"
             if name.startswith(tuple(shared)) and counterpart in missing and name not in missing:
@@ -318,7 +319,7 @@ class SpanElectraForPreTraining(SpanObjectives, SpanElectraPreTrainedModel):
     def set_output_embeddings(self, new_embeddings):
         self.generator.set_output_embeddings(new_embeddings)
 
-    def resize_token_embeddings(
+    def resize_token_embeddings(  # type: ignore[override]
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Module:
         """Resize the vocabulary of both networks; arguments as in [`PreTrainedModel`]."""
@@ -329,12 +330,12 @@ class SpanElectraForPreTraining(SpanObjectives, SpanElectraPreTrainedModel):
                 self.tie_weights()
             return embeddings
         table = self.generator.resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
-        embeddings = self.get_input_embeddings()
-        embeddings.resize(table.num_embeddings)
+        summed = self.get_input_embeddings()
+        summed.resize(table.num_embeddings)
         self.config.vocab_size = self.electra.config.vocab_size = table.num_embeddings
         self.tie_weights()
         self.freeze_untrained()
-        return embeddings
+        return summed
 
     def save_pretrained(self, save_directory, is_main_process=True, state_dict: dict | None = None, *args, **kwargs):
         """As [`PreTrainedModel.save_pretrained`]; the folder loads with every SpanElectra and stock ELECTRA class."""
@@ -379,7 +380,8 @@ class SpanElectraForPreTraining(SpanObjectives, SpanElectraPreTrainedModel):
             return super().score_vocabulary(hidden, masked)
         from_positions = self.generator.generator_predictions(masked.at_positions(hidden))  # (N, E)
         from_boundaries = self.sbgo_head(*masked.at_boundaries(hidden), masked.offset)  # (N, E)
-        return (*self.score_from_boundaries(torch.cat([from_positions, from_boundaries])).chunk(2),)
+        mlm_logits, sbgo_logits = self.score_from_boundaries(torch.cat([from_positions, from_boundaries])).chunk(2)
+        return mlm_logits, sbgo_logits
 
     def encode_corrupted(self, input_ids: torch.Tensor | None, **inputs) -> BaseModelOutput:
         self.refuse_shared_adapters()

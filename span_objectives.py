@@ -168,7 +168,8 @@ class SpanObjectives(nn.Module):
         """
         if labels is not None and input_ids is None:
             raise ValueError("`labels` need `input_ids`: the joint step replaces tokens by their ids.")
-        return_dict = self.config.return_dict if return_dict is None else return_dict
+        if return_dict is None:
+            return_dict = self.config.return_dict  # type: ignore[attr-defined]
         if position_ids is not None:
             position_ids = position_ids.expand(len(inputs_embeds if input_ids is None else input_ids), -1)
         masks = self.attention_mask_of(attention_mask, position_ids)
