@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 from .common.vocabulary import vocabulary_size
 from .configuration_span_electra import SpanElectraConfig
-from .configuration_span_encoder import SpanEncoderConfig
 from .data_collator import DataCollatorForSpanMasking
+from .encoders.configuration_span_encoder import SpanEncoderConfig
+from .encoders.modeling_span_encoder import SpanEncoderForPreTraining
 from .modeling_span_electra import (
     SpanElectraForMaskedLM,
     SpanElectraForMultipleChoice,
@@ -15,7 +16,6 @@ from .modeling_span_electra import (
     SpanElectraForTokenClassification,
     SpanElectraModel,
 )
-from .modeling_span_encoder import SpanEncoderForPreTraining
 
 if TYPE_CHECKING:
     from .hub.publishing import push_run

@@ -1,9 +1,9 @@
-"""Fine-tune an encoder on a task: sentences, pairs, scores, token labels, questions. Once, or with several seeds.
+"""Fine-tune an encoder: classify or score sentences and pairs, label tokens, answer questions.
 
     accelerate launch run_finetuning.py --model_name_or_path my_model --task classification \\
         --train_file train.jsonl --validation_file dev.jsonl --seeds 5 --output_dir my_classifier
 
-Every option may stand on the command line, in a recipe, or in both: the command line wins. `--help` lists them.
+Give an option on the command line, in a recipe, or in both: the command line wins. `--help` lists them.
 """
 
 import copy
@@ -30,7 +30,7 @@ from span_electra.finetuning.encoder import (
     longest_row,
     set_dropout,
 )
-from span_electra.finetuning.model_card import write_card
+from span_electra.finetuning.model_card import finetuned_card
 from span_electra.finetuning.question_answering import QuestionAnswering
 from span_electra.finetuning.report import (
     CONFUSION,
@@ -54,11 +54,11 @@ logger = logging.getLogger("span_electra")
 TASK_CLASSES: dict[str, type[Task]] = dict(
     zip(TASKS, (Classification, Regression, TokenClassification, QuestionAnswering), strict=True)
 )
-SETTINGS = "finetuning.json"  # written first: by it a folder is known to be a fine-tuning's
+SETTINGS = "finetuning.json"  # written first: it marks a folder as a fine-tuning's
 
-# All that a run writes, as globs; --overwrite_output_dir removes nothing else.
+# Everything that a run writes, as globs. --overwrite_output_dir removes nothing else.
 WRITTEN = ("seed-*", "*.safetensors", "config.json", CARD, RESULTS, CONFUSION)
-NOT_COPIED = ("runs", "training_args.bin")  # of the best seed's folder
+NOT_COPIED = ("runs", "training_args.bin")  # stays in the best seed's folder
 NOT_PUBLISHED = ("seed-*/", LOCK)
 
 
@@ -85,9 +85,7 @@ def run(arguments: Sequence[str]) -> None:
             training_arguments.metric_for_best_model
         )
         config.update(task.head_settings())
-        build_model(
-            encoder_arguments, config, task
-        )  # weights that cannot be used are refused before a folder is touched
+        build_model(encoder_arguments, config, task)  # refuses unusable weights before a folder is touched
     settings = {**asdict(encoder_arguments), **asdict(task_arguments), **training_arguments.to_dict()}
     settings |= {"max_seq_length": task.max_length, "dropout": dropout}
     settings["stride"] = task.stride if task.reads_windows else None
@@ -99,24 +97,24 @@ def run(arguments: Sequence[str]) -> None:
             model = build_model(encoder_arguments, config, task)
             results.append(train(seed_arguments(training_arguments, seed), task, model, train_rows, eval_rows))
             summary = summarise(results, metric, task.baseline(), task.baseline_answer)
-            if training_arguments.should_save:  # after each, so that a later one that fails takes none along
+            if training_arguments.should_save:  # after each seed, so that a failure keeps the earlier ones
                 write_results(output_dir, summary, settings)
         if training_arguments.should_save:
             best = best_result(results, metric)
             keep(best.seed, output_dir)
-            write_card(output_dir, summary, settings)
+            finetuned_card(summary, settings).save(Path(output_dir) / CARD)
             task.draw(best.answers, Path(output_dir) / CONFUSION)
             print(results_table(summary))
-            print(f"saved to {output_dir}: the model of seed {best.seed}, its card, {RESULTS}; a folder for each seed")
+            print(f"saved to {output_dir}: the model of seed {best.seed}, its card, {RESULTS}, a folder for each seed")
 
 
 def seed_arguments(arguments: FinetuningArguments, seed: int) -> FinetuningArguments:
-    """The arguments of one seed's run."""
+    """Return the arguments of one seed's run."""
     changed = copy.copy(arguments)
     changed.seed = seed
     changed.output_dir = str(seed_folder(arguments.output_dir, seed))
     if arguments.data_seed is None:
-        # An epoch's order follows from this seed plus the epoch, so neighbouring seeds would share their orders.
+        # The Trainer adds the epoch to this seed to order the rows, so neighbouring seeds would share their orders.
         changed.data_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
     changed.greater_is_better = not arguments.metric_for_best_model.endswith("loss")
     follow_metric(changed)
@@ -126,7 +124,7 @@ def seed_arguments(arguments: FinetuningArguments, seed: int) -> FinetuningArgum
 def train(
     arguments: FinetuningArguments, task: Task, model: PreTrainedModel, train_rows: Dataset, eval_rows: Dataset
 ) -> SeedResult:
-    """Train one seed, evaluate its best checkpoint, and leave that in the seed's folder."""
+    """Train one seed, and evaluate and save its best checkpoint."""
     task.begin(model)
     trainer = FinetuningTrainer(
         model=model,
@@ -161,7 +159,7 @@ def seed_folder(output_dir: str, seed: int) -> Path:
 
 
 def keep(seed: int, output_dir: str) -> None:
-    """Copy a seed's model to where people look for it."""
+    """Copy a seed's model to the top of the run's folder."""
     ignore = shutil.ignore_patterns(*NOT_COPIED)
     shutil.copytree(seed_folder(output_dir, seed), output_dir, ignore=ignore, dirs_exist_ok=True)
 

@@ -17,9 +17,10 @@ from transformers import PreTrainedConfig, set_seed
 
 from span_electra.common.errors import InputError, paths_as_input_errors, print_error
 from span_electra.common.run_files import ARGUMENTS
-from span_electra.configuration_span_encoder import SpanEncoderConfig
 from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
+from span_electra.encoders.configuration_span_encoder import SpanEncoderConfig
 from span_electra.hub.publishing import PublishingError, prepare_repository
+from span_electra.inspection.sample_page import SamplePage
 from span_electra.pretraining.arguments import (
     DataArguments,
     ModelArguments,
@@ -97,6 +98,8 @@ def run(arguments: Sequence[str]) -> None:
             settings=settings,
             probe=probe,
         )
+        if eval_rows is not None:
+            trainer.add_callback(SamplePage(trainer))
         describe(trainer, data_arguments.max_seq_length)
         trainer.args.eval_on_start &= checkpoint is None  # a resumed run's history already has that evaluation
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
@@ -137,8 +140,9 @@ def build_trainer(
         # With fixed shapes nothing is compiled twice, and the device never waits for a count.
         pad_to = data.max_seq_length
         model.largest_masked_share = largest_masked_share(data.mask_ratio, data.max_seq_length)
-    form = {"pad_to_multiple_of": pad_to, "pack_documents": data.pack_documents}
-    fixed_collator = partial(DataCollatorForSpanMasking, tokenizer, **form)
+    fixed_collator = partial(
+        DataCollatorForSpanMasking, tokenizer, pad_to_multiple_of=pad_to, pack_documents=data.pack_documents
+    )
     collator = partial(
         fixed_collator,
         mask_ratio=data.mask_ratio,

@@ -13,11 +13,13 @@ FOLDERS = (
     "common",
     "masking",
     "tokenization",
+    "encoders",
     "conversion",
     "training",
     "hub",
     "pretraining",
     "finetuning",
+    "inspection",
     "configs",
 )
 
@@ -40,7 +42,10 @@ setup(
     python_requires=">=3.10",
     packages=["span_electra", *(f"span_electra.{folder}" for folder in FOLDERS)],
     package_dir={"span_electra": "."} | {f"span_electra.{folder}": folder for folder in FOLDERS},
-    package_data={"span_electra.configs": ["*.json", "*.yaml", "recipes/*", "accelerate/*"]},
+    package_data={
+        "span_electra.configs": ["*.json", "*.yaml", "recipes/*", "accelerate/*"],
+        "span_electra.inspection": ["page.*"],
+    },
     include_package_data=False,
     cmdclass={"build_py": BuildPackage},
     install_requires=[
@@ -55,6 +60,7 @@ setup(
         "filelock>=3.12",
         "numpy>=1.26",
         "matplotlib>=3.8",
+        "jinja2",
         "pyyaml",
         "zstandard",
         "scikit-learn>=1.3",

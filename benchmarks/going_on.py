@@ -26,7 +26,7 @@ from transformers import AutoTokenizer, get_linear_schedule_with_warmup, set_see
 
 from span_electra.conversion.warm_start import from_stock_encoder
 from span_electra.data_collator import DataCollatorForSpanMasking
-from span_electra.modeling_span_encoder import SpanEncoderForPreTraining
+from span_electra.encoders.modeling_span_encoder import SpanEncoderForPreTraining
 from span_electra.pretraining.fixed_corruption import trade_places
 from span_electra.pretraining.metrics import FIXED, PretrainingMetrics
 from span_electra.pretraining.optimizer import slow_down_loaded

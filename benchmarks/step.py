@@ -1,13 +1,14 @@
-"""Time and memory of the joint training step, beside what one would use otherwise.
+"""Time and memory of the joint training step, beside the alternatives.
 
     python benchmarks/step.py                                       # every cell of the table; long on a CPU
     python benchmarks/step.py --lengths 128 --vocab_sizes 10000 --precisions fp32 --dropouts 0.1 --memory --profile
-    pip install electra-pytorch txtai                               # two more peers; each is left out if it is missing
+    pip install electra-pytorch txtai                               # two more peers, left out if they are missing
 
-All contestants start from the same weights and get the same batch; before they are timed, their losses are compared.
-They run in turns, so that a noisy machine slows all alike; times are medians, and a ratio is the median of the ratios
-of the rounds. A step is forward, backward, clipping and AdamW. FLOPs are those of the matrix products, forward and
-backward (attention's included); the peak is what a large matrix product reaches on the same device in the same run.
+All contestants of a family (ELECTRA, ModernBERT) start from the same weights and get the same batch. Their losses must
+agree before they are timed. They take turns, so that a noisy machine slows all of them alike. Times are medians, and a
+ratio is the median over rounds. A step is forward, backward, clipping and AdamW. The peers tie the embeddings; ours
+keeps its default, which for ModernBERT means a second table (`disentangled`). FLOPs are those of the matrix products,
+attention's included; the peak is what a large matrix product reaches on the same device in the same run.
 """
 
 import argparse
@@ -31,16 +32,32 @@ from torch import nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
-from span_electra import SpanElectraConfig, SpanElectraForPreTraining, span_objectives
+from span_electra import (
+    SpanElectraConfig,
+    SpanElectraForPreTraining,
+    SpanEncoderConfig,
+    SpanEncoderForPreTraining,
+    span_objectives,
+)
 from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
 from span_electra.tokenization.packing import share_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
+from contestants import (
+    EARLY,
+    MASK_RATIO,
+    NAIVE,
+    OURS,
+    PEERS,
+    TOKEN_OBJECTIVES,
+    Naive,
+    Ours,
+    is_installed,
+    stock_pair,
+)
 from data import made_up_tokenizer
 
-MASK_RATIO = 0.15
 ELECTRA_SMALL = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024, "embedding_size": 128}
 ELECTRA_BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072, "embedding_size": 768}
 SIZES = {
@@ -48,6 +65,10 @@ SIZES = {
     "small": {**ELECTRA_SMALL, "num_hidden_layers": 12},
     "base": {**ELECTRA_BASE, "num_hidden_layers": 12, "generator_hidden_size": 256},
 }
+# ModernBERT has the same shapes. Its generator is as wide as the discriminator, and has a third of the layers.
+FAMILIES = ("electra", "modernbert")
+ELECTRA_ALONE = ("embedding_size", "generator_hidden_size")
+SPECIAL_IDS = {"cls_token_id": 0, "bos_token_id": 0, "sep_token_id": 1, "eos_token_id": 1}  # of `made_up_tokenizer`
 
 
 @dataclass(frozen=True)
@@ -62,23 +83,24 @@ class Setting:
     dropout: float
     device: str
     attention: str = "sdpa"
-    mask_ratio: float = MASK_RATIO  # electra-pytorch knows only this one
-    width: int | None = None  # another one than the size's own
+    mask_ratio: float = MASK_RATIO
+    width: int | None = None  # if not the size's own
+    family: str = "electra"
 
-    def config(self, **objectives) -> SpanElectraConfig:
+    def model(self, **objectives) -> SpanElectraForPreTraining | SpanEncoderForPreTraining:
+        """Our joint model with new weights."""
         shape = dict(SIZES[self.size])
-        if self.width is not None:  # heads of 64, as wide a feed-forward layer as ELECTRA's
+        if self.width is not None:  # heads of 64, and ELECTRA's ratio of the feed-forward layer
             shape |= {"hidden_size": self.width, "num_attention_heads": self.width // 64}
             shape["intermediate_size"] = 4 * self.width
-        return SpanElectraConfig(
-            **shape,
-            vocab_size=self.vocab_size,
-            max_position_embeddings=max(512, self.length),
-            hidden_dropout_prob=self.dropout,
-            attention_probs_dropout_prob=self.dropout,
-            pad_token_id=2,
-            **objectives,
-        )
+        shape |= {"vocab_size": self.vocab_size, "max_position_embeddings": max(512, self.length), "pad_token_id": 2}
+        if self.family == "electra":
+            dropout = {"hidden_dropout_prob": self.dropout, "attention_probs_dropout_prob": self.dropout}
+            return SpanElectraForPreTraining(SpanElectraConfig(**shape, **dropout, **objectives))
+        shape = {name: value for name, value in shape.items() if name not in ELECTRA_ALONE}
+        shape |= dict.fromkeys(("attention_dropout", "embedding_dropout", "mlp_dropout"), self.dropout)
+        shape |= SPECIAL_IDS | {"model_type": self.family}
+        return SpanEncoderForPreTraining(SpanEncoderConfig.from_settings(shape | objectives))
 
     def make_batch(self) -> dict[str, torch.Tensor]:
         """Full rows of random tokens, a third of which continue a word; every span becomes [MASK]."""
@@ -100,99 +122,8 @@ class Setting:
 # --- contestants -------------------------------------------------------------------------------------------------
 
 
-class Naive(nn.Module):
-    """Stock generator and discriminator, put together the way one writes it first. MLM and RTD alone."""
-
-    def __init__(self, generator: ElectraForMaskedLM, discriminator: ElectraForPreTraining):
-        super().__init__()
-        self.generator, self.discriminator = generator, discriminator
-
-    def sample(self, logits: torch.Tensor) -> torch.Tensor:
-        return torch.multinomial(logits.float().softmax(dim=-1), 1).squeeze(-1)
-
-    def propose(self, logits: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
-        return self.sample(logits[masked])
-
-    def forward(self, input_ids, attention_mask, labels):
-        generated = self.generator(input_ids, attention_mask=attention_mask, labels=labels)
-        masked = labels != -100
-        corrupted = input_ids.clone()
-        corrupted[masked] = self.propose(generated.logits.detach(), masked)
-        is_replaced = masked & (corrupted != labels)
-        detected = self.discriminator(corrupted, attention_mask=attention_mask, labels=is_replaced.long())
-        return generated.loss + 50 * detected.loss
-
-
-class Early(Naive):
-    """The same as ports wrote it when libraries had no other attention than the eager one: every token is sampled."""
-
-    def propose(self, logits: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
-        return self.sample(logits.flatten(0, 1))[masked.flatten()]
-
-
-class Logits(nn.Module):
-    """A stock model that returns its logits alone, as electra-pytorch expects."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids, **inputs):
-        return self.model(input_ids, **inputs).logits
-
-
-class ElectraPyTorch(nn.Module):
-    """The package electra-pytorch, which masks in its forward: single tokens, as many as the others have."""
-
-    def __init__(self, generator: ElectraForMaskedLM, discriminator: ElectraForPreTraining):
-        from electra_pytorch import Electra
-
-        super().__init__()
-        self.electra = Electra(
-            Logits(generator),
-            Logits(discriminator),
-            mask_prob=MASK_RATIO,
-            replace_prob=1.0,
-            mask_token_id=3,
-            pad_token_id=2,
-            mask_ignore_token_ids=[0, 1],
-        )
-
-    def forward(self, input_ids, attention_mask, labels):
-        original = torch.where(labels == -100, input_ids, labels)
-        return self.electra(original, attention_mask=attention_mask).loss
-
-
-class Txtai(nn.Module):
-    """The token detection model of the package txtai."""
-
-    def __init__(self, generator: ElectraForMaskedLM, discriminator: ElectraForPreTraining):
-        from txtai.models import TokenDetection
-
-        super().__init__()
-        self.detection = TokenDetection(generator, discriminator, tokenizer=None)
-
-    def forward(self, input_ids, attention_mask, labels):
-        return self.detection(input_ids, labels=labels, attention_mask=attention_mask)[0]
-
-
-class Ours(nn.Module):
-    def __init__(self, model: SpanElectraForPreTraining):
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids, attention_mask, **batch):
-        return self.model(input_ids, attention_mask, **batch).loss
-
-
-NAIVE, EARLY = "naive composition", "naive, eager, samples all"
-OURS, TOKEN_OBJECTIVES = "SpanElectra", "SpanElectra, MLM + RTD only"
-PEERS = {NAIVE: Naive, EARLY: Early, "electra-pytorch": ElectraPyTorch, "txtai": Txtai}
-MODULES = {"electra-pytorch": "electra_pytorch", "txtai": "txtai"}
-
-
-def contestants(compiled: bool = False) -> list[str]:
-    names = [name for name in PEERS if name not in MODULES or importlib.util.find_spec(MODULES[name])]
+def contestants(family: str = "electra", compiled: bool = False) -> list[str]:
+    names = [name for name in PEERS if is_installed(name) and (family == "electra" or name != "txtai")]
     names += [TOKEN_OBJECTIVES, OURS]
     return names + [f"{name}, compiled" for name in (NAIVE, OURS) if compiled]
 
@@ -202,21 +133,15 @@ def build(name: str, setting: Setting) -> nn.Module:
     kind = name.removesuffix(", compiled")
     objectives = {"use_sbgo": False, "use_sbpo": False} if kind == TOKEN_OBJECTIVES else {}
     torch.manual_seed(0)
-    source = SpanElectraForPreTraining(setting.config())
+    source = setting.model()
     if kind in PEERS:
-        generator = ElectraForMaskedLM(source.config.generator_config())
-        generator.load_state_dict(source.generator.state_dict())
-        discriminator = ElectraForPreTraining(source.config.discriminator_config())
-        weights = source.state_dict()
-        discriminator.load_state_dict({key: weights[key] for key in discriminator.state_dict()})
-        generator.electra.embeddings = discriminator.electra.embeddings
-        generator.generator_lm_head.weight = discriminator.get_input_embeddings().weight
-        discriminator.set_attn_implementation("eager")  # the only one that txtai's wrapper accepts for itself
-        model: nn.Module = PEERS[kind](generator, discriminator)
-        for half in (generator, discriminator):
+        halves = stock_pair(source)
+        halves[1].set_attn_implementation("eager")  # the only one that txtai's wrapper accepts for itself
+        model: nn.Module = PEERS[kind](*halves)
+        for half in halves:
             half.set_attn_implementation("eager" if kind == EARLY else setting.attention)
     else:
-        ours = SpanElectraForPreTraining(setting.config(**objectives))
+        ours = setting.model(**objectives)
         ours.load_state_dict(source.state_dict(), strict=not objectives)
         ours.set_attn_implementation(setting.attention)
         if setting.device != "cpu":  # as in run_pretraining.py
@@ -276,7 +201,7 @@ def check_losses(setting: Setting) -> dict[str, float]:
     batch = setting.make_batch()
     losses = {}
     with best_guess_sampled(batch["labels"]):
-        for name in contestants():
+        for name in contestants(setting.family):
             model = build(name, setting)
             if isinstance(model, Ours):
                 output = model.model(**batch)
@@ -363,7 +288,7 @@ def measure(setting: Setting, rounds: int, compiled: bool, memory: bool) -> list
     """One cell of the table: a row for each contestant."""
     check_losses(setting)
     batch = setting.make_batch()
-    names = contestants(compiled)
+    names = contestants(setting.family, compiled)
     product, product_flops = matrix_product(setting)
     steps: dict[str, Callable[[], object]] = {name: make_step(name, setting, batch) for name in names}
     seconds = time_in_turns({**steps, "product": product}, setting.device, rounds)
@@ -388,9 +313,9 @@ def measure(setting: Setting, rounds: int, compiled: bool, memory: bool) -> list
 
 def show(setting: Setting, rows: list[dict]) -> None:
     print(
-        f"\n{setting.size}, length {setting.length}, vocabulary {setting.vocab_size:,}, batch {setting.batch}, "
-        f"{setting.precision}, dropout {setting.dropout}, {setting.attention}, {setting.device}; "
-        f"peak {rows[0]['peak_flops_per_second'] / 1e12:.3f} TFLOP/s"
+        f"\n{setting.family}, {setting.size}, length {setting.length}, vocabulary {setting.vocab_size:,}, "
+        f"batch {setting.batch}, {setting.precision}, dropout {setting.dropout}, {setting.attention}, "
+        f"{setting.device}; peak {rows[0]['peak_flops_per_second'] / 1e12:.3f} TFLOP/s"
     )
     print(f"{'':32}{'seconds':>10}{'ratio':>8}{'tokens/s':>12}{'GFLOP':>10}{'of peak':>9}{'memory':>12}")
     naive_bytes = rows[0].get("peak_bytes")
@@ -498,6 +423,7 @@ def main() -> None:
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--vocab_sizes", type=int, nargs="+", default=[10_000, 30_522])
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
@@ -517,15 +443,21 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.device}")
     cells = itertools.product(
-        arguments.attention, arguments.precisions, arguments.dropouts, arguments.vocab_sizes, arguments.lengths
+        arguments.families,
+        arguments.attention,
+        arguments.precisions,
+        arguments.dropouts,
+        arguments.vocab_sizes,
+        arguments.lengths,
     )
     results = []
-    for attention, precision, dropout, vocab_size, length in cells:
+    for family, attention, precision, dropout, vocab_size, length in cells:
         if attention == "flex_attention" and dropout:
             print("flex_attention has no dropout: left out")
             continue
         setting = Setting(
-            arguments.size, length, vocab_size, arguments.batch, precision, dropout, arguments.device, attention
+            *(arguments.size, length, vocab_size, arguments.batch, precision, dropout, arguments.device, attention),
+            family=family,
         )
         if arguments.device != "cpu":
             check_no_synchronisation(setting)

@@ -22,17 +22,19 @@ from pathlib import Path
 
 import psutil
 
+from span_electra.encoders.configuration_span_encoder import GENERATOR_FOLDER, PRETRAINING_FOLDER
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 from span_electra.training.checkpoint_folders import ASIDE
 
-SIZES = {"embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-SIZES |= {"intermediate_size": 64, "max_position_embeddings": 64}
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+SIZES |= {"max_position_embeddings": 64}
+MODELS = {"electra": SIZES | {"embedding_size": 16}, "modernbert": SIZES | {"model_type": "modernbert"}}
 TIMES = ("runtime", "per_second", "_time")
 STEPS, ROWS_PER_UPDATE = 40, 8
 AXES = ("source", "workers", "processes", "accumulated")
 
 
-def make_home(home: Path) -> None:
+def make_home(home: Path, model: str) -> None:
     """Text, tokenizer and configuration; 40 updates are three times through the text and some."""
     chance = random.Random(0)
     words = [f"word{i**2}" for i in range(40)]
@@ -40,7 +42,7 @@ def make_home(home: Path) -> None:
         lines = [" ".join(chance.choices(words, k=chance.randint(3, 30))) for _ in range(25)]
         (home / f"train{shard}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (home / "validation.txt").write_text("\n".join(lines[:13]), encoding="utf-8")
-    (home / "sizes.json").write_text(json.dumps(SIZES))
+    (home / "sizes.json").write_text(json.dumps(MODELS[model]))
     train_tokenizer([home / f"train{shard}.txt" for shard in range(4)], home / "tokenizer", vocab_size=300)
 
 
@@ -100,8 +102,10 @@ def kill(process: subprocess.Popen, folder: Path, moment: str, seconds: float, c
 
 def differences(whole: Path, tortured: Path) -> list[str]:
     found = []
-    if (whole / "model.safetensors").read_bytes() != (tortured / "model.safetensors").read_bytes():
-        found.append("weights")
+    for folder in (".", GENERATOR_FOLDER, PRETRAINING_FOLDER):  # the ELECTRA pair is in one file
+        first, second = (run / folder / "model.safetensors" for run in (whole, tortured))
+        if first.exists() != second.exists() or (first.exists() and first.read_bytes() != second.read_bytes()):
+            found.append(f"weights in {folder}")
     histories = [json.loads((folder / "history.json").read_text())["history"] for folder in (whole, tortured)]
     timeless = [
         [
@@ -142,6 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=4, help="of each combination")
     parser.add_argument("--minutes", type=float, default=30, help="begin no combination after so many")
+    parser.add_argument("--model", default="electra", choices=MODELS, help="ELECTRA or a stock encoder")
     parser.add_argument("--sources", nargs="+", default=["rows", "stream"], choices=["rows", "stream"])
     for axis, values in (("workers", (0, 2)), ("processes", (1, 2)), ("accumulated", (1, 2))):
         parser.add_argument(f"--{axis}", nargs="+", type=int, default=values, choices=values)
@@ -150,7 +155,7 @@ def main() -> None:
     options = parser.parse_args()
     chance, results, began = random.Random(options.seed), [], time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        make_home(Path(folder))
+        make_home(Path(folder), options.model)
         axes = (options.sources, options.workers, options.processes, options.accumulated)
         for values in itertools.product(*axes):
             if time.monotonic() - began > options.minutes * 60:

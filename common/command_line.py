@@ -14,7 +14,14 @@ from typing import NoReturn, get_args, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
-from span_electra.common.errors import InputError, first_line, paths_as_input_errors, print_error, unusable_path
+from span_electra.common.errors import (
+    InputError,
+    first_line,
+    one_line,
+    paths_as_input_errors,
+    print_error,
+    unusable_path,
+)
 
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -62,7 +69,7 @@ def parse_options(
     except json.JSONDecodeError as error:
         raise InputError(f"{error.doc}: not valid JSON ({error}).") from error
     except (ImportError, TypeError, ValueError) as error:  # the Trainer's own checks
-        raise InputError(f"{first_line(error)}.") from error
+        raise InputError(f"{one_line(error)}.") from error
     if unknown:
         raise InputError(unknown_option(unknown[0].split("=")[0], groups))
     return tuple(parsed)
@@ -115,27 +122,22 @@ SettingsLoader.add_implicit_resolver(
 )
 
 
-def load_recipe(text: str) -> object:
-    """Read YAML, but keep its top-level values as they are written: `no` is Norwegian, and 0123 is not 83.
+class AsWrittenLoader(SettingsLoader):
+    """YAML in which values are text as it is written: `no` is Norwegian, and 0123 is not 83."""
 
-    The values in a mapping become JSON, so they have their types.
-    """
-    loader = SettingsLoader(text)
-    recipe = loader.get_single_node()
-
-    def value_of(node: yaml.Node) -> object:
-        is_text = isinstance(node, yaml.ScalarNode) and node.tag != "tag:yaml.org,2002:null"
-        return node.value if is_text else loader.construct_object(node, deep=True)
-
-    if not isinstance(recipe, yaml.MappingNode):
-        return load_yaml(text)
-    loader.flatten_mapping(recipe)  # adds what `<<` merges
-    return {
-        loader.construct_scalar(name): [value_of(item) for item in value.value]
-        if isinstance(value, yaml.SequenceNode)
-        else value_of(value)
-        for name, value in recipe.value
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+        for first, resolvers in SettingsLoader.yaml_implicit_resolvers.items()
     }
+
+
+def load_recipe(text: str) -> object:
+    """Read YAML with its values as they are written. Those in a mapping, which becomes JSON, have their types."""
+    recipe, typed = yaml.load(text, AsWrittenLoader), load_yaml(text)
+    if not isinstance(typed, dict):
+        return typed
+    mappings = {name: value for name, value in typed.items() if isinstance(value, dict)}
+    return recipe | mappings
 
 
 def load_yaml(text: str) -> object:

@@ -8,7 +8,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 ARGUMENTS = "arguments.json"  # written first: by it a folder is known to be a run's
 
-HISTORY, CURVES, CARD = "history.json", "curves.png", "README.md"
+HISTORY, CURVES, CARD, SAMPLES = "history.json", "curves.png", "README.md", "samples.html"
 CHECKPOINT_NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-([0-9]+)")  # and no other: copies put aside are their owner's
 
 

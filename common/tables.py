@@ -157,11 +157,10 @@ def csv_table(path: Path) -> datasets.Dataset:
 
 def json_table(path: Path) -> datasets.Dataset:
     """Rows from JSON lines, a list of objects, such a list under `data`, or SQuAD's nested format."""
-    text = path.read_text(encoding="utf-8-sig")
     try:
-        content = json.loads(text)
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError:  # more than one value, so one on each line
-        content = json_lines(text, path)
+        content = [row for _, row in open_json_lines(path)]
     if isinstance(content, dict):
         content = content.get("data", [content])
         if content and isinstance(content, list) and isinstance(content[0], dict) and "paragraphs" in content[0]:
@@ -179,17 +178,24 @@ def json_table(path: Path) -> datasets.Dataset:
     return datasets.Dataset.from_dict(table)
 
 
-def json_lines(text: str, path: Path) -> list:
-    values = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if line and not line.isspace():
-            try:
-                values.append(json.loads(line))
-            except ValueError as error:
-                raise InputError(
-                    f"{path}, line {number}: cannot be read as JSON ({error}). Accepted: one JSON object per line."
-                ) from error
-    return values
+def open_json_lines(path: Path) -> Iterator[tuple[str, dict]]:
+    """Yield each object of a file of JSON lines, after where it is.
+
+    Raises:
+        InputError: A line is not a JSON object.
+    """
+    for number, line in numbered_lines(path):
+        if not line or line.isspace():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:  # not JSON, a number without end, or too deep
+            reason = getattr(error, "msg", error)
+            raise InputError(f"{where}: not JSON ({reason}). Accepted: one JSON object per line.") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{where}: a JSON {type(row).__name__}. Accepted: one JSON object per line.")
+        yield where, row
 
 
 def squad_rows(articles: list, path: Path) -> Iterator[dict]:

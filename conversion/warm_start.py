@@ -1,4 +1,4 @@
-"""Start from existing weights: a published ELECTRA, a BERT-shaped encoder, or a generator that was trained alone."""
+"""Start from existing weights: a published ELECTRA, an encoder, or a generator that was trained alone."""
 
 import logging
 import os
@@ -7,9 +7,28 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, ElectraForMaskedLM, ElectraForPreTraining, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    ElectraForMaskedLM,
+    ElectraForPreTraining,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging as library_logging
 
 from span_electra.configuration_span_electra import ENCODER_SHAPE, STOCK_SETTINGS, SpanElectraConfig
+from span_electra.encoders.configuration_span_encoder import (
+    SpanEncoderConfig,
+    as_config,
+    check_family,
+    embedding_width,
+    generator_settings,
+    shallower,
+)
+from span_electra.encoders.modeling_span_encoder import SpanEncoderForPreTraining, is_of_heads
+from span_electra.encoders.stock_encoders import load_whole, refuse_missing, without_pooler
 from span_electra.modeling_span_electra import WORD_EMBEDDINGS, SpanElectraForMaskedLM, SpanElectraForPreTraining
 from span_electra.span_objectives import SpanBoundaryHead, SpanObjectives
 
@@ -130,24 +149,97 @@ def from_encoder(encoder: str | os.PathLike, **settings) -> SpanElectraForPreTra
     return model
 
 
-def load_whole(model_class: Any, name: str | os.PathLike, **kwargs) -> tuple[Any, set[str]]:
-    """Load a model of `model_class`; return it and the names of the saved weights that it has no place for.
+def from_stock_encoder(
+    encoder: str | os.PathLike,
+    generator: str | os.PathLike | dict[str, Any] | None = None,
+    generator_layers: int | None = None,
+    **settings,
+) -> SpanEncoderForPreTraining:
+    """Start from an encoder of any family, which becomes the discriminator as it is.
 
-    `kwargs` are those of [`PreTrainedModel.from_pretrained`].
+    Without a `generator`, the generator begins with the encoder's embeddings and first layers, and with the masked-LM
+    head of the same checkpoint if it has one. The log names what came from where; `new_parameters` of the model holds
+    the names of the parameters that begin with random weights.
+
+    Args:
+        encoder: folder or Hub name of an encoder.
+        generator: folder or Hub name of a masked language model of the same family and vocabulary, or a dictionary of
+            fields in which a new generator differs from the encoder.
+        generator_layers: how many of its first layers the generator takes. By default a third of the encoder's, or
+            all of the generator's that you name.
+        settings: fields of [`SpanEncoderConfig`], or a `vocab_size` to which both vocabularies grow. Networks with
+            embeddings of different widths have separate ones by default.
 
     Raises:
-        ValueError: weights are missing or of another shape, so they would be random. (A pooler's may be: it is not
-            used.)
+        ValueError: the family cannot be used, the generator does not match it, or weights are missing.
     """
-    model, loaded = model_class.from_pretrained(name, output_loading_info=True, **kwargs)
-    keys = [key if isinstance(key, str) else key[0] for key in (*loaded["missing_keys"], *loaded["mismatched_keys"])]
-    missing = sorted(key for key in keys if "pooler." not in key)
-    if missing:
-        raise ValueError(
-            f"{name} lacks {len(missing)} of its weights, or has them in another shape ({', '.join(missing[:3])}). "
-            "Give a complete checkpoint."
+    config = AutoConfig.from_pretrained(encoder)
+    check_family(config)
+    vocab_size = settings.pop("vocab_size", 0)
+    discriminator, _ = load_whole(AutoModel, encoder, dtype=torch.float32, **without_pooler(config))
+    start, new = load_stock_generator(encoder, config, generator, generator_layers)
+    if embedding_width(config) != embedding_width(start.config):
+        settings.setdefault("embedding_sharing", "separate")
+    shared = settings.get("embedding_sharing") == "tied" and not torch.equal(
+        discriminator.get_input_embeddings().weight, start.get_input_embeddings().weight
+    )
+    if shared:
+        logger.warning(f"{generator}: its embeddings differ from the discriminator's and are replaced by them.")
+    model = SpanEncoderForPreTraining(SpanEncoderConfig(discriminator=config, **settings), discriminator, start)
+    if vocab_size > model.config.vocab_size:
+        model.resize_token_embeddings(vocab_size)
+    model.new_parameters = new_parameters_of(model, new)
+    kept = [name for name, _ in model.generator.named_parameters() if name not in new]
+    logger.warning(
+        f"{encoder}: is the discriminator. The generator has {start.config.num_hidden_layers} layers. From "
+        f"{encoder if generator is None else generator}: {listed(modules_of(kept))}. New, to be trained: "
+        f"{listed(modules_of(model.new_parameters))}."
+    )
+    return model
+
+
+def load_stock_generator(
+    encoder: str | os.PathLike, config: PretrainedConfig, generator: Any, layers: int | None
+) -> tuple[PreTrainedModel, set[str]]:
+    """The generator to start with, and the names of its parameters that are random. Arguments as above; `config` is
+    the encoder's."""
+    if isinstance(generator, dict):
+        changes = generator if layers is None else generator | {"num_hidden_layers": layers}
+        start = AutoModelForMaskedLM.from_config(
+            as_config(generator_settings(config, config.to_dict(), changes), "generator")
         )
-    return model, {*loaded["unexpected_keys"]}
+        return start, {name for name, _ in start.named_parameters(remove_duplicate=False)}
+    shape = shallower(config, layers)
+    if generator is not None:
+        shape = AutoConfig.from_pretrained(generator)
+        shape = shape if layers is None else shallower(shape, layers)
+    verbosity = library_logging.get_verbosity()
+    library_logging.set_verbosity_error()  # it would name every layer that is left out
+    try:
+        start, loaded = AutoModelForMaskedLM.from_pretrained(
+            encoder if generator is None else generator, config=shape, dtype=torch.float32, output_loading_info=True
+        )
+    finally:
+        library_logging.set_verbosity(verbosity)
+    new = set(loaded["missing_keys"])
+    of_encoder = {name for name in new if name.startswith(f"{start.base_model_prefix}.")}
+    refuse_missing(encoder if generator is None else generator, of_encoder if generator is None else new)
+    return start, new
+
+
+def new_parameters_of(model: SpanEncoderForPreTraining, of_generator: set[str]) -> set[str]:
+    """The names of the parameters of `model` that begin with random weights: its heads, and those `of_generator`."""
+    generator = dict(model.generator.named_parameters(remove_duplicate=False))
+    new = {id(generator[name]) for name in of_generator & generator.keys()}
+    loaded = {
+        id(weight) for name, weight in model.discriminator.named_parameters() if not name.endswith(".shared.weight")
+    }
+    return {name for name, weight in model.named_parameters() if is_of_heads(name) or id(weight) in new - loaded}
+
+
+def modules_of(names: Iterable[str]) -> list[str]:
+    """The modules that the named parameters belong to, by the first three parts of their names."""
+    return sorted({".".join(name.split(".")[:-1][:3]) or name for name in names})
 
 
 def check_encoder(name: str | os.PathLike, config) -> None:
@@ -293,25 +385,3 @@ def load_generator(
     if isinstance(config, SpanElectraConfig):
         return load_whole(SpanElectraForMaskedLM, name)[0].generator, None
     return load_whole(ElectraForMaskedLM, name)[0], None
-
-
-def from_stock_encoder(encoder, generator=None, generator_layers=None, **settings):
-    from transformers import AutoModelForMaskedLM
-
-    from span_electra.configuration_span_encoder import SpanEncoderConfig, check_family, shallower
-    from span_electra.modeling_span_encoder import SpanEncoderForPreTraining, load_stock
-
-    config = AutoConfig.from_pretrained(encoder)
-    check_family(config)
-    discriminator = load_stock(AutoModel, encoder, {"dtype": torch.float32}, sub="")
-    kwargs = {"dtype": torch.float32, "output_loading_info": True}
-    if generator is None:
-        kwargs["config"] = shallower(config, generator_layers)
-    generators, loaded = AutoModelForMaskedLM.from_pretrained(generator or encoder, **kwargs)
-    model = SpanEncoderForPreTraining(
-        SpanEncoderConfig(discriminator=discriminator.config, generator=generators.config, **settings),
-        discriminator,
-        generators,
-    )
-    mark_new(model, [discriminator, generators], {f"generator.{name}" for name in loaded["missing_keys"]})
-    return model.train()

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from span_electra.common.command_line import check_positive, parse_options
 from span_electra.common.errors import InputError
-from span_electra.common.paths import looks_like_path
 from span_electra.training.arguments import (
     MOST_SEEDS,
+    AcceptedValues,
     RunArguments,
     check_source,
     check_training,
@@ -15,6 +15,15 @@ from span_electra.training.arguments import (
 )
 
 TASKS = ("classification", "regression", "token-classification", "question-answering")
+ALL_ROWS = "the metrics that choose the best checkpoint need all rows together"
+ACCEPTED: AcceptedValues = {
+    "prediction_loss_only": ((False,), ALL_ROWS),
+    "batch_eval_metrics": ((False,), ALL_ROWS),
+    "eval_do_concat_batches": ((True,), ALL_ROWS),
+    "eval_strategy": (("steps", "epoch"), "the best checkpoint is chosen by evaluation"),
+    "push_to_hub": ((False,), "each seed would overwrite the one before. Upload the finished folder with hf upload"),
+    "resume_from_checkpoint": ((None,), "fine-tuning is short and always starts anew"),
+}
 UNSMOOTHED = ("regression", "question-answering")
 
 # Hidden size, from which on they apply -> learning rate and its decay from layer to layer (Clark et al., 2020, table
@@ -125,24 +134,7 @@ class FinetuningArguments(RunArguments):
     save_only_model: bool = field(default=True, metadata={"help": "Leave the optimizer out of checkpoints."})
 
     def __post_init__(self):
-        if self.eval_strategy == "no":
-            raise ValueError(
-                "--eval_strategy is no, but the best checkpoint is chosen by evaluation: give steps or epoch."
-            )
-        # A checkpoint that was not evaluated cannot be the best, and one that was not saved cannot be kept.
-        if self.save_strategy not in (None, self.eval_strategy):
-            raise ValueError(
-                f"--save_strategy is {self.save_strategy}, but a checkpoint is written at every evaluation; leave it "
-                f"out (--eval_strategy is {self.eval_strategy})."
-            )
-        for name in ("prediction_loss_only", "batch_eval_metrics"):
-            if getattr(self, name):
-                raise ValueError(f"--{name}: the metrics that choose the best checkpoint need all rows; leave it out.")
-        if not self.eval_do_concat_batches:
-            raise ValueError("--eval_do_concat_batches is False, but metrics need all rows together; leave it out.")
-        if self.greater_is_better is not None:
-            raise ValueError("--greater_is_better: the metric determines it; leave it out.")
-        self.save_strategy = self.eval_strategy
+        self.save_strategy = self.save_strategy or self.eval_strategy
         self.save_steps = self.eval_steps or self.logging_steps
         chosen = self.metric_for_best_model
         super().__post_init__()
@@ -170,21 +162,13 @@ def check_values(encoder: EncoderArguments, task: TaskArguments, training: Finet
         raise InputError("--model_name_or_path is missing: give an encoder's folder or Hub name.")
     if task.train_file is None:
         raise InputError("--train_file is missing: give a .jsonl, .csv or .parquet file, or a `datasets` name.")
-    for data, split in (("train_file", "split"), ("validation_file", "validation_split")):
-        name, value = getattr(task, data), getattr(task, split)
-        if name is not None and looks_like_path(name) and value != TaskArguments.__dataclass_fields__[split].default:
-            raise InputError(
-                f"--{split} is {value!r}, but --{data} {name} is a file, which has no splits: leave it out."
-            )
-    check_training(training)
+    check_training(training, ACCEPTED)
     check_positive(task, "max_seq_length", "stride", "max_train_samples", "max_eval_samples")
     check_positive(training, "seeds")
     if training.seed + training.seeds > MOST_SEEDS:
         raise InputError(
             f"--seed is {training.seed} and --seeds {training.seeds}; the last seed must be at most {MOST_SEEDS - 1}."
         )
-    if training.do_predict:
-        raise InputError("--do_predict: this script predicts nothing; leave it out, and use the model in a pipeline.")
     if fsdp_state_dict_type(training) is not None:
         raise InputError(
             "FSDP: the Trainer cannot load the best checkpoint of a sharded model; use DDP "
@@ -201,13 +185,6 @@ def check_values(encoder: EncoderArguments, task: TaskArguments, training: Finet
             f"--label_smoothing_factor is {training.label_smoothing_factor}; --task {task.task} has no labels to "
             "smooth: leave it out."
         )
-    if training.push_to_hub:
-        raise InputError(
-            "--push_to_hub: each seed would overwrite the one before; leave it out, and upload the finished folder "
-            "with hf upload."
-        )
-    if training.resume_from_checkpoint is not None:
-        raise InputError("--resume_from_checkpoint: fine-tuning is short and always starts anew; leave it out.")
 
 
 def settle_by_size(training: FinetuningArguments, hidden_size: int) -> None:

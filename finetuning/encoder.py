@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from transformers import (
@@ -29,7 +28,7 @@ DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
 def load_config(arguments: EncoderArguments) -> PretrainedConfig:
-    """The encoder's configuration.
+    """Load the encoder's configuration.
 
     Raises:
         InputError: There is none, or the model is a generator, or only its generator was trained.
@@ -40,47 +39,31 @@ def load_config(arguments: EncoderArguments) -> PretrainedConfig:
     saved_as = (config.architectures or ["a model of unknown class"])[0]
     if saved_as in GENERATORS:
         raise InputError(
-            f"--model_name_or_path {name}: was saved as {saved_as}, a generator, which is small and only helps to "
-            f"train the discriminator. Fine-tune the discriminator: {find_discriminator(name)}."
+            f"--model_name_or_path {name}: was saved as {saved_as}, a generator. Fine-tune the discriminator: the "
+            "folder that run_pretraining.py wrote, or the ELECTRA whose name ends in -discriminator."
         )
     if not all(hasattr(config, name) for name in ("vocab_size", "hidden_size")):
         raise InputError(
-            f"--model_name_or_path {name}: a {config.model_type}, which is not a pure text encoder. Give one like "
-            "ELECTRA or BERT."
+            f"--model_name_or_path {name}: a {config.model_type} is not a text encoder. Give one such as ELECTRA or "
+            "BERT."
         )
-    # The model's own warning would be hidden together with the report of the new head.
+    # `no_loading_report` would hide the model's own warning.
     if getattr(config, "discriminator_is_untrained", False):
         raise InputError(
-            f"--model_name_or_path {name}: only its generator was trained (objective 'generator'), but fine-tuning "
-            "uses the discriminator. Train that first: run_pretraining.py --config small --objective discriminator "
-            f"--generator {name}."
+            f"--model_name_or_path {name}: only its generator was trained, but fine-tuning uses the discriminator. "
+            f"Train that first: run_pretraining.py --config small --objective discriminator --generator {name}."
         )
     return config
 
 
-def find_discriminator(generator: str) -> str:
-    """Where the discriminator of a generator is likely to be."""
-    sibling = Path(generator).parent / "discriminator"
-    if sibling.is_dir():
-        return str(sibling)
-    name = generator.replace("generator", "discriminator")
-    return (
-        name
-        if name != generator
-        else "the folder that run_pretraining.py wrote, or the ELECTRA whose name ends in -discriminator"
-    )
-
-
 def load_tokenizer(arguments: EncoderArguments, config: PretrainedConfig) -> PreTrainedTokenizerBase:
     name = arguments.tokenizer or arguments.model_name_or_path
-    with as_input_error(f"The tokenizer {name}", "Give one by --tokenizer."):
+    with as_input_error(f"The tokenizer {name}", "Give one with --tokenizer."):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=arguments.trust_remote_code)
     if not tokenizer.is_fast:
-        raise InputError(
-            f"{name}: a slow tokenizer, which cannot map tokens to the text. Give one with a tokenizer.json."
-        )
+        raise InputError(f"{name}: a slow tokenizer cannot map tokens to the text. Give one with a tokenizer.json.")
     if tokenizer.pad_token is None:
-        raise InputError(f"{name}: the tokenizer has no padding token. Give one that has it, by --tokenizer.")
+        raise InputError(f"{name}: the tokenizer has no padding token. Give one that has it with --tokenizer.")
     tokenizer.padding_side = "right"  # words and answers are found by their offsets from the left
     if getattr(config, "type_vocab_size", None) == 1:  # the model has no second token type
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
@@ -88,15 +71,15 @@ def load_tokenizer(arguments: EncoderArguments, config: PretrainedConfig) -> Pre
 
 
 def longest_row(arguments: EncoderArguments, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The longest row in tokens that the encoder can read."""
+    """Return the longest row in tokens that the encoder can read."""
     positions = getattr(config, "max_position_embeddings", None)
-    if positions is None or positions < 1:  # T5 and Funnel have no such number, and XLNet's is -1: no limit
+    if positions is None or positions < 1:  # T5 and Funnel have none, and XLNet's -1 means no limit
         return tokenizer.model_max_length
     return min(positions - unused_positions(arguments, config), tokenizer.model_max_length)
 
 
 def unused_positions(arguments: EncoderArguments, config: PretrainedConfig) -> int:
-    """The number of position embeddings that no token uses: RoBERTa and its kin start behind the padding id."""
+    """Return how many position embeddings no token uses. RoBERTa's positions start after the padding id."""
     with torch.device("meta"):
         encoder = AutoModel.from_config(config, trust_remote_code=arguments.trust_remote_code)
     for name, module in encoder.named_modules():
@@ -106,23 +89,20 @@ def unused_positions(arguments: EncoderArguments, config: PretrainedConfig) -> i
 
 
 def set_dropout(config: PretrainedConfig, asked: float | None) -> float | None:
-    """Set the dropout to `asked`, or to ELECTRA's.
+    """Set the dropout to `asked`, or to ELECTRA's. Return it, or None if the encoder keeps its own.
 
-    Encoders are often pretrained without dropout, as large corpora need none. Without it, they overfit a small task.
-
-    Returns:
-        The dropout, or None if the encoder keeps its own.
+    Encoders are often pretrained without dropout, and would overfit a small task without it.
 
     Raises:
-        InputError: You asked for a dropout, but the configuration has none by BERT's names.
+        InputError: You asked for a dropout, but the configuration has none under BERT's names.
     """
     if not all(hasattr(config, name) for name in DROPOUTS):
         if asked is not None:
             raise InputError(
-                f"--dropout is {asked}, but a {config.model_type} has no {' and '.join(DROPOUTS)}: leave it out, and "
-                "change its config.json."
+                f"--dropout is {asked}, but a {config.model_type} has no {' and '.join(DROPOUTS)}. Leave it out, and "
+                "edit config.json instead."
             )
-        logger.warning(f"A {config.model_type} has no {' and '.join(DROPOUTS)}: its own dropout stays as it is.")
+        logger.warning(f"A {config.model_type} has no {' and '.join(DROPOUTS)}, so it keeps its own dropout.")
         return None
     dropout = DROPOUT if asked is None else asked
     for name in DROPOUTS:
@@ -141,7 +121,7 @@ def check_vocabulary(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBas
 
 
 def build_model(arguments: EncoderArguments, config: PretrainedConfig, task: Task) -> PreTrainedModel:
-    """The encoder with a new head for `task`; with --from_scratch, all its weights are random.
+    """Build the encoder with a new head for `task`. With --from_scratch all its weights are random.
 
     Raises:
         InputError: The encoder's weights cannot be loaded, or some are missing.
@@ -162,14 +142,14 @@ def build_model(arguments: EncoderArguments, config: PretrainedConfig, task: Tas
     check_loaded(name, model, loaded)
     head = {key for key in model.state_dict() if not key.startswith(f"{model.base_model_prefix}.")}
     if head - set(loaded["missing_keys"]):
-        logger.info(f"{name}: the head that it was fine-tuned with is replaced by a new one.")
+        logger.info(f"{name}: a new head replaces the one that it was fine-tuned with.")
         new = task.auto_class.from_config(config, trust_remote_code=trust, dtype=torch.float32).state_dict()
         model.load_state_dict({key: new[key] for key in head}, strict=False)
     return model
 
 
 def check_loaded(name: str, model: PreTrainedModel, loaded: dict) -> None:
-    """Refuse a partly random encoder. Only the head may be new, and the pooler, which belongs to the head."""
+    """Refuse a partly random encoder. Only the head and the pooler, which belongs to it, may be new."""
     mismatched = [key if isinstance(key, str) else key[0] for key in loaded["mismatched_keys"]]
     absent = [
         key
@@ -179,14 +159,13 @@ def check_loaded(name: str, model: PreTrainedModel, loaded: dict) -> None:
     if absent:
         raise InputError(
             f"--model_name_or_path {name}: {len(absent)} of the encoder's weights are missing or of another shape "
-            f"({', '.join(sorted(absent)[:3])}). Give a whole checkpoint of a {type(model).__name__}'s encoder, or "
-            "--from_scratch for random weights."
+            f"({', '.join(sorted(absent)[:3])}). Give a complete checkpoint, or --from_scratch for random weights."
         )
 
 
 @contextmanager
 def no_loading_report() -> Iterator[None]:
-    """Hide the report that the head is new, as fine-tuning wants a new one. `check_loaded` checks the rest."""
+    """Hide the report that the head is new, which is intended. `check_loaded` checks the rest."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

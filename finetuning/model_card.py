@@ -1,12 +1,11 @@
-"""The model card of a fine-tuned model: what it was made from, what it scores, how to use it."""
+"""The model card of a fine-tuned model."""
 
 import math
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from span_electra.common.run_files import CARD
-from span_electra.hub.model_cards import dataset_names, is_on_the_hub, model_name, option_table, without_folder
+from span_electra.hub.model_cards import dataset_names, model_metadata, model_name, option_table, without_folder
 
 # A task of the script -> the Hub's name for it, which is the pipeline's, and the Auto class that loads the model.
 HUB_TASKS = {
@@ -14,15 +13,6 @@ HUB_TASKS = {
     "regression": ("text-classification", "AutoModelForSequenceClassification"),
     "token-classification": ("token-classification", "AutoModelForTokenClassification"),
     "question-answering": ("question-answering", "AutoModelForQuestionAnswering"),
-}
-
-# The Hub's names of metrics, where the report has others.
-HUB_METRICS = {
-    "f1_macro": "f1",
-    "overall_f1": "f1",
-    "overall_precision": "precision",
-    "overall_recall": "recall",
-    "overall_accuracy": "accuracy",
 }
 CARD_OPTIONS = (
     *("task", "from_scratch", "max_seq_length", "stride", "max_train_samples", "max_eval_samples"),
@@ -32,13 +22,8 @@ CARD_OPTIONS = (
 )
 
 
-def write_card(output_dir: str, summary: dict, settings: dict) -> None:
-    """Write the card of the best seed's model, which lies in `output_dir`, from what `summarise` made."""
-    finetuned_card(summary, settings).save(Path(output_dir) / CARD)
-
-
 def finetuned_card(summary: dict, settings: dict) -> ModelCard:
-    """The card; its metadata holds the kept model's metrics, its text all seeds'."""
+    """Build the card from `summarise`'s result. Its metadata has the kept model's metrics, its text all seeds'."""
     task, auto_class = HUB_TASKS[settings["task"]]
     kept = next(seed for seed in summary["seeds"] if seed["seed"] == summary["best_seed"])
     rows = []
@@ -62,21 +47,21 @@ def finetuned_card(summary: dict, settings: dict) -> ModelCard:
 
 
 def what_was_trained(summary: dict) -> str:
-    """How many seeds, what became of them, and how to read their figures."""
+    """Say how many seeds were trained, how they ended, and how to read their metrics."""
     count, collapsed = len(summary["seeds"]), summary["collapsed"]
     if count == 1:
         text = "One seed was trained" + (", and collapsed to one answer." if collapsed else ".")
     else:
         text = (
             f"{count} seeds were trained, of which {collapsed} collapsed to one answer; these are the weights of seed "
-            f"{summary['best_seed']}, which has the best {summary['metric']}. It was chosen on the data that it is "
-            "scored on: compare models by the median."
+            f"{summary['best_seed']}, which has the best {summary['metric']}. The same data chose and scored it, so "
+            "compare models by the median."
         )
     return text + (f" A baseline always gives {summary['baseline_answer']}." if summary["baseline"] else "")
 
 
 def finetuned_metadata(metrics: dict[str, float], settings: dict) -> ModelCardData:
-    """What the Hub lists, filters and compares fine-tuned models by."""
+    """Build the metadata of a fine-tuned model's card."""
     task, _ = HUB_TASKS[settings["task"]]
     names = dataset_names([settings.get("validation_file") or settings["train_file"]])
     results = [
@@ -84,28 +69,19 @@ def finetuned_metadata(metrics: dict[str, float], settings: dict) -> ModelCardDa
             task_type=task,
             dataset_type=names[0] if names else "text",
             dataset_name=validation_of(settings),
-            metric_type=HUB_METRICS.get(name, name),
+            metric_type=name.removeprefix("overall_").removesuffix("_macro"),  # the Hub's name of the metric
             metric_name=name.replace("_", " "),
             metric_value=float(value),
         )
         for name, value in metrics.items()
         if name != "loss" and math.isfinite(value)
     ]
-    base = settings["model_name_or_path"]
-    return ModelCardData(
-        library_name="transformers",
-        pipeline_tag=task,
-        # A folder of this machine is nothing that the Hub could link to.
-        base_model=base if is_on_the_hub(base) and not settings.get("from_scratch") else None,
-        datasets=dataset_names([settings["train_file"]]) or None,
-        metrics=sorted({result.metric_type for result in results}) or None,
-        model_name=model_name(settings),
-        eval_results=results or None,
-    )
+    no_base = {"base_model": None} if settings.get("from_scratch") else {}
+    return model_metadata(settings, results, pipeline_tag=task, **no_base)
 
 
 def base_name(settings: dict) -> str:
-    """What the model began from, in words without a path of this machine."""
+    """Say what training started from, without a local folder."""
     name = without_folder(settings["model_name_or_path"])
     return f"random weights in the architecture of {name}" if settings.get("from_scratch") else name
 
@@ -114,7 +90,7 @@ def validation_of(settings: dict) -> str:
     return Path(settings.get("validation_file") or settings["train_file"]).name
 
 
-# The other tokens of a word were not trained.
+# Only a word's first token was trained.
 TAGGER_USAGE = """
 A word's tag is that of its first token: `pipeline("token-classification", ..., aggregation_strategy="first")`.
 """

@@ -1,4 +1,4 @@
-"""Extractive question answering, as in SQuAD 1.1: the answer is a part of the context, found by its two ends."""
+"""Answer questions as in SQuAD 1.1: the answer is a part of the context, found by its two ends."""
 
 import logging
 from typing import Any, NamedTuple
@@ -15,16 +15,17 @@ from span_electra.finetuning.task import Task, model_inputs
 logger = logging.getLogger(__name__)
 
 LONGEST_ANSWER = 30  # tokens, as in ELECTRA's code
-CONTEXT = 1  # the sequence after the question, in the tokenizer's count
+CONTEXT = 1  # the tokenizer's number for the second sequence of a pair
+WINDOW_COLUMNS = ["example", "context_start", "offsets"]
 
 
 class Answer(NamedTuple):
     text: str
-    place: tuple[int, int]  # its first and its last token, counted from the first token of the context in its window
+    tokens: tuple[int, int]  # its first and last token, counted from the first token of the context in its window
 
 
 class QuestionAnswering(Task):
-    """The part of a context that answers a question. Long contexts are read in windows that overlap."""
+    """Find the part of a context that answers a question. Long contexts are read in overlapping windows."""
 
     auto_class = AutoModelForQuestionAnswering
     reads_windows = True
@@ -48,26 +49,14 @@ class QuestionAnswering(Task):
 
     def encode_validation(self):
         rows = self.windows(self.validation, self.validation_name)
-        self.places = rows.select_columns(WINDOW_COLUMNS)
+        self.sources = rows.select_columns(WINDOW_COLUMNS)
         return rows.remove_columns(WINDOW_COLUMNS)
 
     def windows(self, examples: datasets.Dataset, name: str) -> datasets.Dataset:
-        """Rows of token ids with the answer's ends, and from which question and which part of its context they are."""
-        rows = examples.map(
-            encode_questions,
-            batched=True,
-            with_indices=True,
-            remove_columns=examples.column_names,
-            fn_kwargs={"tokenizer": self.tokenizer, "max_length": self.max_length, "stride": self.stride},
-            load_from_cache_file=False,  # what the cache holds may be an earlier version's
-            desc=f"tokenizing {name}",
-        )
-        questions, first, counts = np.unique(rows["example"][:], return_index=True, return_counts=True)
-        if split := int((counts > 1).sum()):
-            logger.warning(
-                f"{name}: {split:,} of {len(questions):,} contexts are longer than a row of {self.max_length} tokens "
-                f"and were split into windows that share {self.stride} tokens. A larger --max_seq_length reads faster."
-            )
+        """Turn questions into rows of token ids with the answer's ends, and with the question that each is from."""
+        rows = self.tokenize(examples, name, encode_questions)
+        questions, first = np.unique(rows["example"][:], return_index=True)
+        self.report_windows(name, rows["example"][:], len(questions))
         if cut := sum(rows.select(first)["is_cut"]):
             logger.warning(
                 f"{name}: {cut:,} of {len(questions):,} questions are longer than {longest_question(self.max_length)} "
@@ -81,17 +70,17 @@ class QuestionAnswering(Task):
             )
             if not len(held):
                 raise InputError(f"{message}, or give shorter answers: there is nothing to learn from.")
-            logger.warning(f"{message}; these are trained as having no answer.")
+            logger.warning(f"{message}; these are trained as if they had no answer.")
         return rows.remove_columns(["is_cut", "holds_answer"])
 
     def head_settings(self):
         return {"num_labels": 2}  # a score for the first token and one for the last
 
     def answers(self, predictions: Any) -> list[Answer]:
-        """The best answer to each question, from whichever of its windows has it."""
+        """Return the best answer to each question, from whichever of its windows has it."""
         best: list[tuple[float, Answer]] = [(-np.inf, Answer("", (-1, -1)))] * len(self.validation)
         contexts = self.validation["context"][:]
-        for window, start, end in zip(self.places, *predictions[:2], strict=True):
+        for window, start, end in zip(self.sources, *predictions[:2], strict=True):
             offsets = window["offsets"]
             context = slice(window["context_start"], window["context_start"] + len(offsets))
             score, first, last = best_span(start[context], end[context])
@@ -110,53 +99,48 @@ class QuestionAnswering(Task):
         return Squad().compute(predictions=texts, references=golden)
 
     def all_alike(self, answers):
-        return len({answer.place for answer in answers}) == 1 < len(answers)
+        return len({answer.tokens for answer in answers}) == 1 < len(answers)
 
 
 def check_answers(example: dict, where: str) -> None:
-    """Refuse a question without an answer, and an answer that its context does not have where it says."""
+    """Refuse a question without an answer, and an answer that is not where it says in its context."""
     answers = example["answers"]
-    if not isinstance(answers, dict) or not {"text", "answer_start"} <= answers.keys():
+    if not (is_list_of(str, answers, "text") and is_list_of(int, answers, "answer_start")):
         raise InputError(
-            f"{where}: answers is {answers!r}. Accepted: {{'text': [...], 'answer_start': [...]}}, or a file in "
-            "SQuAD's format."
-        )
-    if not is_list_of(str, answers["text"]) or not is_list_of(int, answers["answer_start"]):
-        raise InputError(
-            f"{where}: answers is {answers!r}. text must be a list of texts, and answer_start a list of whole numbers."
+            f"{where}: answers is {answers!r}. Accepted: {{'text': [texts], 'answer_start': [whole numbers]}}, or a "
+            "file in SQuAD's format."
         )
     if not answers["text"] or len(answers["text"]) != len(answers["answer_start"]):
         raise InputError(
-            f"{where}: {len(answers['text'])} answers at {len(answers['answer_start'])} places. Each question needs "
-            "an answer in its context, as in SQuAD 1.1: leave out those without."
+            f"{where}: {len(answers['text'])} answers at {len(answers['answer_start'])} positions. Each question "
+            "needs an answer in its context, as in SQuAD 1.1. Leave out questions without one."
         )
     context = example["context"]
     for text, start in zip(answers["text"], answers["answer_start"], strict=True):
         if start >= 0 and text.strip() and context[start : start + len(text)] == text:
             continue
-        place = context.find(text) if text.strip() else -1
-        is_at = "it is not in the context" if place < 0 else f"it is at {place}"
+        found = context.find(text) if text.strip() else -1
+        is_at = "it is not in the context" if found < 0 else f"it is at {found}"
         raise InputError(
             f"{where}: the answer {text!r} is not at character {start} of its context: {is_at}. Correct answer_start "
             "or the answer, or leave the question out."
         )
 
 
-def is_list_of(kind: type, values: Any) -> bool:
+def is_list_of(kind: type, answers: Any, name: str) -> bool:
+    values = answers.get(name) if isinstance(answers, dict) else None
     return isinstance(values, list) and all(isinstance(value, kind) for value in values)
-
-
-WINDOW_COLUMNS = ["example", "context_start", "offsets"]
 
 
 def encode_questions(
     batch: dict[str, list], indices: list[int], tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int
 ) -> dict[str, list]:
-    """Questions, each with a window of its context, as token ids.
+    """Turn questions into token ids, a row for each window of a question's context.
 
-    The ends of the first answer are given as `start_positions` and `end_positions`; in a window that does not hold
-    all of it (`holds_answer`) both are the first token's, [CLS]. `context_start` is the place of the context's first
-    token, `offsets` where in the context each of its tokens begins and ends, `example` the question's index.
+    `start_positions` and `end_positions` are the ends of the first answer. In a window that does not hold all of it
+    (`holds_answer` is false), both are 0, the position of [CLS]. `context_start` is the position of the context's
+    first token, `offsets` says where in the context each of its tokens begins and ends, and `example` is the
+    question's index.
     """
     questions, is_cut = cut_questions(batch["question"], tokenizer, longest_question(max_length))
     encoded = tokenizer(
@@ -174,7 +158,7 @@ def encode_questions(
     rows["is_cut"] = [is_cut[source] for source in sources]
     for window, source in enumerate(sources):
         in_context = np.flatnonzero([sequence == CONTEXT for sequence in encoded.sequence_ids(window)])
-        offsets = [encoded["offset_mapping"][window][place] for place in in_context]
+        offsets = [encoded["offset_mapping"][window][position] for position in in_context]
         begin = int(in_context[0]) if len(in_context) else 0
         answers = batch["answers"][source]
         start, text = answers["answer_start"][0], answers["text"][0]
@@ -192,14 +176,14 @@ def encode_questions(
 
 
 def longest_question(max_length: int) -> int:
-    """Tokens that a question may have, so that there is room for its context."""
+    """Return how many tokens a question may have, so that there is room for its context."""
     return max_length // 4
 
 
 def cut_questions(
     questions: list[str], tokenizer: PreTrainedTokenizerBase, longest: int
 ) -> tuple[list[str], list[bool]]:
-    """Questions of at most `longest` tokens, and which of them had to be cut."""
+    """Cut questions to at most `longest` tokens; also return which of them were cut."""
     questions = [question.strip() for question in questions]
     encoded = tokenizer(
         questions, truncation=True, max_length=longest, add_special_tokens=False, return_offsets_mapping=True
@@ -211,13 +195,13 @@ def cut_questions(
 
 
 def answer_tokens(offsets: list[tuple[int, int]], start: int, end: int) -> tuple[int, int] | None:
-    """The first and the last of the tokens that have a part of an answer; None if none has.
+    """Return the first and the last token of an answer, or None if no token belongs to it.
 
     Args:
-        offsets: Where in the context each token begins and ends, in characters. Several may have one character in
-            common, which they are the bytes of, and characters that the tokenizer drops are in none.
-        start: The answer's first character.
-        end: The one after its last.
+        offsets: Where in the context each token begins and ends, in characters. Tokens that are bytes of one character
+            share it, and characters that the tokenizer drops belong to no token.
+        start: The position of the answer's first character.
+        end: The position after its last character.
     """
     begins, ends = np.array(offsets, dtype=int).reshape(-1, 2).T
     covering = np.flatnonzero((begins < end) & (start < ends) & (begins < ends))
@@ -225,9 +209,11 @@ def answer_tokens(offsets: list[tuple[int, int]], start: int, end: int) -> tuple
 
 
 def best_span(start: np.ndarray, end: np.ndarray) -> tuple[float, int, int]:
-    """The highest sum of a start's and an end's score, (tokens,) each, and where these are.
+    """Return the highest sum of a start score and an end score, and the positions of the two.
 
-    An answer ends where it starts or up to `LONGEST_ANSWER` tokens on. Scores that are not numbers count as lowest.
+    Args:
+        start, end: A score for each token of the context. NaN counts as lowest. An answer has at most `LONGEST_ANSWER`
+            tokens.
     """
     if not len(start):
         return -np.inf, 0, 0

@@ -1,4 +1,4 @@
-"""Single sentences and pairs of sentences: classes (sentiment, entailment, …) and scores (similarity, …)."""
+"""Classify or score single sentences and pairs of sentences."""
 
 import logging
 import math
@@ -24,11 +24,11 @@ from span_electra.finetuning.task import Task, model_inputs, name_of, only_logit
 logger = logging.getLogger(__name__)
 
 NUMBER = re.compile(r"-?\d+")
-SMALLEST_SPREAD = 1e-3  # of predicted scores, relative to the labels' spread: below, they are all the same score
+SMALLEST_SPREAD = 1e-3  # of the labels' spread: predicted scores that vary less count as one score
 
 
 class SentenceTask(Task):
-    """A label for a sentence, or for two."""
+    """Predict a label for a sentence or a pair of sentences."""
 
     auto_class = AutoModelForSequenceClassification
     columns = SENTENCE_COLUMNS
@@ -40,18 +40,11 @@ class SentenceTask(Task):
         self.check_labels(train, validation)
 
     def encode(self, examples, name):
-        rows = examples.map(
-            encode_sentences,
-            batched=True,
-            remove_columns=examples.column_names,
-            fn_kwargs={"tokenizer": self.tokenizer, "max_length": self.max_length},
-            load_from_cache_file=False,  # what the cache holds may be an earlier version's
-            desc=f"tokenizing {name}",
-        )
+        rows = self.tokenize(examples, name, encode_sentences)
         if cut := sum(rows["is_cut"]):
             logger.warning(
                 f"{name}: {cut:,} of {len(rows):,} rows are longer than {self.max_length} tokens and were cut there. "
-                f"Raise --max_seq_length (the model has room for {self.longest}), or give shorter texts."
+                f"Raise --max_seq_length (the model reads up to {self.longest}), or give shorter texts."
             )
         labels = [self.label_of(label, name) for label in examples["label"]]
         return rows.remove_columns("is_cut").add_column("labels", labels)
@@ -61,18 +54,18 @@ class SentenceTask(Task):
 
     @abstractmethod
     def label_of(self, label: Any, name: str) -> int | float:
-        """A label of the data called `name` as the head is trained on it."""
+        """Turn a label of the data called `name` into the number that the head is trained on."""
 
 
 def encode_sentences(batch: dict[str, list], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list]:
-    """Sentences, or pairs, as token ids, and whether a row had to be cut."""
+    """Turn sentences or pairs into token ids, and note which rows were cut."""
     encoded = tokenizer(batch["sentence1"], batch.get("sentence2"), truncation=True, max_length=max_length)
     is_cut = [bool(row.overflowing) for row in encoded.encodings]
     return {**model_inputs(tokenizer, encoded), "is_cut": is_cut}
 
 
 class Classification(SentenceTask):
-    """One of several classes."""
+    """Predict one of several classes."""
 
     metrics: tuple[str, ...] = ("accuracy", "matthews_correlation", "f1_macro")
 
@@ -89,22 +82,14 @@ class Classification(SentenceTask):
             )
         if len(self.labels) == 2:
             self.metrics = (*self.metrics, "f1")
-            logger.info(f"{self.train_name}: f1 is that of the label {self.labels[1]}, the second of two.")
+            logger.info(f"{self.train_name}: f1 is for the label {self.labels[1]}, the second of two.")
         self.ids = {name: i for i, name in enumerate(self.labels)}
         self.most_frequent = self.ids[counts.most_common(1)[0][0]]
-        seen = set()
-        for row, label in enumerate(validation["label"], 1):
-            seen.add(name := self.class_name(label, self.validation_name, row))
-            if name not in self.ids:
-                raise InputError(
-                    f"{self.validation_name}, row {row}: the label {name!r} does not occur in {self.train_name}, "
-                    f"which has {', '.join(self.labels)}. Correct the label, or give training rows that have it."
-                )
-        if missing := [name for name in self.labels if name not in seen]:
-            logger.warning(
-                f"{self.validation_name}: no row has the label {', '.join(missing)}, which {self.train_name} has: the "
-                "score says nothing about it. Give validation rows that have it."
-            )
+        validation_labels = (
+            (f"{self.validation_name}, row {row}", self.class_name(label, self.validation_name, row))
+            for row, label in enumerate(validation["label"], 1)
+        )
+        self.compare_labels("label", self.labels, validation_labels)
 
     def class_name(self, label: Any, name: str, row: int) -> str:
         names = self.names[name]
@@ -112,13 +97,13 @@ class Classification(SentenceTask):
             return name_of(label, names, f"{name}, row {row}")
         if isinstance(label, float) and label.is_integer():
             label = int(label)
-        text = "" if label is None or label != label else str(label).strip()  # NaN is no label, either
+        text = "" if label is None or label != label else str(label).strip()  # NaN is no label
         if not text:
             raise InputError(f"{name}, row {row}: no label. Give each row one, or leave the row out.")
         if isinstance(label, float):
             raise InputError(
-                f"{name}, row {row}: the label {label} is a score. Use --task regression or, if it names a class, "
-                f"a name that is no number (v{label}, say)."
+                f"{name}, row {row}: the label {label} is a score. Use --task regression. If it names a class, give "
+                f"it a name that is not a number, such as v{label}."
             )
         if isinstance(label, (list, dict)):
             raise InputError(f"{name}, row {row}: the label {label} is not one value. Give each row one label.")
@@ -147,7 +132,9 @@ class Classification(SentenceTask):
         scores = Accuracy().compute(**pairs) | MatthewsCorrelation().compute(**pairs)
         if len(self.labels) == 2:
             scores |= F1().compute(**pairs)
-        occurring = sorted(set(pairs["references"]))  # whatever is answered, so that scores can be compared
+        occurring = sorted(
+            set(pairs["references"])
+        )  # the same classes whatever the answers, so that scores can be compared
         return scores | {"f1_macro": F1().compute(**pairs, average="macro", labels=occurring)["f1"]}
 
     def all_alike(self, answers):
@@ -161,16 +148,16 @@ class Classification(SentenceTask):
 
 
 def class_names(examples: datasets.Dataset) -> list[str] | None:
-    """The names of the classes where the data carries them beside ids, as data sets on the Hub do."""
+    """Return the names of the classes if the data has them beside ids, as datasets on the Hub do."""
     return getattr(examples.features["label"], "names", None)
 
 
 class Regression(SentenceTask):
-    """A score. It is trained on in units of its spread, from its mean on; the saved model answers as the data does."""
+    """Predict a score. Training standardizes the scores; the saved model answers on the scale of the data."""
 
     metrics = ("spearmanr", "pearsonr")
     baseline_answer = "the mean of the training data"
-    mean, unit = 0.0, 1.0  # of what the head is trained on, in the data's scores
+    mean, unit = 0.0, 1.0  # training subtracts the mean from the scores and divides by the unit
 
     def check_labels(self, train, validation):
         for name, examples in ((self.validation_name, validation), (self.train_name, train)):
@@ -195,14 +182,14 @@ class Regression(SentenceTask):
     def begin(self, model):
         if score_layer(model) is None:
             logger.warning(
-                f"A {type(model).__name__}'s scores have no bias, so it learns those of the data as they are: bring "
-                "them to a mean of 0 and a spread of 1 for it."
+                f"The head of a {type(model).__name__} has no bias, so it learns the scores as they are. Standardize "
+                "them to a mean of 0 and a spread of 1."
             )
         else:
             self.mean, self.unit = self.centre, self.spread
 
     def collator(self):
-        return partial(standardised, super().collator(), self.mean, self.unit)
+        return partial(standardized, super().collator(), self.mean, self.unit)
 
     def finish(self, model):
         if (layer := score_layer(model)) is not None:
@@ -220,25 +207,25 @@ class Regression(SentenceTask):
     def score(self, answers):
         pairs = {"predictions": answers, "references": self.references}
         scores = Mae().compute(**pairs)
-        if self.all_alike(answers):  # what is left of differences are rounding errors, which correlate with anything
+        if self.all_alike(answers):  # they differ only by rounding errors, which correlate with anything
             pairs["predictions"] = np.full(len(answers), self.centre)
         return Pearsonr().compute(**pairs) | Spearmanr().compute(**pairs) | scores
 
     def all_alike(self, answers):
-        return not np.std(answers) > SMALLEST_SPREAD * self.spread  # so that what is not a number is alike, too
+        return not np.std(answers) > SMALLEST_SPREAD * self.spread  # `not`, so that NaN counts as alike
 
     def baseline(self):
         return Mae().compute(predictions=np.full(len(self.validation), self.centre), references=self.references)
 
 
 def score_layer(model: nn.Module) -> nn.Linear | None:
-    """The layer that gives the one score, if it has a bias to hold its mean."""
+    """Return the layer that outputs the score, if it has a bias, which can hold the mean."""
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer.out_features == 1]
     return layers[-1] if layers and layers[-1].bias is not None else None
 
 
-def standardised(collate: Callable, mean: float, unit: float, rows: list[dict]) -> Any:
-    """A batch in which labels are counted from `mean` on in `unit`s."""
+def standardized(collate: Callable, mean: float, unit: float, rows: list[dict]) -> Any:
+    """Collate a batch, then subtract `mean` from its labels and divide them by `unit`."""
     batch = collate(rows)
     batch["labels"] = (batch["labels"] - mean) / unit
     return batch

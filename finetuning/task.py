@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,14 +30,14 @@ class Task(ABC):
         longest: The longest row in tokens that the encoder can read.
 
     Raises:
-        InputError: The data or the options cannot be used. `build_rows` raises it, too.
+        InputError: The data or the options cannot be used. `build_rows` raises it too.
     """
 
     columns: ClassVar[Mapping[str, Column]]
     auto_class: ClassVar[Any]  # loads the encoder with the task's head
     metrics: tuple[str, ...]  # the main one first
     usual_length: ClassVar[int] = 128
-    reads_windows: ClassVar[bool] = False  # whether texts that are too long become windows, or are cut
+    reads_windows: ClassVar[bool] = False  # whether texts that are too long are split into windows; otherwise cut
     baseline_answer: ClassVar[str] = "the most frequent answer"  # what `baseline` always answers
 
     def __init__(self, arguments: TaskArguments, tokenizer: PreTrainedTokenizerBase, longest: int):
@@ -52,12 +52,12 @@ class Task(ABC):
             )
         if self.stride > self.max_length // 2:
             raise InputError(
-                f"--stride is {self.stride}; it must be at most half of --max_seq_length {self.max_length}, because "
-                "windows would otherwise hardly advance."
+                f"--stride is {self.stride}; it must be at most half of --max_seq_length {self.max_length}. Otherwise "
+                "windows hardly advance."
             )
 
     def build_rows(self) -> tuple[datasets.Dataset, datasets.Dataset]:
-        """Read, check and tokenize the data: rows to train on, rows to evaluate on."""
+        """Read, check and tokenize the data; return the rows to train on and the rows to evaluate on."""
         arguments = self.arguments
         self.train_name, self.validation_name = arguments.train_file, validation_name(arguments)
         validation = read_examples(self.validation_name, arguments.validation_split, self.columns, self.renamed)
@@ -66,7 +66,7 @@ class Task(ABC):
         if odd and odd != ["id"]:  # only messages use the id
             raise InputError(
                 f"{self.validation_name} and {self.train_name}: only one of them has the column {odd[0]!r}. Give data "
-                "with the same columns, or name them by --columns."
+                "with the same columns, or name them with --columns."
             )
         self.check(train, validation)
         train = sample(train, arguments.max_train_samples)
@@ -79,16 +79,66 @@ class Task(ABC):
     def encode_validation(self) -> datasets.Dataset:
         return self.encode(self.validation, self.validation_name)
 
+    def tokenize(self, examples: datasets.Dataset, name: str, function: Callable) -> datasets.Dataset:
+        """Apply `function`, which turns a batch of examples into rows."""
+        settings = {"tokenizer": self.tokenizer, "max_length": self.max_length}
+        return examples.map(
+            function,
+            batched=True,
+            with_indices=self.reads_windows,
+            remove_columns=examples.column_names,
+            fn_kwargs=settings | ({"stride": self.stride} if self.reads_windows else {}),
+            load_from_cache_file=False,  # the cache may hold an earlier version's rows
+            desc=f"tokenizing {name}",
+        )
+
+    def report_windows(self, name: str, texts: list[int], count: int) -> None:
+        """Warn if texts were split into windows.
+
+        Args:
+            name: What messages call the data.
+            texts: For each window, the text that it is from.
+            count: The number of texts.
+        """
+        _, windows = np.unique(texts, return_counts=True)
+        if split := int((windows > 1).sum()):
+            logger.warning(
+                f"{name}: {split:,} of {count:,} texts are longer than {self.max_length} tokens and were split into "
+                f"windows that overlap by {self.stride} tokens. A larger --max_seq_length gives them more context."
+            )
+
+    def compare_labels(self, kind: str, known: Sequence[str], found: Iterable[tuple[str, str]]) -> None:
+        """Refuse labels that only the validation rows have, and warn of labels that only the training rows have.
+
+        Args:
+            kind: What messages call a label.
+            known: The labels of the training rows.
+            found: Each validation row's label, after where it stands.
+        """
+        seen = set()
+        for where, label in found:
+            seen.add(label)
+            if label not in known:
+                raise InputError(
+                    f"{where}: the {kind} {label!r} does not occur in {self.train_name}, which has "
+                    f"{', '.join(known)}. Correct it, or give training rows that have it."
+                )
+        if missing := [label for label in known if label not in seen]:
+            logger.warning(
+                f"{self.validation_name}: no row has the {kind} {', '.join(missing)}, which {self.train_name} has, so "
+                "the score says nothing about it. Give validation rows that have it."
+            )
+
     def collator(self):
         return DataCollatorWithPadding(self.tokenizer)
 
     def compute_metrics(self, output: EvalPrediction) -> dict[str, float]:
-        """The metrics of the head's output on the validation rows, and whether all its answers are alike."""
+        """Score the head's output on the validation rows, and report whether all its answers are alike."""
         answers = self.answers(output.predictions)
         return {**self.score(answers), "collapsed": float(self.all_alike(answers))}
 
     def choose_metric(self, asked: str | None) -> str:
-        """The metric that chooses checkpoint and seed: the one you asked for, or the task's main one."""
+        """Return the metric that chooses checkpoint and seed: the one you asked for, or the task's main one."""
         if asked is None:
             return self.metrics[0]
         accepted = (*self.metrics, "loss")
@@ -100,14 +150,14 @@ class Task(ABC):
     def draw(self, answers: Any, path: Path) -> None:  # noqa: B027 - most tasks have nothing to draw
         """Draw a confusion matrix, for tasks with classes."""
 
-    def begin(self, model: PreTrainedModel) -> None:  # noqa: B027 - most tasks have nothing to say to it
+    def begin(self, model: PreTrainedModel) -> None:  # noqa: B027 - most tasks have nothing to inspect
         """Inspect a new model before training."""
 
-    def finish(self, model: PreTrainedModel) -> None:  # noqa: B027 - most heads answer as they were trained
+    def finish(self, model: PreTrainedModel) -> None:  # noqa: B027 - most heads need no change
         """Adapt a trained model's answers to the scale of the data, before it is saved."""
 
     def baseline(self) -> dict[str, float]:
-        """The metrics of always answering `baseline_answer`; empty if the task has no such answer."""
+        """Score `baseline_answer` as the answer to everything; empty if the task has no such answer."""
         return {}
 
     @abstractmethod
@@ -116,23 +166,23 @@ class Task(ABC):
 
     @abstractmethod
     def encode(self, examples: datasets.Dataset, name: str) -> datasets.Dataset:
-        """Examples as rows of token ids with labels. Messages call the data `name`."""
+        """Turn examples into rows of token ids with labels. Messages call the data `name`."""
 
     @abstractmethod
     def head_settings(self) -> dict[str, Any]:
-        """The settings of the head in the model's configuration."""
+        """Return the head's settings for the model's configuration."""
 
     @abstractmethod
     def answers(self, predictions: Any) -> Any:
-        """The head's output on the validation rows as answers."""
+        """Turn the head's output on the validation rows into answers."""
 
     @abstractmethod
     def score(self, answers: Any) -> dict[str, float]:
-        """The metrics of `answers`, by their names."""
+        """Return the metrics of `answers` by name."""
 
     @abstractmethod
     def all_alike(self, answers: Any) -> bool:
-        """Whether all answers are the same, because the head has collapsed."""
+        """Return whether all answers are the same, because the head has collapsed."""
 
 
 def validation_name(arguments: TaskArguments) -> str:
@@ -144,7 +194,7 @@ def validation_name(arguments: TaskArguments) -> str:
 
 
 def name_of(label: int, names: list[str], where: str) -> str:
-    """The name of a numbered label, from the `names` in the data."""
+    """Return the name of a numbered label, from the `names` in the data."""
     if not 0 <= label < len(names):
         raise InputError(
             f"{where}: the label is {label}; accepted are 0 to {len(names) - 1} ({', '.join(names)}). Remove the row "
@@ -154,10 +204,10 @@ def name_of(label: int, names: list[str], where: str) -> str:
 
 
 def model_inputs(tokenizer: PreTrainedTokenizerBase, encoded: Mapping) -> dict[str, list]:
-    """The tokenizer's outputs that the model accepts."""
+    """Return the tokenizer's outputs that the model accepts."""
     return {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}
 
 
 def only_logits(predictions: Any) -> np.ndarray:
-    """The head's scores, without the hidden states that some models return as well."""
+    """Return the head's scores without the hidden states that some models return too."""
     return predictions[0] if isinstance(predictions, tuple) else predictions

@@ -1,4 +1,4 @@
-"""Label tokens: named entities in BIO tags. Documents too long for the model are read in overlapping windows."""
+"""Label tokens with BIO tags, as for named entities. Long documents are read in overlapping windows."""
 
 import logging
 from typing import Any
@@ -19,7 +19,7 @@ OUTSIDE = "O"
 
 
 class TokenClassification(Task):
-    """Give each token of a document a tag. The document's tokens are called words here, the tokenizer's are tokens."""
+    """Predict a tag for each word of a document. Words are the data's tokens; tokens are the tokenizer's."""
 
     auto_class = AutoModelForTokenClassification
     reads_windows = True
@@ -27,29 +27,18 @@ class TokenClassification(Task):
     columns = {"tokens": Column(("tokens", "words")), "ner_tags": Column(("ner_tags", "tags", "labels"))}
 
     def check(self, train, validation):
-        kinds = set()
-        for _, _, tag in self.all_tags(train, self.train_name):
-            kinds.add(tag.partition("-")[2])
-        kinds.discard("")
+        kinds = {tag.partition("-")[2] for _, _, tag in self.all_tags(train, self.train_name) if tag != OUTSIDE}
         if not kinds:
             raise InputError(f"{self.train_name}: all tags are {OUTSIDE}. Give rows that have entities.")
-        # A type of entity has two tags, of which a small training set may lack one.
+        # An entity type has two tags, and a small training set may lack one of them.
         self.labels = [OUTSIDE, *(f"{prefix}-{kind}" for kind in sorted(kinds) for prefix in "BI")]
         self.ids = {tag: i for i, tag in enumerate(self.labels)}
-        seen = set()
-        for row, place, tag in self.all_tags(validation, self.validation_name):
-            seen.add(tag.partition("-")[2])
-            if tag not in self.ids:
-                raise InputError(
-                    f"{self.validation_name}, row {row}, tag {place}: {tag!r} does not occur in {self.train_name}, "
-                    f"which has entities of the types {', '.join(sorted(kinds))}. Correct the tag, or give "
-                    "training rows that have it."
-                )
-        if missing := sorted(kinds - seen):
-            logger.warning(
-                f"{self.validation_name}: no row has an entity of the type {', '.join(missing)}, which "
-                f"{self.train_name} has: the score says nothing about it. Give validation rows that have it."
-            )
+        validation_kinds = (
+            (f"{self.validation_name}, row {row}, tag {position}", tag.partition("-")[2])
+            for row, position, tag in self.all_tags(validation, self.validation_name)
+            if tag != OUTSIDE
+        )
+        self.compare_labels("entity type", sorted(kinds), validation_kinds)
 
     def all_tags(self, examples: datasets.Dataset, name: str):
         """Check every tag; yield its row, its position and the tag. Rows and positions count from 1."""
@@ -58,58 +47,45 @@ class TokenClassification(Task):
             words, tags = example["tokens"], example["ner_tags"]
             if not isinstance(words, list) or not isinstance(tags, list) or len(words) != len(tags):
                 raise InputError(
-                    f"{name}, row {row}: tokens and ner_tags must be two lists of one length; they are {brief(words)} "
-                    f"and {brief(tags)}."
+                    f"{name}, row {row}: tokens and ner_tags must be lists of the same length; they are "
+                    f"{brief(words)} and {brief(tags)}."
                 )
-            for place, (word, tag) in enumerate(zip(words, tags, strict=True), 1):
+            for position, (word, tag) in enumerate(zip(words, tags, strict=True), 1):
                 if not isinstance(word, str):
                     raise InputError(
-                        f"{name}, row {row}, token {place}: {word!r} is not text. Give each token as text."
+                        f"{name}, row {row}, token {position}: {word!r} is not text. Give each token as text."
                     )
                 if names is not None and isinstance(tag, int):
-                    tag = name_of(tag, names, f"{name}, row {row}, tag {place}")
+                    tag = name_of(tag, names, f"{name}, row {row}, tag {position}")
                 if not isinstance(tag, str) or not (tag == OUTSIDE or (tag[:2] in ("B-", "I-") and tag[2:])):
                     raise InputError(
-                        f"{name}, row {row}, tag {place}: {tag!r} is not a BIO tag. Accepted are {OUTSIDE}, and B- or "
-                        "I- with an entity's type, B-person for one: convert the tags."
+                        f"{name}, row {row}, tag {position}: {tag!r} is not a BIO tag. Accepted are {OUTSIDE}, and "
+                        "B- or I- with an entity type, such as B-person. Convert the tags."
                     )
-                yield row, place, tag
+                yield row, position, tag
 
     def named_tags(self, examples: datasets.Dataset) -> list[list[str]]:
         names = tag_names(examples)
         return [list(tags) if names is None else [names[tag] for tag in tags] for tags in examples["ner_tags"]]
 
     def windows(self, examples: datasets.Dataset, name: str) -> datasets.Dataset:
-        """Make rows of token ids with labels, and with the document and the words that they come from."""
+        """Turn documents into rows of token ids with labels, and with the document and words that each is from."""
         tagged = datasets.Dataset.from_dict(
             {
                 "tokens": examples["tokens"][:],
                 "label_ids": [[self.ids[tag] for tag in tags] for tags in self.named_tags(examples)],
             }
         )
-        rows = tagged.map(
-            encode_documents,
-            batched=True,
-            with_indices=True,
-            remove_columns=tagged.column_names,
-            fn_kwargs={"tokenizer": self.tokenizer, "max_length": self.max_length, "stride": self.stride},
-            load_from_cache_file=False,  # what the cache holds may be an earlier version's
-            desc=f"tokenizing {name}",
-        )
+        rows = self.tokenize(tagged, name, encode_documents)
         if not len(rows):
             raise InputError(f"{name}: no row has a token that the tokenizer knows. Give rows of text.")
         words = sum(map(len, examples["tokens"]))
         if lost := words - sum(map(len, rows["words"])):
             logger.warning(
-                f"{name}: the tokenizer drops {lost:,} of the {words:,} tokens, which are mostly blank or invisible. "
-                f"They are not trained on, and are predicted as {OUTSIDE}."
+                f"{name}: the tokenizer drops {lost:,} of the {words:,} words, mostly blank or invisible ones. They "
+                f"are not trained on, and their prediction is {OUTSIDE}."
             )
-        _, counts = np.unique(rows["document"][:], return_counts=True)
-        if split := int((counts > 1).sum()):
-            logger.warning(
-                f"{name}: {split:,} of {len(examples):,} rows are longer than {self.max_length} tokens and were split "
-                f"into windows that overlap by {self.stride}. A larger --max_seq_length gives them more context."
-            )
+        self.report_windows(name, rows["document"][:], len(examples))
         return rows
 
     def encode(self, examples, name):
@@ -128,14 +104,14 @@ class TokenClassification(Task):
         return {"num_labels": len(self.labels), "id2label": dict(enumerate(self.labels)), "label2id": self.ids}
 
     def answers(self, predictions: Any) -> list[list[str]]:
-        """Collect the tags of all windows: one for every word of every document."""
+        """Collect the tags of all windows, so that every word of every document has one."""
         tags = [[OUTSIDE] * len(words) for words in self.validation["tokens"]]
         best = only_logits(predictions).argmax(-1)  # (windows, tokens)
-        for window, (document, words, places) in enumerate(
+        for window, (document, words, positions) in enumerate(
             zip(self.documents, self.words, self.labelled, strict=True)
         ):
-            for word, place in zip(words, places, strict=True):
-                tags[document][word] = self.labels[best[window, place]]
+            for word, position in zip(words, positions, strict=True):
+                tags[document][word] = self.labels[best[window, position]]
         return tags
 
     def score(self, answers):
@@ -156,9 +132,9 @@ class TokenClassification(Task):
 def encode_documents(
     batch: dict[str, list], indices: list[int], tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int
 ) -> dict[str, list]:
-    """Join the words by spaces and tokenize them as the text that they are for pretraining.
+    """Join each document's words with spaces, and tokenize them as pretraining tokenizes text.
 
-    A word is labelled at its first token, in the window that shows the most context on both sides.
+    A word's first token has its label, in the window that shows the most context on both sides.
     """
     texts = [" ".join(words) for words in batch["tokens"]]
     encoded = tokenizer(
@@ -170,25 +146,24 @@ def encode_documents(
         return_offsets_mapping=True,
     )
     sources = encoded["overflow_to_sample_mapping"]
-    homes: dict[
-        tuple[int, int], tuple[int, int, int]
-    ] = {}  # (document, word) -> (tokens around it, window, its place)
+    # (document, word) -> (the tokens around it, its window, its position in the window)
+    homes: dict[tuple[int, int], tuple[int, int, int]] = {}
     for window, source in enumerate(sources):
         is_first = sources[window - 1 : window] != [source]
-        places = first_tokens(encoded["offset_mapping"][window], batch["tokens"][source], is_first)
+        positions = first_tokens(encoded["offset_mapping"][window], batch["tokens"][source], is_first)
         length = len(encoded["input_ids"][window])
-        for word, place in places.items():
-            around = min(place, length - 1 - place)
+        for word, position in positions.items():
+            around = min(position, length - 1 - position)
             if around > homes.get((source, word), (-1, 0, 0))[0]:
-                homes[source, word] = around, window, place
+                homes[source, word] = around, window, position
     labels = [[NO_LABEL] * len(ids) for ids in encoded["input_ids"]]
     words: list[list[int]] = [[] for _ in sources]
-    for (source, word), (_, window, place) in sorted(homes.items()):
-        labels[window][place] = batch["label_ids"][source][word]
+    for (source, word), (_, window, position) in sorted(homes.items()):
+        labels[window][position] = batch["label_ids"][source][word]
         words[window].append(word)
     documents = [indices[source] for source in sources]
     rows = {**model_inputs(tokenizer, encoded), "labels": labels, "document": documents, "words": words}
-    # A batch of windows without labels, such as those of empty documents, would have no loss.
+    # A batch that holds only windows without labels, such as those of empty documents, would have no loss.
     labelled = [window for window, found in enumerate(words) if found]
     return {name: [values[window] for window in labelled] for name, values in rows.items()}
 
@@ -197,25 +172,25 @@ def first_tokens(offsets: list[tuple[int, int]], words: list[str], is_first: boo
     """Map each word that begins in a window to the position of its first token.
 
     Args:
-        offsets: For each token of the window, where it begins and ends in the words joined by spaces; an empty range
-            for special tokens.
+        offsets: For each token of the window, where it begins and ends in the joined words. Special tokens have an
+            empty range.
         words: The words of the whole document.
-        is_first: Whether this is the document's first window. Any other may begin within a word.
+        is_first: Whether this is the document's first window. Other windows may begin within a word.
     """
     starts = np.cumsum([0, *(len(word) + 1 for word in words)])
-    places: dict[int, int] = {}
-    before = -1 if is_first else None  # the word of the token before
-    for place, (begin, end) in enumerate(offsets):
+    positions: dict[int, int] = {}
+    before = -1 if is_first else None  # the previous token's word
+    for position, (begin, end) in enumerate(offsets):
         if begin == end:
             continue
         word = int(np.searchsorted(starts, end - 1, side="right")) - 1
-        if end == starts[word + 1]:  # a space alone
+        if end == starts[word + 1]:  # only a space
             continue
         # A token may begin with the space before its word, and the tokenizer may drop a word's first character.
         if word != before and (before is not None or begin <= starts[word]):
-            places[word] = place
+            positions[word] = position
         before = word
-    return places
+    return positions
 
 
 def tag_names(examples: datasets.Dataset) -> list[str] | None:

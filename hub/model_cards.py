@@ -1,4 +1,4 @@
-"""The metadata and the tables of model cards: what the Hub lists, filters and compares models by."""
+"""The metadata of model cards, by which the Hub lists, filters and compares models, and their tables."""
 
 import math
 from collections.abc import Iterable
@@ -8,10 +8,10 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from span_electra.common.paths import looks_like_path
 
-TAGS = ("span-electra", "electra")  # of a pair of stock encoders: the first, and its family
-MOST_NAMES = 3  # of files that a text was read from
+TAGS = ("span-electra", "electra")  # a pair of stock encoders has its family in place of the second
+MOST_NAMES = 3  # more files of text are only counted
 
-# What is entered into the Hub's table of results: the half of the model, the Hub's names for its task and the metric.
+# A metric in the Hub's table of results -> the Hub's names for the task and the metric.
 GENERATOR = ("fill-mask", "Masked tokens (generator)")
 DISCRIMINATOR = ("token-classification", "Replaced token detection (discriminator)")
 RESULTS = {
@@ -23,12 +23,12 @@ RESULTS = {
     "discriminator_accuracy": (*DISCRIMINATOR, "accuracy"),
 }
 
-# The options that make one run differ from another, in the order in which the card names them.
+# Options that may name a file or folder of this machine.
 SOURCES = {"config", "model_name_or_path", "generator_name_or_path"}
 
 
 def card_metadata(settings: dict, evaluations: dict[str, dict[str, float]], **metadata) -> ModelCardData:
-    """What the Hub lists, filters and compares models by.
+    """Build the metadata of a pretrained model's card.
 
     Args:
         settings: All options by name.
@@ -41,21 +41,28 @@ def card_metadata(settings: dict, evaluations: dict[str, dict[str, float]], **me
     entries = {
         "language": settings.get("language") or None,
         "license": settings.get("license"),
-        "library_name": "transformers",
-        # By fill-mask `pipeline(model=...)` loads the generator, which is not what one wants where there is more.
+        # With fill-mask, `pipeline(model=...)` would load the generator, although most people want the encoder.
         "pipeline_tag": "fill-mask" if is_generator else "feature-extraction",
-        "datasets": dataset_names(settings.get("train_file", [])) or None,
-        "base_model": settings.get("model_name_or_path")
-        if is_on_the_hub(settings.get("model_name_or_path"))
-        else None,
-        "metrics": sorted({result.metric_type for result in results}) or None,
-        "model_name": model_name(settings),
-        "eval_results": results or None,
     }
     entries |= {name: value for name, value in metadata.items() if value is not None}
     tags = entries.get("tags", [])
     own = (TAGS[0], settings["family"]) if settings.get("family") else TAGS
-    return ModelCardData(**entries | {"tags": [*own, *([tags] if isinstance(tags, str) else tags)]})
+    entries["tags"] = [*own, *([tags] if isinstance(tags, str) else tags)]
+    return model_metadata(settings, results, **entries)
+
+
+def model_metadata(settings: dict, results: list[EvalResult], **entries) -> ModelCardData:
+    """Build what the Hub lists, filters and compares models by; `entries` override it."""
+    base, paths = settings.get("model_name_or_path"), settings.get("train_file", [])
+    common = {
+        "library_name": "transformers",
+        "datasets": dataset_names([paths] if isinstance(paths, str) else paths) or None,
+        "base_model": base if is_on_the_hub(base) else None,  # the Hub cannot link to a local folder
+        "metrics": sorted({result.metric_type for result in results}) or None,
+        "model_name": model_name(settings),
+        "eval_results": results or None,
+    }
+    return ModelCardData(**common | entries)
 
 
 def model_name(settings: dict) -> str:
@@ -63,28 +70,28 @@ def model_name(settings: dict) -> str:
 
 
 def dataset_names(paths: list[str]) -> list[str]:
-    """Those of the texts that are on the Hub and no files (which may be gone by now), without their configurations."""
+    """Return those of `paths` that name datasets on the Hub, without their configurations."""
     return [path.partition(":")[0] for path in paths if not looks_like_path(path) and not Path(path).exists()]
 
 
 def is_on_the_hub(name: str | None) -> bool:
-    """Whether a model is no folder of this machine's."""
+    """Return whether `name` is a model's, and not a local folder."""
     return name is not None and not Path(name).is_absolute() and not Path(name).exists()
 
 
 def without_folder(name: str) -> str:
-    """A model's or a file's name, for others, without where it is on this machine."""
+    """Return the name of a model or a file without its local folder."""
     return name if is_on_the_hub(name) else Path(name).absolute().name
 
 
 def short_list(paths: list[str]) -> str:
-    """The names of the first few texts, and how many more there are."""
+    """Name the first few texts, and count the others."""
     names = [Path(path).name or path for path in paths[:MOST_NAMES]]
     return ", ".join(names) + (f" and {len(paths) - MOST_NAMES:,} more" if len(paths) > MOST_NAMES else "")
 
 
 def eval_results(settings: dict, set_name: str, evaluation: dict[str, float]) -> list[EvalResult]:
-    """The metrics of an evaluation set as entries of the card's `model-index`."""
+    """Turn the metrics of an evaluation set into entries of the card's `model-index`."""
     paths = settings.get("validation_file") or settings.get("train_file") or []
     names = dataset_names(paths)
     text = short_list(paths)
@@ -95,7 +102,7 @@ def eval_results(settings: dict, set_name: str, evaluation: dict[str, float]) ->
             task_name=task_name,
             dataset_type=names[0] if names else "text",
             dataset_name=text,
-            dataset_split=set_name or None,  # by which the Hub tells sets apart
+            dataset_split=set_name or None,  # the Hub tells sets apart by it
             metric_type=metric,
             metric_name=name.replace("_", " "),
             metric_value=float(evaluation[name]),
@@ -106,10 +113,10 @@ def eval_results(settings: dict, set_name: str, evaluation: dict[str, float]) ->
 
 
 def option_table(settings: dict, names: Iterable[str]) -> str:
-    """The rows of a Markdown table of those options in `names` that a run was given."""
+    """Format the options in `names` that have a value as rows of a Markdown table."""
     options = {name: settings[name] for name in names if settings.get(name) not in (None, "", -1)}
     for name in SOURCES & options.keys():
         options[name] = without_folder(options[name])
     if "max_steps" in options:
-        options.pop("num_train_epochs", None)  # which it overrides
+        options.pop("num_train_epochs", None)  # max_steps overrides it
     return "\n".join(f"| `{name}` | {value} |" for name, value in options.items())

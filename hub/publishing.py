@@ -12,8 +12,8 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from span_electra.common.errors import InputError, one_line
-from span_electra.common.run_files import ARGUMENTS, CARD, CURVES, HISTORY, without_config
-from span_electra.configuration_span_encoder import GENERATOR_FOLDER, PRETRAINING_FOLDER
+from span_electra.common.run_files import ARGUMENTS, CARD, CURVES, HISTORY, SAMPLES, without_config
+from span_electra.encoders.configuration_span_encoder import GENERATOR_FOLDER, PRETRAINING_FOLDER
 from span_electra.modeling_span_electra import __file__ as MODEL_CODE
 
 # What tokenizers save of themselves, whatever their kind. No pattern: a folder may hold notes of a similar name.
@@ -83,8 +83,8 @@ def push_run(
 ) -> CommitInfo:
     """Publish the folder of a run, or one of its checkpoints, as a model that loads without this package.
 
-    Weights, configuration, modelling code, tokenizer, model card, history, curves and the run's options are sent, in
-    one commit. Nothing else in the folder is.
+    Weights, configuration, modelling code, tokenizer, model card, history, curves, the page of samples and the run's
+    options are sent, in one commit. Nothing else in the folder is.
 
     Args:
         folder: The folder of a run, or any other that holds a model.
@@ -125,7 +125,7 @@ def push_run(
 
 def published_files(folder: Path) -> list[Path]:
     """The files of a run's folder that make it a model for others, as far as they are there."""
-    names = [CONFIG_NAME, SAFE_WEIGHTS_NAME, *TOKENIZER_FILES, CARD, HISTORY, CURVES, ARGUMENTS]
+    names = [CONFIG_NAME, SAFE_WEIGHTS_NAME, *TOKENIZER_FILES, CARD, HISTORY, CURVES, SAMPLES, ARGUMENTS]
     for part in (GENERATOR_FOLDER, PRETRAINING_FOLDER):  # of a pair of stock encoders
         names += [f"{part}/{name}" for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME)]
     names += [Path(path).name for path in (MODEL_CODE, *get_relative_import_files(MODEL_CODE))]

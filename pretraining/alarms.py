@@ -8,18 +8,18 @@ from transformers.trainer_callback import ExportableState
 logger = logging.getLogger(__name__)
 
 
-# What counts as having learnt nothing, and when it is late enough to say so: attention takes thousands of steps to
-# find the neighbouring tokens, and until then the discriminator guesses.
+# Below these values a network has learnt nothing. The warning waits, because attention takes thousands of steps to
+# find the neighbouring tokens, and the discriminator guesses until then.
 USELESS_RECALL, USELESS_AUC = 0.01, 0.55
 PATIENCE_IN_WARMUPS, PATIENCE_IN_STEPS = 2, 5000
 
 
 class LearningMonitor(TrainerCallback, ExportableState):
-    """Warns when a network has learnt nothing long after warm-up; once, and again only after a recovery."""
+    """Warns once when a network has learnt nothing long after warm-up, and again only after it has recovered."""
 
     def __init__(self, objective: str = "joint"):
         self.objective = objective
-        self.alarms: list[str] = []  # the names of the warnings that were given and still hold
+        self.alarms: list[str] = []  # the names of the warnings that still hold
 
     def state(self) -> dict:
         return {"args": {"objective": self.objective}, "attributes": {"alarms": self.alarms}}
@@ -35,21 +35,21 @@ class LearningMonitor(TrainerCallback, ExportableState):
 
 
 def learning_problems(logs: dict[str, float], objective: str = "joint") -> dict[str, str]:
-    """What is wrong according to training's metrics long after warm-up: a message for each problem, by its name."""
+    """The problems that training's metrics show long after warm-up: a message for each, by its name."""
     problems = {}
-    # A generator stage has no discriminator to judge, and a discriminator stage does not train its generator.
+    # The generator stage has no discriminator, and the discriminator stage does not train its generator.
     auc, recall = logs.get("discriminator_auc", 1.0), logs.get("discriminator_recall", 1.0)
     if auc < USELESS_AUC:
         problems["auc"] = (
-            f"the discriminator has learnt nothing: its AUC is {auc:.3f}, and guessing gives 0.5. Train longer, "
-            "or on short rows first (--max_seq_length 32), in which attention finds the neighbours sooner; if that "
+            f"the discriminator has learnt nothing: its AUC is {auc:.3f}, and guessing gives 0.5. Train longer, or on "
+            "short rows first (--max_seq_length 32), in which attention finds the neighbouring tokens sooner. If that "
             "does not help, lower the learning rate or make the generator smaller."
         )
     elif recall < USELESS_RECALL:
         problems["recall"] = (
             f"the discriminator finds {recall:.1%} of the replaced tokens: it calls everything original. Its AUC of "
-            f"{auc:.3f} shows that it ranks better than it decides; if that does not rise, raise rtd_weight or train "
-            "longer."
+            f"{auc:.3f} shows that it ranks tokens better than it decides. If the AUC does not rise, raise rtd_weight "
+            "or train longer."
         )
     accuracy, baseline = logs["generator_accuracy"], logs["generator_accuracy_baseline"]
     if accuracy <= baseline and objective != "discriminator":

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from span_electra.common.command_line import check_positive, parse_options
 from span_electra.common.errors import InputError
 from span_electra.common.paths import lies_in
-from span_electra.configuration_span_electra import OBJECTIVES, SpanElectraConfig
+from span_electra.configuration_span_electra import OBJECTIVES, SpanObjectivesConfig
 from span_electra.pretraining.history import SUMMARY
 from span_electra.training.arguments import (
     SCHEDULES_BY_METRIC,
+    AcceptedValues,
     RunArguments,
     check_source,
     check_training,
@@ -23,27 +24,18 @@ logger = logging.getLogger(__name__)
 MOST_WARMUP_STEPS = 10_000  # ELECTRA's
 UNDIRECTED = {"replaced_share", "span_replaced_share"}  # for these metrics neither more nor less is better
 
-# Options of the Trainer that make a run impossible to resume: the refused values, and why.
-NOT_REPEATED: dict[str, tuple[list, str]] = {
-    "save_only_model": ([True], "a run cannot be resumed without the optimizer's state"),
-    "auto_find_batch_size": ([True], "a resumed run could not repeat the batch size that it finds"),
-    "ignore_data_skip": ([True], "a resumed run would see some rows twice and others not at all"),
-    "dataloader_in_order": ([False], "a resumed run could not repeat an order left to chance"),
+ACCEPTED: AcceptedValues = {
+    "save_only_model": ((False,), "a run cannot be resumed without the optimizer's state"),
+    "auto_find_batch_size": ((False,), "a resumed run could not repeat the batch size that it finds"),
+    "ignore_data_skip": ((False,), "a resumed run would see some rows twice and others not at all"),
+    "dataloader_in_order": ((True,), "a resumed run could not repeat an order left to chance"),
     "train_sampling_strategy": (
-        ["group_by_length", "batch_rebalance"],
+        ("random", "sequential"),
         "a resumed run could not repeat its order, which follows from no seed",
     ),
-    "enable_jit_checkpoint": (
-        [True],
-        "this script already writes a checkpoint on SIGTERM, and the two would conflict",
-    ),
-}
-
-# Other scripts have these switches.
-SWITCHES = {
-    "do_train": "this script always trains",
-    "do_eval": "--eval_strategy says when to evaluate, and a model is not evaluated without training",
-    "do_predict": "this script predicts nothing",
+    "enable_jit_checkpoint": ((False,), "this script already writes a checkpoint on SIGTERM"),
+    "label_smoothing_factor": ((0,), "the objectives do not smooth labels"),
+    "neftune_noise_alpha": ((None,), "this noise is for instruction tuning"),
 }
 
 
@@ -214,10 +206,6 @@ class PretrainingArguments(RunArguments):
     )
 
     def __post_init__(self):
-        for name, reason in SWITCHES.items():
-            is_asked = getattr(self, name)
-            if is_asked and not (name == "do_eval" and self.eval_strategy != "no"):  # then the Trainer has set it
-                raise ValueError(f"--{name}: {reason}; leave it out.")
         metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
         is_larger_better = not metric.endswith(("loss", "perplexity"))
         if self.greater_is_better not in (None, is_larger_better):
@@ -261,9 +249,17 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
     check_model(model)
     check_data(data)
     check_weights_are_kept(training)
-    check_training(training)
-    check_objectives(training)
-    check_repeatable(training)
+    check_training(training, ACCEPTED)
+    if training.pretrained_lr_ratio < 0:
+        raise InputError(
+            f"--pretrained_lr_ratio is {training.pretrained_lr_ratio}; it must be at least 0, which leaves the loaded "
+            "weights as they are."
+        )
+    if not training.accelerator_config.use_seedable_sampler:
+        raise InputError(
+            "--accelerator_config: use_seedable_sampler is false; a resumed run could not repeat the order of the "
+            "rows: leave it out."
+        )
     check_devices(model, training)
     refuse_metrics(training, set(SUMMARY) - UNDIRECTED)
     if data.streaming:
@@ -311,25 +307,6 @@ def check_data(data: DataArguments) -> None:
     check_positive(data, "max_span_words", "max_train_samples", "max_eval_samples", "preprocessing_num_workers")
 
 
-def check_objectives(training: PretrainingArguments) -> None:
-    """Refuse options that the objectives do not support."""
-    if training.pretrained_lr_ratio < 0:
-        raise InputError(
-            f"--pretrained_lr_ratio is {training.pretrained_lr_ratio}; it must be at least 0, which leaves the loaded "
-            "weights as they are."
-        )
-    if training.label_smoothing_factor:
-        raise InputError(
-            f"--label_smoothing_factor is {training.label_smoothing_factor}; the objectives do not smooth labels: "
-            "leave it out."
-        )
-    if training.neftune_noise_alpha is not None:
-        raise InputError(
-            f"--neftune_noise_alpha is {training.neftune_noise_alpha}; this noise is for instruction tuning: leave it "
-            "out."
-        )
-
-
 def check_devices(model: ModelArguments, training: PretrainingArguments) -> None:
     """Require a process for each GPU, and an attention that the device supports."""
     if training.n_gpu > 1:
@@ -341,18 +318,6 @@ def check_devices(model: ModelArguments, training: PretrainingArguments) -> None
         raise InputError("--attn_implementation is flex_attention; it cannot train on a CPU: give sdpa or eager.")
 
 
-def check_repeatable(training: PretrainingArguments) -> None:
-    """Refuse options that a resumed run could not repeat."""
-    for name, (refused, reason) in NOT_REPEATED.items():
-        if (value := getattr(training, name)) in refused:
-            raise InputError(f"--{name} is {value}; {reason}: leave it out.")
-    if not training.accelerator_config.use_seedable_sampler:
-        raise InputError(
-            "--accelerator_config: use_seedable_sampler is false; a resumed run could not repeat the order of the "
-            "rows: leave it out."
-        )
-
-
 def refuse_metrics(training: PretrainingArguments, accepted: set[str]) -> None:
     """Refuse to choose the best model by a metric that is not `accepted`."""
     metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
@@ -361,7 +326,7 @@ def refuse_metrics(training: PretrainingArguments, accepted: set[str]) -> None:
         raise InputError(f"--metric_for_best_model is {training.metric_for_best_model}; accepted are {names}.")
 
 
-def check_metric(training: PretrainingArguments, config: SpanElectraConfig, has_probe: bool) -> None:
+def check_metric(training: PretrainingArguments, config: SpanObjectivesConfig, has_probe: bool) -> None:
     """Refuse to choose the best model by a metric that the run does not compute."""
     absent = UNDIRECTED | (set() if has_probe else {"probe_accuracy"})
     absent |= {f"{name}_loss" for name in ("sbgo", "sbpo") if not getattr(config, f"use_{name}")}

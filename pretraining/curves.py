@@ -6,7 +6,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from span_electra.pretraining.history import evaluation_prefix
+from span_electra.pretraining.history import PANELS, evaluation_points, training_points
 
 
 def plot_curves(history: list[dict], path: Path) -> None:
@@ -14,18 +14,14 @@ def plot_curves(history: list[dict], path: Path) -> None:
     with matplotlib.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
         figure = Figure(figsize=(10, 6), layout="constrained")
         figure.suptitle("lines: training, dots: evaluation")
-        (generator_losses, discriminator_losses), (generator, discriminator) = figure.subplots(2, 2)
-        draw(generator_losses, history, "mlm_loss", "sbgo_loss")
-        generator_losses.set(title="generator: losses (nats)")
-        draw(discriminator_losses, history, "rtd_loss", "sbpo_loss")
-        discriminator_losses.set(title="discriminator: losses (nats)")
-        draw(generator, history, "generator_accuracy", "generator_accuracy_baseline")
-        generator.set(title="generator: accuracy on masked tokens", xlabel="step", ylim=(0, None))
-        names = ("discriminator_auc", "discriminator_recall", "span_discriminator_auc", "fixed_discriminator_auc")
-        draw(discriminator, history, *names)
-        discriminator.axhline(0.5, color="gray", linestyle=":", label="AUC of guessing")
-        discriminator.set(title="discriminator: finding replaced tokens", xlabel="step", ylim=(0, 1))
-        for axes in (generator_losses, discriminator_losses, generator, discriminator):
+        for axes, (title, names) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
+            draw(axes, history, *names)
+            axes.set(title=title, xlabel="step")
+            if "discriminator_auc" in names:
+                axes.axhline(0.5, color="gray", linestyle=":", label="AUC of guessing")
+                axes.set(ylim=(0, 1))
+            elif "generator_accuracy" in names:
+                axes.set(ylim=(0, None))
             if axes.get_legend_handles_labels()[0]:
                 axes.legend()
         figure.savefig(path, dpi=120)
@@ -42,14 +38,3 @@ def draw(axes: Axes, history: list[dict], *names: str) -> None:
         ):
             if points:
                 axes.plot(*zip(*points, strict=True), style, color=color, markersize=3, label=label)
-
-
-def training_points(history: list[dict], name: str) -> list[tuple[int, float]]:
-    """Step and value of a metric in training's logs."""
-    return [(entry["step"], entry[name]) for entry in history if name in entry]
-
-
-def evaluation_points(history: list[dict], name: str) -> list[tuple[int, float]]:
-    """Step and value of a metric in every evaluation, whatever the set is called."""
-    keys = [(entry, f"{evaluation_prefix(entry)}{name}") for entry in history]
-    return [(entry["step"], entry[key]) for entry, key in keys if key in entry]

@@ -6,14 +6,14 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from span_electra.common.errors import InputError, as_input_error
 from span_electra.common.vocabulary import vocabulary_size
-from span_electra.configuration_span_encoder import PRETRAINING_FOLDER, SpanEncoderConfig
 from span_electra.conversion.warm_start import (
     SETTINGS_OF_NEW_HEADS,
     SETTINGS_OF_TRAINING,
     from_stock_encoder,
     listed,
 )
-from span_electra.modeling_span_encoder import SpanEncoderForPreTraining
+from span_electra.encoders.configuration_span_encoder import PRETRAINING_FOLDER, SpanEncoderConfig
+from span_electra.encoders.modeling_span_encoder import SpanEncoderForPreTraining
 from span_electra.pretraining.arguments import ModelArguments
 
 # How a family's configuration may call the tokenizer's special tokens, and which token stands in for a missing one.

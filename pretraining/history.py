@@ -20,6 +20,16 @@ SUMMARY = (
     *("fixed_discriminator_auc", "probe_accuracy"),
 )
 
+# What is drawn: the title of each panel, and the metrics in it.
+PANELS = {
+    "Generator: losses (nats)": ("mlm_loss", "sbgo_loss"),
+    "Discriminator: losses (nats)": ("rtd_loss", "sbpo_loss"),
+    "Generator: accuracy on masked tokens": ("generator_accuracy", "generator_accuracy_baseline"),
+    "Discriminator: finding replaced tokens": (
+        *("discriminator_auc", "discriminator_recall", "span_discriminator_auc", "fixed_discriminator_auc"),
+    ),
+}
+
 
 def until(history: list[dict], step: int | None) -> list[dict]:
     """The history without the entries after a step."""
@@ -60,3 +70,14 @@ def metric_rows(metrics: dict[str, float]) -> list[tuple[str, str, str]]:
             note = "" if baseline is None else f"baseline {baseline:.4f}"
             rows.append((name, f"{metrics[name]:.4f}", note))
     return rows
+
+
+def training_points(history: list[dict], name: str) -> list[tuple[int, float]]:
+    """Step and value of a metric in training's logs."""
+    return [(entry["step"], entry[name]) for entry in history if name in entry]
+
+
+def evaluation_points(history: list[dict], name: str) -> list[tuple[int, float]]:
+    """Step and value of a metric in every evaluation, whatever the set is called."""
+    keys = [(entry, f"{evaluation_prefix(entry)}{name}") for entry in history]
+    return [(entry["step"], entry[key]) for entry, key in keys if key in entry]

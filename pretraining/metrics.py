@@ -1,4 +1,4 @@
-"""What shows whether both networks learn, counted on the device batch by batch.
+"""The metrics that show whether both networks learn, counted on the device batch by batch.
 
 Axes: B rows, T tokens of a batch.
 """
@@ -7,31 +7,31 @@ import torch
 
 LOSSES = ("mlm_loss", "sbgo_loss", "rtd_loss", "sbpo_loss")
 
-# Two logits in one bin count as a tie in the AUC; the edge at 0 is exact, so precision and recall are, too.
+# Two logits in one bin count as a tie in the AUC. An edge of the bins lies at 0, so precision and recall are exact.
 BINS, LARGEST_LOGIT = 2**15, 16.0
 
-# What a histogram counts: every real token, the masked ones, or every real one of a text corrupted in a fixed way.
+# The tokens that a histogram counts: all real ones, the masked ones, or all real ones after the fixed corruption.
 ALL, SPAN, FIXED = range(3)
 ORIGINAL, REPLACED = 0, 1
 
 
 class PretrainingMetrics:
     """
-    Accumulates the metrics of pretraining over batches without a synchronisation with the device.
+    Accumulates the metrics of pretraining over batches, without waiting for the device.
 
-    Every loss is the mean over the tokens that it is of. All other figures are exact counts over tokens, but for the
-    AUC, which is computed from a histogram of the logits (ties count half). Every attribute is a tensor of sums, so
-    that those of several processes can be added, and those of an interrupted run kept.
+    Each loss is a mean over its own tokens. The AUC comes from a histogram of the logits, in which ties count half;
+    every other figure is an exact count. Each attribute is a tensor of sums: those of several processes can be added,
+    and a checkpoint can hold them.
 
     Args:
-        vocab_size: Size of the model's vocabulary.
-        device: Where the batches are.
+        vocab_size: The size of the model's vocabulary.
+        device: The device of the batches.
     """
 
     def __init__(self, vocab_size: int, device: torch.device | str = "cpu"):
         self.loss_sums = torch.zeros(len(LOSSES), device=device)
         self.loss_counts = torch.zeros(len(LOSSES), dtype=torch.int64, device=device)
-        # Logits of the discriminator by (tokens counted, truth, bin of the logit).
+        # The discriminator's logits: (which tokens, truth, bin of the logit).
         self.logits = torch.zeros(3, 2, BINS, dtype=torch.int64, device=device)
         self.originals = torch.zeros(vocab_size, dtype=torch.int64, device=device)  # how often each is masked
         self.generator_correct = torch.zeros((), dtype=torch.int64, device=device)
@@ -46,8 +46,8 @@ class PretrainingMetrics:
 
         Args:
             outputs: A `SpanPreTrainingOutput`.
-            labels: The original id of masked tokens, -100 elsewhere; shape (rows, tokens).
-            attention_mask: 1 for real tokens, 0 for padding; same shape.
+            labels: Original ids where tokens are masked, -100 elsewhere, (rows, tokens).
+            attention_mask: 1 for real tokens, 0 for padding, (rows, tokens).
         """
         counts = token_counts(labels, attention_mask)
         for i, name in enumerate(LOSSES):
@@ -65,23 +65,23 @@ class PretrainingMetrics:
 
     @torch.no_grad()
     def add_logits(self, histogram: int, logits: torch.Tensor, is_replaced: torch.Tensor, mask: torch.Tensor) -> None:
-        """Add the discriminator's `logits` to a histogram where `mask` is 1; all of shape (rows, tokens)."""
-        # No boolean indexing: the number of its results would have to be known, which is a synchronisation.
+        """Add the discriminator's `logits` to a histogram wherever `mask` is 1; all are (rows, tokens)."""
+        # Boolean indexing would have to wait for the device, to know the number of its results.
         bins = logit_bins(logits).flatten() + BINS * is_replaced.long().flatten()
         self.logits[histogram].view(-1).scatter_add_(0, bins, mask.long().flatten())
 
     def compute(self, reduce=None) -> dict[str, float]:
-        """Return the metrics of everything that was counted, in one transfer from the device: the four losses, shares
-        between 0 and 1, AUCs, and the generator's perplexity.
+        """Return the metrics of all batches since `reset`: the four losses, ratios between 0 and 1, AUCs, and the
+        generator's perplexity. They come from the device in one transfer.
 
         Args:
-            reduce: Sums a tensor over all processes; `accelerator.reduce`, say.
+            reduce: Sums a tensor over all processes, as `accelerator.reduce` does.
         """
         states = vars(self)
         if reduce is not None:
             states = {name: reduce(state.clone()) for name, state in states.items()}
         values = dict(zip(LOSSES, states["loss_sums"] / states["loss_counts"], strict=True))
-        tokens = dict(zip(LOSSES, states["loss_counts"], strict=True))  # of which each value is
+        tokens = dict(zip(LOSSES, states["loss_counts"], strict=True))  # how many each value is a mean over
 
         def add(count: torch.Tensor, prefix: str = "", **metrics: torch.Tensor) -> None:
             values.update({prefix + name: metric for name, metric in metrics.items()})
@@ -89,7 +89,7 @@ class PretrainingMetrics:
 
         add(tokens["mlm_loss"], generator_perplexity=values["mlm_loss"].exp())
         masked, correct = states["originals"].sum(), states["generator_correct"]
-        baseline = states["originals"].max() / masked  # always the most frequent
+        baseline = states["originals"].max() / masked  # of always guessing the most frequent token
         add(masked, "generator_", accuracy=correct / masked, accuracy_baseline=baseline)
         for prefix, histogram in (("", states["logits"][ALL]), ("span_", states["logits"][SPAN])):
             judged = histogram.sum()
@@ -102,15 +102,15 @@ class PretrainingMetrics:
 
 
 def token_counts(labels: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
-    """How many tokens of a batch each of the losses is a mean over; arguments as in `update`."""
+    """How many tokens of a batch each loss is a mean over. Arguments are as in `PretrainingMetrics.update`."""
     masked, real = (labels != -100).sum(), attention_mask.sum()
     return {name: real if name == "rtd_loss" else masked for name in LOSSES}
 
 
 def logit_bins(logits: torch.Tensor) -> torch.Tensor:
-    """The bin of every logit: the same width for all, those beyond the ends in the outermost, 0 in the lower half."""
+    """The bin of every logit, all of one width. Logits beyond the ends go to the outermost, 0 to the lower half."""
     scaled = logits.float() * (BINS / 2 / LARGEST_LOGIT)
-    # NaN has no bin; what becomes of it does not matter, as the loss is not finite either.
+    # NaN goes to any bin: the loss is not finite either, so the run stops.
     return (scaled.nan_to_num().ceil() + (BINS // 2 - 1)).clamp(0, BINS - 1).long()
 
 
@@ -121,21 +121,20 @@ def classification_scores(histogram: torch.Tensor) -> dict[str, torch.Tensor]:
         histogram: Counts of logits, shape (2 for original and replaced, bins).
 
     Returns:
-        Tensors without dimensions. Where there is no token to count, a score is not a number, but precision is 0
-        where no token is called replaced.
+        Scalar tensors. A score over no tokens is NaN, except that precision is 0 if no token is called replaced.
     """
     predicted = histogram.unflatten(-1, (2, BINS // 2)).sum(-1)  # (truth, prediction)
     true_positives = predicted[REPLACED, REPLACED]
     originals, replaced = histogram.sum(-1)
     total = originals + replaced
     called_replaced = predicted[:, REPLACED].sum()
-    # The share of pairs of an original and a replaced token in which the replaced one has the larger logit.
+    # Of all pairs of an original and a replaced token, the ratio in which the replaced one has the larger logit.
     originals_below = histogram[ORIGINAL].cumsum(0) - histogram[ORIGINAL] / 2
     return {
         "precision": true_positives / called_replaced.clamp(min=1),
         "recall": true_positives / replaced,
         "f1": 2 * true_positives / (called_replaced + replaced),
         "accuracy": (predicted[ORIGINAL, ORIGINAL] + true_positives) / total,
-        "accuracy_baseline": torch.maximum(originals, replaced) / total,  # always the more frequent answer
+        "accuracy_baseline": torch.maximum(originals, replaced) / total,  # of always giving the more frequent answer
         "auc": (originals_below / originals * (histogram[REPLACED] / replaced)).sum(),
     }

@@ -6,8 +6,8 @@ from transformers import PreTrainedTokenizerBase
 
 from span_electra.common.errors import InputError, as_input_error
 from span_electra.common.vocabulary import vocabulary_size
+from span_electra.encoders.modeling_span_encoder import SpanEncoderForPreTraining
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
-from span_electra.modeling_span_encoder import SpanEncoderForPreTraining
 from span_electra.pretraining.arguments import DataArguments, ModelArguments
 from span_electra.pretraining.electra_pair import load_model, new_model, settle_config
 from span_electra.pretraining.encoder_pair import is_saved_pair, load_pair, new_pair

@@ -1,4 +1,4 @@
-"""What a run tells people: what it trains, its history as JSON, curves, a model card, and a table at the end."""
+"""The report of a run: what it trains, its history as JSON, curves, a model card, and a table at the end."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def describe(trainer, max_seq_length: int) -> None:
-    """Log what the run trains, and on how much."""
+    """Log what the run trains, and on how many rows."""
     model, args = trainer.model, trainer.args
     for name, network in {"discriminator": model.base_model, "generator": model.generator}.items():
         logger.info(f"{name}: {network.num_parameters():,} parameters")
@@ -36,7 +36,7 @@ def write_report(output_dir: str, settings: dict, history: list[dict], step: int
         output_dir: The run's folder.
         settings: All options by name.
         history: The Trainer's `state.log_history`.
-        step: The step at which the weights were taken; by default the last.
+        step: The step of the weights; by default the last.
         metadata: Entries of the card that override the run's own, by the names of `ModelCardData`.
     """
     from span_electra.pretraining.curves import plot_curves  # loads matplotlib, which `--help` can do without
@@ -50,7 +50,7 @@ def write_report(output_dir: str, settings: dict, history: list[dict], step: int
 
 
 def metric_tables(history: list[dict]) -> str:
-    """The last metrics for the terminal: of each evaluation set, or without an evaluation of training."""
+    """The last metrics for the terminal: those of each evaluation set, or training's if there was no evaluation."""
     evaluations = last_evaluations(history)
     tables = {f"evaluation of {name}" if name else "evaluation": metrics for name, metrics in evaluations.items()}
     if not tables and (training := last_training(history)):

@@ -1,8 +1,8 @@
-"""Text that is read while training goes on: rows are cut, shuffled and batched on the way, none is kept on disk.
+"""Text that is read during training: rows are cut, shuffled and batched on the fly, and none is kept on disk.
 
-A stream has no end. It is read by as many readers as there are data workers in all processes; each goes through its
-share of the shards again and again, every time in another order and with masks of its own. Where every reader stands
-goes into the checkpoint, so that a resumed run reads what the uninterrupted one would have read.
+A stream has no end. Every data worker of every process is a reader with its own share of the shards. It goes through
+them again and again, each time in another order and with new masks. A checkpoint holds the position of each reader, so
+that a resumed run reads what the uninterrupted one would have read.
 """
 
 import gc
@@ -17,34 +17,34 @@ from typing import Any
 
 import datasets
 import numpy as np
-from datasets.iterable_dataset import ExamplesIterable
 from torch.utils.data import IterableDataset, get_worker_info
 
 from span_electra.common.errors import InputError
+from span_electra.common.private_datasets import iterable_of
 from span_electra.tokenization.packing import Packer
 from span_electra.tokenization.text import Corpus, Source
 
-# Rows are shuffled among those of so many blocks: 8 million characters, about 16,000 rows of 128 tokens. A resumed
-# reader cuts them anew, which takes seconds.
+# The rows of this many blocks are shuffled together: 8 million characters, or about 16,000 rows of 128 tokens. A
+# resumed reader cuts them again, which takes seconds.
 BLOCKS_IN_BUFFER = 8
-POSITION = "stream_position"  # the batch's entry that says where its reader stood behind it
+POSITION = "stream_position"  # the entry of a batch that holds its reader's position after it
 
 
 class TextStream(IterableDataset):
     """
-    Endless batches of the rows that `create_features` would cut, each with the position of its reader behind it.
+    Endless batches of the rows that `create_features` would cut, each with its reader's position after it.
 
     Args:
-        corpus: The text; its sources are the shards.
-        packer: What cuts text into rows.
-        batch_size: Rows in a batch of one process.
-        seed: What the order of shards and rows follows from, 0 or more.
-        workers: Data workers of each process, 0 for none.
-        process_index: This process's number.
-        num_processes: How many processes share the stream.
+        corpus: The text. Its sources are the shards.
+        packer: Cuts text into rows.
+        batch_size: The number of rows in a batch of one process.
+        seed: Determines the order of shards and rows; 0 or more.
+        workers: The number of data workers of each process; 0 for none.
+        process_index: The number of this process.
+        num_processes: The number of processes that share the stream.
 
     Raises:
-        InputError: if there are fewer shards than readers.
+        InputError: There are fewer shards than readers.
     """
 
     def __init__(
@@ -64,18 +64,18 @@ class TextStream(IterableDataset):
         self.shards = list(enumerate(corpus.sources))
         readers = max(1, workers)
         check_shards(len(self.shards), num_processes, readers)
-        # The readers of a process take turns, a batch each. What is kept is where all stood when a round was whole.
+        # The readers of a process take turns, a batch each. These are their positions after the last complete round.
         self.positions: list[dict | None] = [None] * readers
-        self.round: list[dict] = []  # the positions in the round since
-        self.seen_of_round = 0  # batches of that round that a resumed run has still to pass over
+        self.round: list[dict] = []  # the positions in the round that has begun since
+        self.seen_of_round = 0  # how many batches of that round a resumed run still has to skip
 
     # --- reading --------------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[tuple[list[dict], dict]]:
         worker = get_worker_info()
         if worker is not None:
-            os.environ["TOKENIZERS_PARALLELISM"] = "false"  # workers are parallel enough
-            gc.freeze()  # to collect what a forked worker has from its process would copy all of it
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers already run in parallel
+            gc.freeze()  # garbage collection in a forked worker would copy all memory that it shares with its parent
         position = self.positions[0 if worker is None else worker.id]
         epoch, state = (0, None) if position is None else (position["epoch"], position["rows"])
         rows = self._rows(epoch, state)
@@ -84,7 +84,7 @@ class TextStream(IterableDataset):
             yield batch, {"epoch": self._epoch, "rows": self._dataset.state_dict()}
 
     def _rows(self, epoch: int, state: dict | None) -> Iterator[dict]:
-        """All rows from a position on; the state of the last one's dataset is that of `_dataset`."""
+        """All rows from a position on. `_dataset` has the state after the last row that was yielded."""
         while True:
             self._epoch, self._dataset = epoch, self.rows_of_epoch(epoch)
             if state is not None:
@@ -95,18 +95,17 @@ class TextStream(IterableDataset):
                 yield row
             if is_empty:
                 raise InputError(
-                    f"{self.corpus.paths[0]}: one of the stream's readers finds no text in any of its shards. Give "
-                    "files that hold text, or fewer data workers (--dataloader_num_workers)."
+                    f"{self.corpus.paths[0]}: a reader of the stream finds no text in any of its shards. Give files "
+                    "that hold text, or fewer data workers (--dataloader_num_workers)."
                 )
             epoch, state = epoch + 1, None
 
     def rows_of_epoch(self, epoch: int) -> datasets.IterableDataset:
-        """This process's rows, each with `input_ids` and `epoch`, once. The library divides them among workers."""
+        """This process's rows of one epoch, with `input_ids` and `epoch`. The library divides them among workers."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.shards))
         shards = [self.shards[index] for index in order]
-        # Not `from_generator`, which leaves a lock file in the user's cache for every order of the shards.
-        blocks = datasets.IterableDataset(ExamplesIterable(read_blocks, {"shards": shards, "corpus": self.corpus}))
-        # Not `split_dataset_by_node`, which deals out rows, all tokenized by all, where shards do not divide evenly.
+        blocks = iterable_of(read_blocks, shards=shards, corpus=self.corpus)
+        # If shards do not divide evenly, `split_dataset_by_node` deals out rows, and each process tokenizes them all.
         blocks = blocks.shard(self.num_processes, self.process_index, contiguous=False)
         return blocks.map(
             RowShuffler(self.packer, self.seed, epoch),
@@ -118,7 +117,7 @@ class TextStream(IterableDataset):
     # --- resuming -------------------------------------------------------------------------------------------------
 
     def passed(self, position: dict) -> None:
-        """Note that training has taken the batch behind which a reader stood at `position`."""
+        """Note that training has taken a batch, after which its reader is at `position`."""
         self.round.append(position)
         self.seen_of_round = max(0, self.seen_of_round - 1)
         if len(self.round) == len(self.positions):
@@ -130,28 +129,28 @@ class TextStream(IterableDataset):
         self._state_file(checkpoint).write_text(json.dumps(state) + "\n", encoding="utf-8")
 
     def load(self, checkpoint: str | Path) -> None:
-        """Go on from where `save` was called.
+        """Resume from where `save` was called.
 
         Raises:
-            InputError: the checkpoint is of a run without a stream, or of another stream.
+            InputError: The checkpoint belongs to a run without a stream, or to another stream.
         """
         try:
             state = json.loads(self._state_file(checkpoint).read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError) as error:
             raise InputError(
-                f"--resume_from_checkpoint {checkpoint}: does not say where a stream stood (no whole "
+                f"--resume_from_checkpoint {checkpoint}: holds no position of a stream (no whole "
                 f"{self._state_file(checkpoint).name}). If its run began without --streaming, leave that out."
             ) from error
         for name, value in self._made_from().items():
             if state.get(name, value) != value:  # older checkpoints say less
                 raise InputError(
                     f"--resume_from_checkpoint {checkpoint}: its stream has {name} {state.get(name)}, this run's has "
-                    f"{value}; resume with what the run began with, or start anew."
+                    f"{value}; resume with the options that the run began with, or start a new run."
                 )
         self.positions, self.round, self.seen_of_round = state["positions"], [], state["batches_since"]
 
     def _made_from(self) -> dict[str, Any]:
-        """What must not change for a position to mean the same rows."""
+        """What must stay the same, so that a position means the same rows."""
         names = "\n".join(source_name(source) for _, source in self.shards)
         return {
             "processes": self.num_processes,
@@ -171,23 +170,23 @@ class TextStream(IterableDataset):
 
 
 def check_shards(shards: int, processes: int, readers: int) -> None:
-    """Refuse to let a reader go without a shard."""
+    """Refuse more readers than shards."""
     if shards >= processes * readers:
         return
     advice = f"--dataloader_num_workers {shards // processes}" if shards >= processes else f"{shards} processes"
     raise InputError(
-        f"--streaming: {shards} shards (files, or parts of a `datasets` name) are fewer than the readers, "
-        f"{processes} processes x {readers} data workers, and none can be read by two. Split the text into at least "
+        f"--streaming: {shards} shards (files, or parts of a `datasets` name) are too few for {processes} processes x "
+        f"{readers} data workers, because each of these needs a shard of its own. Split the text into at least "
         f"{processes * readers} files, or use {advice}."
     )
 
 
 def check_stream(checkpoint: str | Path, rows: datasets.Dataset | TextStream) -> None:
-    """Refuse to go on from a checkpoint whose run read something else."""
+    """Refuse to resume from a checkpoint whose run read something else."""
     if isinstance(rows, TextStream):
         rows.load(checkpoint)
     elif (Path(checkpoint) / state_name(0)).exists():
-        raise InputError(f"--resume_from_checkpoint {checkpoint}: its run read a stream; add --streaming.")
+        raise InputError(f"--resume_from_checkpoint {checkpoint}: its run read a stream, so add --streaming.")
 
 
 def state_name(process_index: int) -> str:
@@ -195,7 +194,7 @@ def state_name(process_index: int) -> str:
 
 
 def source_name(source: Source) -> str:
-    """The same wherever the folder lies, and another where the file has grown."""
+    """A name that does not depend on the folder, and changes if the file grows."""
     if isinstance(source, Path):
         return f"{source.name} {source.stat().st_size}"
     return f"{source.info.dataset_name} {source.split}"
@@ -206,7 +205,7 @@ def text_digest(text: str) -> str:
 
 
 def read_blocks(shards: Sequence[tuple[int, Source]], corpus: Corpus) -> Iterator[tuple[str, dict]]:
-    """The blocks of text in `shards`, each with its key, its shard's number and its own in the shard."""
+    """The blocks of text in `shards`. Each has a key, its shard's number and its own number in the shard."""
     for shard, source in shards:
         for number, block in enumerate(corpus.source_blocks(source)):
             row = {"shard": shard, "number": number, "text": block.text, "document_lines": block.document_lines}
@@ -215,9 +214,9 @@ def read_blocks(shards: Sequence[tuple[int, Source]], corpus: Corpus) -> Iterato
 
 @dataclass
 class RowShuffler:
-    """Blocks of text in, their rows out, in an order that follows from the seed, the epoch and the first block.
+    """Turns blocks of text into their rows, in an order that follows from the seed, the epoch and the first block.
 
-    The library restores the state of a mapped function's input, but loses what is in its own shuffle buffer.
+    The library's own shuffle buffer would be lost at a resumption; the position in a mapped dataset is restored.
     """
 
     packer: Packer

@@ -1,4 +1,4 @@
-"""The Trainer, for rows on disk and for a stream whose position is saved with every checkpoint."""
+"""The Trainer for rows on disk, and for a stream whose position is saved with every checkpoint."""
 
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ class StreamingTrainer(CheckpointingTrainer):
     def train(self, *args, **kwargs):
         if not isinstance(self.train_dataset, TextStream):
             return super().train(*args, **kwargs)
-        # A resumed Trainer reads what the run has seen, to skip it; the stream resumes where it stood.
+        # A resumed Trainer would skip the rows that the run has seen; the stream itself resumes at its position.
         with replaced_attribute(self.args, "ignore_data_skip", True):
             return super().train(*args, **kwargs)
 
@@ -32,8 +32,8 @@ class StreamingTrainer(CheckpointingTrainer):
         stream, args = self.train_dataset, self.args
         if not isinstance(stream, TextStream):
             return super().get_train_dataloader()
-        stream.round = []  # the readers to come start where a round was whole
-        # Accelerate does not prepare it, for it would read everything in one process; here each reads its own share.
+        stream.round = []  # new readers start after the last complete round
+        # Not prepared by Accelerate, which would read everything in one process: here each process reads its share.
         return DataLoader(
             stream,
             batch_size=None,
@@ -43,7 +43,7 @@ class StreamingTrainer(CheckpointingTrainer):
             prefetch_factor=args.dataloader_prefetch_factor,
             worker_init_fn=ignore_stop_signals,
             multiprocessing_context=args.dataloader_multiprocessing_context,
-            generator=torch.Generator(),  # its iterator would draw a number from training's
+            generator=torch.Generator(),  # otherwise its iterator would draw one of training's random numbers
         )
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -54,7 +54,7 @@ class StreamingTrainer(CheckpointingTrainer):
             while stream.seen_of_round:
                 stream.passed(next(epoch_iterator)[POSITION])
             batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
-        except InputError as error:  # a worker's comes with its traceback in the text
+        except InputError as error:  # an error from a worker has its traceback in the text
             raise InputError(str(error).strip().rpartition("InputError: ")[2]) from error
         for batch in batches:
             stream.passed(batch.pop(POSITION))
@@ -72,7 +72,7 @@ class StreamingTrainer(CheckpointingTrainer):
 
 
 class EpochOfStream(TrainerCallback):
-    """Counts a stream's steps from the run's beginning; the Trainer counts from where it resumed."""
+    """Counts a stream's steps from the start of the run; the Trainer would count from the resumption."""
 
     def on_step_end(self, args, state, control, train_dataloader=None, **kwargs):
         if isinstance(train_dataloader.dataset, TextStream):

@@ -1,9 +1,11 @@
 """The benchmarks are run by hand: here only that they still run, and that what they compare does the same work."""
 
 import json
+import random
 import sys
 import time
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +21,21 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import data
 import going_on
 import ladder
+import ladder_report
 import pieces
 import step
 
 from span_electra.common.errors import InputError
-from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.pretraining.arguments import parse_arguments
-from span_electra.pretraining.electra_pair import settle_config
-from span_electra.pretraining.model_files import read_config, read_overrides
+from span_electra.pretraining.model import build_model
 from span_electra.tokenization.create_features import create_features, load_features
 
 SETTING = step.Setting("tiny", length=24, vocab_size=300, batch=2, precision="fp32", dropout=0.1, device="cpu")
 
 
-def test_all_contestants_of_the_step_have_the_same_losses():
-    losses = step.check_losses(SETTING)
+@pytest.mark.parametrize("family", step.FAMILIES)
+def test_all_contestants_of_the_step_have_the_same_losses(family):
+    losses = step.check_losses(replace(SETTING, family=family))
     assert {step.NAIVE, step.OURS, step.TOKEN_OBJECTIVES} <= losses.keys()
     assert len({round(loss, 3) for loss in losses.values()}) == 1
 
@@ -46,8 +48,9 @@ def test_other_work_is_not_timed(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_step_of_each_contestant_is_timed_and_counted():
-    rows = step.measure(SETTING, rounds=1, compiled=False, memory=False)
+@pytest.mark.parametrize("family", step.FAMILIES)
+def test_a_step_of_each_contestant_is_timed_and_counted(family):
+    rows = step.measure(replace(SETTING, family=family), rounds=1, compiled=False, memory=False)
     assert all(row["seconds"] > 0 and row["flops"] > 0 for row in rows)
     assert rows[0]["ratio"] == 1 and rows[-1]["contestant"] == step.OURS
     assert step.measure_packing(SETTING, rounds=1).keys() == {"padded", "several to a row"}
@@ -133,56 +136,114 @@ def test_pieces_replace_nothing(features, tmp_path, action):
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "my only copy"
 
 
-SWEEPS = list(yaml.safe_load(ladder.SWEEPS.read_text()))
+SIZES = sorted(path.stem for path in ladder.HERE.glob("*.yaml"))
 
 
 def climbing(size, tmp_path, **options):
-    defaults = {
-        "sweep": None,
-        "only": None,
-        "only_tasks": None,
-        "steps": None,
-        "minutes": None,
-        "jobs": 1,
-        "seeds": [0],
-    }
-    path = ladder.HERE / f"{size}.yaml"
-    return ladder.Ladder(Namespace(**defaults | options, size=path, output_dir=tmp_path, tasks=tmp_path / "tasks"))
-
-
-@pytest.mark.parametrize(
-    ("size", "sweep"), [("cpu", None), ("gpu", None), ("hour", None), ("sweep", SWEEPS), ("gpu", SWEEPS)]
-)
-def test_every_rung_of_every_size_is_another_recipe_that_pretraining_takes(size, sweep, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    runs = climbing(size, tmp_path, sweep=sweep)
-    recipes = {}
-    monkeypatch.setattr(runs, "call", lambda module, log: recipes.update({module[1].stem: module[1]}))
+    defaults = dict.fromkeys(("only", "only_tasks", "steps", "minutes", "seeds", "pieces"))
+    defaults |= {"jobs": 1, "finetuning_seeds": 2, "output_dir": tmp_path, "tasks": tmp_path / "tasks"}
+    path = size if isinstance(size, Path) else ladder.HERE / f"{size}.yaml"
+    runs = ladder.Ladder(Namespace(**defaults | options, size=path))
     runs.tokenizer, runs.features = tmp_path / "tokenizer", tmp_path / "features"
-    runs.folder.mkdir()
+    runs.folder.mkdir(exist_ok=True)
+    return runs
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_rung_of_every_size_is_another_recipe_that_pretraining_takes(size, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    runs = climbing(size, tmp_path)
+    recipes = {}
+    monkeypatch.setattr(runs, "call", lambda module, *files: recipes.update({module[1].stem: module[1]}))
+    monkeypatch.setattr(runs, "equal_time", lambda name, other: {"max_steps": 7})
     seen = set()
     for name in runs.rungs:
         runs.pretrain(name, 0, runs.run_folder(name, 0))
         model, data, training = parse_arguments([str(recipes[f"{name}-seed0"])])
-        settings = settle_config(
-            model.config, read_config(model.config), read_overrides(model.config_overrides), data, word_tokenizer()
-        )
-        config = SpanElectraConfig(**settings, vocab_size=99)
-        seen.add(json.dumps([config.to_dict(), vars(data), training.max_grad_norm]))
+        config = build_model(model, data, word_tokenizer()).config.to_dict()
+        options = {name: value for name, value in training.to_dict().items() if name != "output_dir"}
+        seen.add(json.dumps([config, vars(data), options], default=str))
     assert len(seen) == len(runs.rungs)
+
+
+def test_a_rung_at_equal_time_gets_the_steps_that_a_measured_rate_allows(tmp_path, monkeypatch):
+    runs, seconds = climbing("cpu_long", tmp_path), {"2_sbgo": [3, 5, 4], "0_mlm_equal_time": [2, 2, 2]}
+    monkeypatch.setattr(runs, "seconds_per_step", lambda name, steps: seconds[name].pop(0))
+    recipes = {}
+    monkeypatch.setattr(runs, "call", lambda module, *files: recipes.update({module[1].stem: module[1]}))
+    for seed in (0, 1):  # measured once for both
+        runs.pretrain("0_mlm_equal_time", seed, runs.run_folder("0_mlm_equal_time", seed))
+    steps = [yaml.safe_load(recipe.read_text())["max_steps"] for recipe in recipes.values()]
+    assert steps == [2 * 16000, 2 * 16000]
+    kept = json.loads((runs.folder / "0_mlm_equal_time.equal_time.json").read_text())
+    assert (kept["ratio"], kept["seconds_of"], len(kept["seconds_per_step"])) == (2, "2_sbgo", 3)
+
+
+def test_only_the_deciding_rungs_have_a_second_seed(tmp_path, monkeypatch):
+    runs, climbed = climbing("cpu_long", tmp_path), []
+    monkeypatch.setattr(runs, "climb", lambda name, seed: climbed.append((name, seed)))
+    assert runs.climb_all(list(runs.rungs))
+    decide = ["0_mlm", "0_mlm_equal_time", "2_sbgo"]
+    assert sorted(climbed) == sorted([(name, 0) for name in runs.rungs] + [(name, 1) for name in decide])
+    assert climbed[0][1] == 0 and climbed[-1][1] == 1  # every rung before a second seed of any
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_training_data_is_held_out_whole_and_by_articles(tmp_path, suffix):
+    items = [json.dumps({"title": i}) for i in range(30)]
+    text = "\n".join(items) + "\n" if suffix == ".jsonl" else json.dumps({"data": [json.loads(x) for x in items]})
+    (train := tmp_path / f"train{suffix}").write_text(text)
+    parts = ladder.hold_out(train, tmp_path / "parts")
+    read = [
+        [json.loads(line) for line in path.read_text().splitlines()]
+        if suffix == ".jsonl"
+        else json.loads(path.read_text())["data"]
+        for path in (parts["train_file"], parts["validation_file"])
+    ]
+    assert [len(part) for part in read] == [27, 3]
+    assert sorted(item["title"] for part in read for item in part) == list(range(30))
+    assert ladder.hold_out(train, tmp_path / "again")["train_file"].read_text() == parts["train_file"].read_text()
+
+
+def test_the_learning_rate_is_chosen_once_for_a_rung_and_a_task_without_the_validation_data(tmp_path, monkeypatch):
+    runs, calls = climbing("cpu_long", tmp_path), []
+    (tmp_path / "tasks" / "sst2").mkdir(parents=True)
+    for part in ("train", "dev"):
+        (tmp_path / "tasks" / "sst2" / f"{part}.jsonl").write_text("{}\n" * 20)
+
+    def call(module, *files):
+        recipe = yaml.safe_load(module[1].read_text())
+        calls.append((recipe["learning_rate"], recipe["seeds"], Path(recipe["validation_file"]).stem))
+        scores = {
+            "metric": "accuracy",
+            "median": {"accuracy": {1e-4: 0.6, 3e-4: 0.8, 1e-3: 0.5}[recipe["learning_rate"]]},
+        }
+        Path(recipe["output_dir"]).mkdir()
+        (Path(recipe["output_dir"]) / "results.json").write_text(json.dumps(scores))
+
+    monkeypatch.setattr(runs, "call", call)
+    for seed in (0, 1):
+        run = runs.run_folder("2_sbgo", seed)
+        ladder.write_recipe({}, ladder.beside(run, ".yaml"))
+        runs.finetune("sst2", "2_sbgo", seed, run)
+    assert calls == [*((rate, 1, "held_out") for rate in (1e-4, 3e-4, 1e-3)), (3e-4, 2, "dev"), (3e-4, 2, "dev")]
 
 
 @pytest.mark.parametrize(("part", "setting"), [("pretraining", "learning_rate"), ("finetuning", "num_train_epochs")])
 def test_a_run_made_with_other_settings_is_neither_gone_on_from_nor_reported(tmp_path, monkeypatch, part, setting):
     tasks = {"sst2": {}}
 
+    def pretend(module, *files):
+        if "finetuning" in module[0]:
+            output = Path(yaml.safe_load(module[1].read_text())["output_dir"])
+            output.mkdir()
+            (output / "results.json").write_text("{}")
+
     def climb(value):
-        runs = climbing("cpu", tmp_path, finetuning_seeds=2)
-        runs.size["tasks"] = tasks
+        runs = climbing("cpu", tmp_path)
+        runs.size["tasks"] = runs.tasks = tasks
         runs.size[part][setting] = value
-        monkeypatch.setattr(runs, "call", lambda module, log: None)
-        runs.tokenizer, runs.features = tmp_path / "tokenizer", tmp_path / "features"
-        runs.folder.mkdir(exist_ok=True)
+        monkeypatch.setattr(runs, "call", pretend)
         runs.climb("1_electra", 0)
 
     climb(0.5)
@@ -214,7 +275,7 @@ def write_results(runs, name, tasks):
     for task, values in tasks.items():
         output = run.with_name(f"{run.name}-{task}")
         output.mkdir(parents=True)
-        seeds = [{"metrics": {ladder.TASKS[task][1]: value}} for value in values]
+        seeds = [{"metrics": {ladder_report.TASKS[task][1]: value}} for value in values]
         (output / "results.json").write_text(json.dumps({"seeds": seeds, "collapsed": 1, "baseline": {}}))
         (runs.options.tasks / task).mkdir(parents=True, exist_ok=True)
         (runs.options.tasks / task / "dev.jsonl").write_text("{}\n" * 400)
@@ -226,15 +287,72 @@ def test_means_are_of_the_tasks_that_every_rung_has(tmp_path):
     write_results(runs, "1_electra", {"sst2": [0.9, 0.8, 0.7]})
     first, second = runs.results()
     assert (first["tasks"]["sst2"]["median"], first["mean"], second["mean"]) == (70, 70, 80)
-    shown = ladder.table([first, second], "python ladder.py")
+    shown = ladder_report.table([first, second], "python ladder.py")
     assert "70.0 (50.0 to 80.0), 1 collapsed" in shown and "± 4.5 (95 %)" in shown
-    probes = {name: ladder.spread([0.25, 0.75, 0.5]) for name in ladder.PROBES[1:]}
-    probes[ladder.PROBES[0]] = ladder.spread([30.0])
-    trained = {**second, "tokens": 10**6, "flops": 1, "tokens_per_second": 1, "probes": probes, "pretraining_seeds": 3}
-    shown = ladder.table([first, trained], "python ladder.py")
-    assert "| 30 | 0.500 (0.250 to 0.750) |" in shown and "of 3 seeds of pretraining" in shown
-    ladder.picture([first, second], tmp_path / "picture.png")
+    probes = {name: ladder_report.spread([0.25, 0.75, 0.5]) for name in ladder_report.PROBES[1:]}
+    probes[ladder_report.PROBES[0]] = ladder_report.spread([30.0])
+    trained = {**second, "tokens": 10**6, "flops": 1, "probes": probes, "pretraining_seeds": 3}
+    trained["seconds"] = ladder_report.spread([1000.0, 3000.0, 2000.0])
+    shown = ladder_report.table([first, trained], "python ladder.py")
+    assert "| 2,000 (1,000 to 3,000) | 30 | 0.500 (0.250 to 0.750) |" in shown and "of 3 seeds of pretraining" in shown
+    ladder_report.picture([first, second], tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000
+
+
+SMALL = {"embedding_size": 16, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+SMALL |= {"intermediate_size": 64, "max_position_embeddings": 64, "generator_size": 1}
+WORDS = ("the", "a", "old", "new", "house", "river", "cat", "dog", "red", "blue", "sees", "likes", "under", "over")
+
+
+def sentence(chance, words=12):
+    return " ".join(chance.choices(WORDS, k=words))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Text, and a small SQuAD."""
+    home, chance = tmp_path_factory.mktemp("corpus"), random.Random(0)
+    (home / "text.txt").write_text("\n".join(sentence(chance, 30) + "\n" * (i % 3 == 0) for i in range(400)))
+    for part in ("train", "dev"):
+        articles = []
+        for i in range(12):
+            context = sentence(chance, 20)
+            answers = [{"text": context.split()[3], "answer_start": context.index(context.split()[3])}]
+            question = {"id": f"{part}{i}", "question": sentence(chance, 5), "answers": answers}
+            articles.append({"title": str(i), "paragraphs": [{"context": context, "qas": [question]}]})
+        (home / "tasks" / "squad").mkdir(parents=True, exist_ok=True)
+        (home / "tasks" / "squad" / f"{part}.json").write_text(json.dumps({"data": articles, "version": "1.1"}))
+    return home
+
+
+@pytest.mark.slow
+def test_a_dry_run_climbs_every_kind_of_rung_and_resumes(corpus, tmp_path, monkeypatch, capsys):
+    (tmp_path / "model.json").write_text(json.dumps(SMALL))
+    alone = {"objective": "generator", "config_overrides": {"use_sbgo": False, "use_sbpo": False}}
+    size = {
+        "tokenizer": {"tokenizer_type": "BERT", "lowercase": True, "vocab_size": 200},
+        "pretraining": {"config": str(tmp_path / "model.json"), "max_seq_length": 32}
+        | {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "learning_rate": 1e-3},
+        "rungs": {"joint": {}, "mlm_time": alone | {"seconds_of": "joint"}},
+        "finetuning": {"max_seq_length": 32, "learning_rates": [1e-3]},
+        "tasks": {"squad": {"stride": 4}},
+    }
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(size))
+    command = f"ladder.py {tmp_path}/small.yaml --text {corpus}/text.txt --tasks {corpus}/tasks --finetuning_seeds 2"
+    command += f" --output_dir {tmp_path}/out --steps 2"
+    monkeypatch.setattr(sys, "argv", f"{command} --minutes 0.1".split())
+    ladder.main()  # stops somewhere
+    assert "the same command resumes" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", command.split())
+    ladder.main()
+    entries = {entry["rung"]: entry for entry in json.loads((tmp_path / "out/small-dry/results.json").read_text())}
+    assert [*entries] == ["scratch", "joint", "mlm_time"]
+    assert [entry["pretraining_seeds"] for entry in entries.values()] == [0, 1, 1]
+    scores = [entry["tasks"]["squad"] for entry in entries.values()]
+    assert all(score["seeds"] == 2 and score["learning_rate"] == 1e-3 for score in scores)
+    assert entries["mlm_time"]["equal_time"]["seconds_of"] == "joint"
+    assert all(entry["seconds"]["median"] > 0 and entry["flops"] > 0 for entry in [*entries.values()][1:])
+    assert (tmp_path / "out/small-dry/results.png").stat().st_size > 1000
 
 
 @pytest.mark.slow
@@ -246,6 +364,6 @@ def test_intervals_hold_the_true_score_as_often_as_they_say():
         first, noise = chance.standard_normal((2, count))
         ranks = stats.spearmanr(first, normal * first + np.sqrt(1 - normal**2) * noise).statistic
         for metric, true, score in (("spearmanr", 85, ranks), ("accuracy", 80, chance.binomial(count, 0.8) / count)):
-            low, high = ladder.interval(metric, score, count)
+            low, high = ladder_report.interval(metric, score, count)
             held[metric] += low <= true <= high
     assert all(0.94 < times / runs < 0.97 for times in held.values()), held

@@ -34,7 +34,12 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     package = {name.removeprefix("span_electra/") for name in names if name.startswith("span_electra/")}
     modules = {path.name for path in ROOT.glob("*.py")} - {"setup.py"}
     assert {name for name in package if "/" not in name} == modules
-    assert {"configs/tiny.json", "configs/recipes/demo.yaml", "tokenization/text.py"} <= package
+    assert {
+        "configs/tiny.json",
+        "configs/recipes/demo.yaml",
+        "tokenization/text.py",
+        "inspection/page.html",
+    } <= package
     assert not [name for name in package if name.startswith(LEFT_OUT)]
 
 

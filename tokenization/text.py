@@ -6,7 +6,6 @@ the message.
 """
 
 import glob
-import json
 import logging
 import os
 import re
@@ -22,8 +21,9 @@ import pyarrow.parquet as pq
 
 from span_electra.common.errors import InputError, InputNotFoundError
 from span_electra.common.paths import COMPRESSION_SUFFIXES, TABLE_SUFFIXES, TEXT_SUFFIXES, looks_like_path
-from span_electra.common.tables import load_named_dataset, open_csv
-from span_electra.common.text_files import LONGEST_LINE, numbered_lines, read_text
+from span_electra.common.private_datasets import fingerprint
+from span_electra.common.tables import load_named_dataset, open_csv, open_json_lines
+from span_electra.common.text_files import LONGEST_LINE, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ def _identity(source: Source) -> dict[str, Any]:
     return {
         "dataset": source.info.dataset_name,
         "split": str(source.split),
-        "fingerprint": source._fingerprint,
+        "fingerprint": fingerprint(source),
     }
 
 
@@ -241,17 +241,7 @@ def _read_rows(source: Source, column: str) -> Iterator[str]:
 
 
 def _read_json_lines(path: Path, column: str) -> Iterator[tuple[str, Any]]:
-    for number, line in numbered_lines(path):
-        if not line or line.isspace():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:  # not JSON, a number without end, or too deep
-            reason = getattr(error, "msg", error)
-            raise InputError(f"{where}: not JSON ({reason}). Accepted: one JSON object per line.") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{where}: a JSON {type(row).__name__}. Accepted: one JSON object per line.")
+    for where, row in open_json_lines(path):
         _check_column(where, column, row)
         yield where, row[column]
 

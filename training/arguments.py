@@ -3,10 +3,10 @@
 import math
 import os
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import parse_flag_from_env
@@ -22,7 +22,21 @@ from span_electra.common.paths import lies_in
 
 MOST_SEEDS = 2**32  # NumPy's limit
 SCHEDULES_BY_METRIC = ("reduce_lr_on_plateau", "greedy")  # these follow the metric of the evaluations
+ANY_RATE = 1e-3  # fine-tuning's default depends on the model
 MADE_FOR_A_MODEL = ("galore", "apollo", "lomo", "adalomo")  # these optimizers need the model, which is not built yet
+
+# An option of the Trainer -> the values that a script accepts, and why it accepts no others.
+AcceptedValues = Mapping[str, tuple[tuple[Any, ...], str]]
+ROUNDS = "it would round the weights that are saved after the last evaluation, which --bf16 does not"
+ACCEPTED_BY_ALL: AcceptedValues = {
+    "label_names": ((None,), "the task sets these"),
+    "bf16_full_eval": ((False,), ROUNDS),
+    "fp16_full_eval": ((False,), ROUNDS),
+}
+ACCEPTED_BY_SCRIPTS: AcceptedValues = {
+    "do_predict": ((False,), "this script predicts nothing"),
+    "use_liger_kernel": ((False,), "Liger has no kernels for encoders like ELECTRA"),
+}
 
 
 @dataclass
@@ -47,14 +61,7 @@ class RunArguments(TrainingArguments):
             raise ValueError("--output_dir is missing: give a new or empty folder for the run.")
         if self.report_to is None:
             self.report_to = "tensorboard" if is_tensorboard_available() else "none"
-        if self.label_names is not None:
-            raise ValueError("--label_names: the task sets these; leave it out.")
-        for name in ("bf16_full_eval", "fp16_full_eval"):
-            if getattr(self, name):
-                raise ValueError(
-                    f"--{name}: would round the weights that are saved after the last evaluation; leave it out. "
-                    "--bf16 evaluates in half precision and keeps the weights as they are."
-                )
+        refuse_others(self, ACCEPTED_BY_ALL)
         for name in ("logging_steps", "eval_steps", "save_steps", "warmup_steps"):
             if not 0 <= (getattr(self, name) or 0) < math.inf:
                 raise ValueError(f"--{name} is {getattr(self, name)}; give a number of steps, or a ratio below 1.")
@@ -67,27 +74,29 @@ class RunArguments(TrainingArguments):
         return {**self.__dict__, "hub_token": None}
 
 
-def check_training(training: RunArguments) -> None:
+def refuse_others(training: TrainingArguments, accepted: AcceptedValues) -> None:
+    """Refuse all values but the accepted ones."""
+    for name, (values, reason) in accepted.items():
+        value = getattr(training, name)
+        if value not in values:
+            raise InputError(f"--{name} is {getattr(value, 'value', value)}; {reason}: leave it out.")
+
+
+def check_training(training: RunArguments, accepted: AcceptedValues) -> None:
     """Refuse options that the Trainer would misuse in silence, or refuse only when the run has begun."""
+    refuse_others(training, {**ACCEPTED_BY_SCRIPTS, **accepted})
     for name in ("seed", "data_seed"):
         value = getattr(training, name)
         if value is not None and not 0 <= value < MOST_SEEDS:
             raise InputError(f"--{name} is {value}; it must lie between 0 and {MOST_SEEDS - 1}.")
-    if training.learning_rate is not None and not 0 < training.learning_rate < math.inf:
-        raise InputError(
-            f"--learning_rate is {training.learning_rate}; it must be above 0 and finite. ELECTRA-Small uses 5e-4 to "
-            "pretrain and 3e-4 to fine-tune."
-        )
-    for name in ("weight_decay", "adam_epsilon", "max_grad_norm"):
-        if not 0 <= getattr(training, name) < math.inf:
+    for name in ("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm"):
+        if not 0 <= (getattr(training, name) or 0) < math.inf:
             raise InputError(f"--{name} is {getattr(training, name)}; it must be at least 0 and finite.")
     check_positive(training, "gradient_accumulation_steps")
     if training.max_steps < 1 and training.max_steps != -1:
         raise InputError(f"--max_steps is {training.max_steps}; it must be at least 1. Leave it out to count epochs.")
     if training.max_steps == -1 and not 0 < training.num_train_epochs < math.inf:
         raise InputError(f"--num_train_epochs is {training.num_train_epochs}; it must be above 0 and finite.")
-    if training.use_liger_kernel:
-        raise InputError("--use_liger_kernel: Liger has no kernels for encoders like ELECTRA; leave it out.")
     check_fsdp(training)
     check_with_library(training)
 
@@ -118,40 +127,8 @@ def fsdp_state_dict_type(training: RunArguments) -> str | None:
 
 def check_with_library(training: RunArguments) -> None:
     """Build what the Trainer builds from its options, so that it refuses them before the run has a folder."""
-    parameters = [torch.zeros(1, device=training.device, requires_grad=True)]
-    rate = {"lr": training.learning_rate or 1e-3}  # fine-tuning's default depends on the model
-
-    def make_optimizer():
-        if not training.optim.startswith(MADE_FOR_A_MODEL):
-            kind, options = Trainer.get_optimizer_cls_and_kwargs(training)
-            return kind(parameters, **options | rate)
-        with suppress(ValueError):
-            Trainer.get_optimizer_cls_and_kwargs(training)
-
-    def make_schedule():
-        settings = training.lr_scheduler_kwargs
-        get_scheduler(training.lr_scheduler_type, SGD(parameters, **rate), 1, 2, settings)  # type: ignore[arg-type]
-
-    def make_data_loaders():
-        for batch_size in (training.per_device_train_batch_size, training.per_device_eval_batch_size):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the run's own loaders will warn
-                DataLoader(
-                    [0],  # type: ignore[arg-type]
-                    batch_size,
-                    num_workers=training.dataloader_num_workers,
-                    persistent_workers=training.dataloader_persistent_workers,
-                    multiprocessing_context=training.dataloader_multiprocessing_context,
-                )
-
-    def make_trackers():
-        for tracker in get_reporting_integration_callbacks(training.report_to):
-            tracker()
-        if (folder := os.environ.get("TENSORBOARD_LOGGING_DIR")) and "tensorboard" in training.report_to:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-
     values = training.to_dict()  # has the names of options with a few choices
-    attempts: dict[str, tuple[Callable, str]] = {
+    attempts: dict[str, tuple[Callable[[RunArguments], None], str]] = {
         f"--optim is {values['optim']}": (make_optimizer, "--optim_args are name=value,name=value"),
         f"--report_to is {values['report_to']}": (make_trackers, "none reports to none"),
         f"--lr_scheduler_type is {values['lr_scheduler_type']}": (
@@ -162,9 +139,45 @@ def check_with_library(training: RunArguments) -> None:
     }
     for given, (attempt, fix) in attempts.items():
         try:
-            attempt()
+            attempt(training)
         except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"{given}: {first_line(error)} ({fix}).") from error
+
+
+def make_optimizer(training: RunArguments) -> None:
+    try:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(training)
+    except ValueError:
+        if training.optim.startswith(MADE_FOR_A_MODEL):
+            return
+        raise
+    parameter = torch.zeros(1, device=training.device, requires_grad=True)
+    kind([parameter], **options | {"lr": training.learning_rate or ANY_RATE})
+
+
+def make_schedule(training: RunArguments) -> None:
+    optimizer = SGD([torch.zeros(1)], training.learning_rate or ANY_RATE)
+    get_scheduler(training.lr_scheduler_type, optimizer, 1, 2, training.lr_scheduler_kwargs)  # type: ignore[arg-type]
+
+
+def make_data_loaders(training: RunArguments) -> None:
+    for batch_size in (training.per_device_train_batch_size, training.per_device_eval_batch_size):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the run's own loaders will warn
+            DataLoader(
+                [0],  # type: ignore[arg-type]
+                batch_size,
+                num_workers=training.dataloader_num_workers,
+                persistent_workers=training.dataloader_persistent_workers,
+                multiprocessing_context=training.dataloader_multiprocessing_context,
+            )
+
+
+def make_trackers(training: RunArguments) -> None:
+    for tracker in get_reporting_integration_callbacks(training.report_to):
+        tracker()
+    if (folder := os.environ.get("TENSORBOARD_LOGGING_DIR")) and "tensorboard" in training.report_to:
+        Path(folder).mkdir(parents=True, exist_ok=True)
 
 
 def follow_metric(training: RunArguments) -> None:
@@ -176,9 +189,7 @@ def follow_metric(training: RunArguments) -> None:
 
 def check_source(option: str, source: str | None, training: RunArguments) -> None:
     """Refuse to overwrite the model that the run starts from, or the generator that it trains with."""
-    if source is None or not training.overwrite_output_dir:
-        return
-    if lies_in(source, training.output_dir):
+    if source is not None and training.overwrite_output_dir and lies_in(source, training.output_dir):
         raise InputError(
             f"{option} {source}: is inside --output_dir, which --overwrite_output_dir would empty; give another "
             "--output_dir."

@@ -89,8 +89,8 @@ def find_checkpoint(folder: Path, resume: str) -> Path:
     if resume.lower() != "true":
         if problem := damage(Path(resume)):
             raise InputError(
-                f"--resume_from_checkpoint {resume}: not a checkpoint to go on from, {problem}; give another "
-                "checkpoint-N folder of a run, or true for the newest in --output_dir that is whole."
+                f"--resume_from_checkpoint {resume}: cannot be resumed from, because {problem}; give another "
+                "checkpoint-N folder of a run, or true for the newest intact one in --output_dir."
             )
         return Path(resume)
     passed_over: list[str] = []
@@ -105,8 +105,8 @@ def find_checkpoint(folder: Path, resume: str) -> Path:
     if passed_over:
         found = f"none of those in {folder} is whole ({'; '.join(passed_over)})"
     raise InputError(
-        f"--resume_from_checkpoint true: no checkpoint to go on from, {found}; to start anew, leave it out and give "
-        "another --output_dir, or --overwrite_output_dir."
+        f"--resume_from_checkpoint true: no checkpoint to resume from: {found}. To start a new run, leave it out and "
+        "give another --output_dir or --overwrite_output_dir."
     )
 
 

@@ -29,7 +29,7 @@ from span_electra.training.checkpoint_folders import (
     time_written,
 )
 from span_electra.training.private_trainer import PrivateTrainer
-from span_electra.training.resuming import check_same_run, run_facts
+from span_electra.training.resuming import check_same_run, parameters_digest, run_facts
 from span_electra.training.shutdown import InterruptedRun, StopOnSignal, ignore_stop_signals
 from span_electra.training.unsupported import check_weights_are_kept
 
@@ -94,6 +94,8 @@ class CheckpointingTrainer(PrivateTrainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(find_checkpoint(run, "true"))
         self.last_checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        # Before FSDP changes names and shapes. The optimizer, too, keeps the parameters of the first call.
+        self.facts.setdefault("parameters", parameters_digest(self.model))
         if self.last_checkpoint is not None:
             self.check_resumable(self.last_checkpoint)
             self.load_process_state(self.last_checkpoint)
@@ -114,7 +116,8 @@ class CheckpointingTrainer(PrivateTrainer):
             return super().train(*args, **kwargs)
 
     def check_resumable(self, checkpoint: Path) -> None:
-        """Refuse to resume from a checkpoint whose run saw other rows or masked them in another way."""
+        """Refuse to resume from a checkpoint whose run saw other rows, masked them in another way, or trained other
+        parameters."""
         if (checkpoint / MANIFEST).is_file():  # the stock Trainer's have none
             check_same_run(checkpoint, run_facts(self.args, self.train_dataset) | self.facts)
 
@@ -187,7 +190,7 @@ class CheckpointingTrainer(PrivateTrainer):
             except Exception as error:  # it copies the weights
                 if not is_write_error(error):
                     raise
-                logger.error(f"{checkpoint} could not be prepared for upload ({one_line(error)}). The run goes on.")
+                logger.error(f"{checkpoint} could not be prepared for upload ({one_line(error)}). The run continues.")
         if self.args.should_save:
             best = self.state.best_model_checkpoint
             rotate(run, self.most_checkpoints, {checkpoint.name, *([Path(best).name] if best else [])})
@@ -234,9 +237,9 @@ class CheckpointingTrainer(PrivateTrainer):
         )
         if getattr(self.args, "stop_on_save_error", False):  # which the Trainer's own arguments lack
             raise SaveError(
-                f"{message} The run stops, as --stop_on_save_error asks; resume with --resume_from_checkpoint true."
+                f"{message} The run stops because of --stop_on_save_error; resume with --resume_from_checkpoint true."
             )
-        logger.error(f"{message} The run goes on; --stop_on_save_error would stop it.")
+        logger.error(f"{message} The run continues; --stop_on_save_error would stop it.")
 
     def any_process(self, condition: bool) -> bool:
         """Whether a condition holds on any of the processes; all of them must ask."""

@@ -12,8 +12,8 @@ from transformers import TrainingArguments
 
 from span_electra.common.errors import InputError
 from span_electra.common.output_folder import names_of_earlier_output, remove
-from span_electra.common.run_files import ARGUMENTS, CARD, CURVES, HISTORY
-from span_electra.configuration_span_encoder import GENERATOR_FOLDER, PRETRAINING_FOLDER
+from span_electra.common.run_files import ARGUMENTS, CARD, CURVES, HISTORY, SAMPLES
+from span_electra.encoders.configuration_span_encoder import GENERATOR_FOLDER, PRETRAINING_FOLDER
 from span_electra.training.checkpoint_folders import ASIDE, find_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -28,8 +28,10 @@ HELD_BY_ANY_RUN = {ARGUMENTS, IGNORED, ASIDE, "runs"}
 NOT_PUBLISHED = ("checkpoint-*/", f"{ASIDE}/", "runs/", "training_args.bin", LOCK)
 
 # All that a run writes, as globs; --overwrite_output_dir removes nothing else.
-WRITTEN = ("checkpoint-*", ASIDE, "runs", "*.safetensors", "config.json", HISTORY, CURVES, CARD)
-WRITTEN += (GENERATOR_FOLDER, PRETRAINING_FOLDER)
+WRITTEN = (
+    *("checkpoint-*", ASIDE, "runs", "*.safetensors", "config.json", HISTORY, CURVES, CARD, SAMPLES),
+    *(GENERATOR_FOLDER, PRETRAINING_FOLDER),
+)
 
 
 def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Path | None:
@@ -37,7 +39,7 @@ def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Pa
 
     Args:
         output_dir: Where the run will write.
-        resume: A checkpoint's folder, "true" for the newest in `output_dir`, None or "false" to start anew.
+        resume: A checkpoint's folder, "true" for the newest in `output_dir`, None or "false" to start a new run.
         overwrite: Whether an earlier run in `output_dir` may be replaced.
 
     Raises:

@@ -1,7 +1,7 @@
 """The private names of transformers' Trainer that this package uses. They all stand here, and nowhere else.
 
-Each has no public counterpart, as far as `CHECKED_ON`. tests/training/test_private_trainer.py fails, and names the one
-that has moved, when a new version of the library renames it or changes its parameters.
+None has a public counterpart in the versions of `CHECKED_ON`. When a new version of the library renames one or changes
+its parameters, tests/training/test_private_trainer.py fails and names it.
 """
 
 from collections.abc import Callable

@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 from accelerate.utils import gather_object
 from accelerate.utils.constants import FSDP_MODEL_NAME
+from torch import nn
 from transformers import PreTrainedConfig, TrainingArguments
 from transformers.trainer_utils import has_length
 from transformers.utils import CONFIG_NAME
 
 from span_electra.common.errors import InputError
 from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraConfig
-from span_electra.configuration_span_encoder import PRETRAINING_FOLDER, SpanEncoderConfig
+from span_electra.encoders.configuration_span_encoder import PRETRAINING_FOLDER, SpanEncoderConfig
 from span_electra.masking.randomness import MASKING_VERSION
+from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.training.checkpoint_folders import sealed_facts
 
 # What a checkpoint and the model that resumes from it must have in common.
@@ -25,19 +27,21 @@ SHAPE += ("hidden_act", "layer_norm_eps", "pad_token_id")
 
 PAIR_SHAPE = ("max_span_length", "boundary_position_size", "embedding_sharing", "use_sbgo", "use_sbpo", "objective")
 # Of a stock configuration everything else: which class was saved by which version, and what only training reads.
-NOT_OF_THE_SHAPE = ("architectures", "dtype", "transformers_version", "_name_or_path", "attention_dropout")
-NOT_OF_THE_SHAPE += ("hidden_dropout_prob", "attention_probs_dropout_prob", "embedding_dropout", "mlp_dropout")
+NOT_OF_THE_SHAPE = (
+    *("architectures", "dtype", "transformers_version", "_name_or_path", "attention_dropout"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "embedding_dropout", "mlp_dropout"),
+)
 
 # What two runs must have in common besides `run_facts`: the options of the script that say how rows are masked,
 MASKING = ("mask_ratio", "max_span_words", "whole_words")
 # and the attributes of a collator that say it in full. The script sets only the former.
 COLLATOR_FACTS = (*MASKING, "span_p", "mask_token_share", "random_token_share")
-WHY_THE_SAME = {"optim": "its state would not fit"}
+WHY_THE_SAME = dict.fromkeys(("optim", "parameters"), "its state would not fit")
 WHY_THE_SAME |= dict.fromkeys((*COLLATOR_FACTS, "collator_seed"), "it would mask in another way")
 
 
 def collator_facts(collator) -> dict:
-    """How a collator masks, by name, as far as it says so."""
+    """The settings by which a collator masks, as far as it has them."""
     facts = {name: getattr(collator, name) for name in COLLATOR_FACTS if hasattr(collator, name)}
     return facts | ({"collator_seed": collator.seed} if hasattr(collator, "seed") else {})
 
@@ -48,13 +52,19 @@ def check_same_run(checkpoint: Path, facts: dict) -> None:
 
     Args:
         checkpoint: The checkpoint to resume from.
-        facts: This run's `run_facts`, and how it masks, as far as that is known.
+        facts: This run's `run_facts`, and what is known of how it masks.
     """
     saved_facts = sealed_facts(checkpoint)
     if saved_facts.setdefault("masking_version", 1) != MASKING_VERSION:
         raise InputError(
             f"--resume_from_checkpoint {checkpoint}: was written by a version of this package that masks in another "
             f"way. Resume with that version, or start a new run with --model_name_or_path {checkpoint}."
+        )
+    if "parameters" not in saved_facts and has_old_residual(checkpoint):
+        raise InputError(
+            f"--resume_from_checkpoint {checkpoint}: was written by a version of this package that has the parameters "
+            "of disentangled embeddings in another order, so the optimizer's state would not fit. Resume with that "
+            f"version, or start a new run with --model_name_or_path {checkpoint}."
         )
     for name, saved in saved_facts.items():
         if name in facts and facts[name] != saved:
@@ -112,6 +122,22 @@ def shape_of(config: PreTrainedConfig) -> dict[str, Any]:
         settings = getattr(config, role).to_dict()
         shape |= {f"{role}.{name}": value for name, value in settings.items() if name not in NOT_OF_THE_SHAPE}
     return shape
+
+
+def has_old_residual(checkpoint: Path) -> bool:
+    """Whether a checkpoint without a digest of its parameters is of pretraining with disentangled embeddings."""
+    if not (checkpoint / CONFIG_NAME).is_file():
+        return False
+    settings, _ = PreTrainedConfig.get_config_dict(checkpoint)
+    is_pretraining = SpanElectraForPreTraining.__name__ in (settings.get("architectures") or ())
+    return is_pretraining and settings.get("embedding_sharing") == "disentangled"
+
+
+def parameters_digest(model: nn.Module) -> str:
+    """A digest of the names and shapes of the trained parameters. Their order is that of the optimizer's state, which
+    does not name them."""
+    trained = [(name, *parameter.shape) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return hashlib.sha256(repr(trained).encode()).hexdigest()[:12]
 
 
 def run_facts(args: TrainingArguments, dataset) -> dict:

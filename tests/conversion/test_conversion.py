@@ -17,9 +17,9 @@ from transformers import (
 )
 
 from span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining, SpanElectraModel
-from span_electra.configuration_span_encoder import SpanEncoderConfig
 from span_electra.conversion.warm_start import from_electra, from_encoder, from_generator, from_stock_encoder
-from span_electra.modeling_span_encoder import SpanEncoderForPreTraining
+from span_electra.encoders.configuration_span_encoder import SpanEncoderConfig
+from span_electra.encoders.modeling_span_encoder import SpanEncoderForPreTraining
 
 SIZES = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SIZES |= {"intermediate_size": 37, "max_position_embeddings": 64}

@@ -164,7 +164,7 @@ def test_cut_rows_are_counted(home, tmp_path, caplog):
     assert max(map(len, train_rows["input_ids"])) == 32
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "long.jsonl: 1 of 2 rows are longer than 32 tokens and were cut there. Raise --max_seq_length" in warning
-    assert "room for 64" in warning
+    assert "up to 64" in warning
 
 
 def test_a_label_that_only_the_training_data_has_is_pointed_out(home, tmp_path, caplog):
@@ -174,7 +174,7 @@ def test_a_label_that_only_the_training_data_has_is_pointed_out(home, tmp_path, 
     caplog.clear()
     write_lines(tmp_path / "ner.jsonl", [{"tokens": ["Rome"], "ner_tags": ["B-place"]}])
     task_of(TokenClassification, home, home / "ner_train.jsonl", tmp_path / "ner.jsonl").build_rows()
-    assert re.search(r"ner\.jsonl: no row has an entity of the type person, which", caplog.text)
+    assert re.search(r"ner\.jsonl: no row has .* person, which", caplog.text)
 
 
 def test_an_inside_tag_is_known_by_its_entitys_type(home, tmp_path):
@@ -222,7 +222,7 @@ def test_right_scores_in_windows_come_together_as_right_tags(home, tmp_path, cap
     write_lines(tmp_path / "long.jsonl", [*rows, {"tokens": [], "ner_tags": []}])
     task = task_of(TokenClassification, home, tmp_path / "long.jsonl", tmp_path / "long.jsonl", max_seq_length=24)
     _, windows = task.build_rows()
-    assert re.search(r"long\.jsonl: \d+ of 11 rows are longer than 24 tokens and were split", caplog.text)
+    assert re.search(r"long\.jsonl: \d+ of 11 texts are longer than 24 tokens and were split", caplog.text)
     logits = np.zeros((len(windows), 24, len(task.labels)))
     for window, labels in enumerate(windows["labels"]):
         for place, label in enumerate(labels):
@@ -262,17 +262,17 @@ def test_a_word_of_which_the_tokenizer_drops_the_beginning_keeps_its_label(home,
 def test_words_without_a_token_are_counted(home, tmp_path, caplog):
     write_lines(tmp_path / "ner.jsonl", [{"tokens": ["Rome", "", "who"], "ner_tags": ["B-place", "B-place", "O"]}])
     task_of(TokenClassification, home, tmp_path / "ner.jsonl", tmp_path / "ner.jsonl").build_rows()
-    assert "ner.jsonl: the tokenizer drops 1 of the 3 tokens" in caplog.text
+    assert "ner.jsonl: the tokenizer drops 1 of the 3 words" in caplog.text
 
 
 def test_every_window_points_at_the_whole_answer_or_at_its_first_token(home, tmp_path, caplog):
     (tmp_path / "long.json").write_text(json.dumps(squad(30, 6, length=60)))
     task = task_of(QuestionAnswering, home, tmp_path / "long.json", tmp_path / "long.json", max_seq_length=32)
     train_rows, _ = task.build_rows()
-    assert "30 of 30 contexts are longer than a row of 32 tokens and were split into windows" in caplog.text
+    assert "30 of 30 texts are longer than 32 tokens and were split into windows" in caplog.text
     assert max(map(len, train_rows["input_ids"])) == 32
     answered = set()
-    for row, place in zip(train_rows, task.places, strict=True):
+    for row, place in zip(train_rows, task.sources, strict=True):
         example = task.validation[place["example"]]
         (start,), (text,) = example["answers"]["answer_start"], example["answers"]["text"]
         seen = place["offsets"][0][0] <= start and start + len(text) <= place["offsets"][-1][1]

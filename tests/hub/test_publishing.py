@@ -108,7 +108,7 @@ def test_a_stranger_gets_everything_and_nothing_else(published):
     sent = set(hub.repositories["ada/spans"].files)
     model = {"config.json", "model.safetensors", *CODE}
     tokenizer = {"tokenizer.json", "tokenizer_config.json"}
-    report = {"README.md", "curves.png", "history.json", "arguments.json", ".gitignore"}
+    report = {"README.md", "curves.png", "samples.html", "history.json", "arguments.json", ".gitignore"}
     assert sent == model | tokenizer | report
     kept = {path.name for path in folder.iterdir()} - sent
     assert kept == {"checkpoint-2", "checkpoint-4", "runs", "training_args.bin", LOCK}

@@ -6,8 +6,7 @@ import struct
 import pytest
 import yaml
 
-from span_electra.pretraining.curves import evaluation_points
-from span_electra.pretraining.history import last_evaluations, last_training, metric_rows
+from span_electra.pretraining.history import evaluation_points, last_evaluations, last_training, metric_rows
 from span_electra.pretraining.report import write_report
 
 HISTORY = [

@@ -321,7 +321,7 @@ def test_the_collator_that_evaluation_has_by_default_begins_with_the_first_epoch
 
 
 def test_what_the_model_takes_for_padding_is_what_the_collator_pads_with(tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="`pad_token_id` is 0, and `data_collator` pads with the tokenizer's, 2: "):
+    with pytest.raises(ValueError, match=r"`pad_token_id` is 0, but `data_collator` pads with the tokenizer's, 2\. "):
         make_trainer(tokenizer, tmp_path, model=tiny_model(pad_token_id=0))
 
 

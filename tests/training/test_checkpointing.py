@@ -85,12 +85,12 @@ def test_a_damaged_checkpoint_is_passed_over_by_name_and_refused_when_named(fini
     with caplog.at_level("WARNING", logger="span_electra.training.checkpoint_folders"):
         assert find_checkpoint(finished, "true").name == "checkpoint-4"
     assert re.search(rf"Passed over checkpoint-6: .*{reason}", caplog.text)
-    with pytest.raises(InputError, match=rf"checkpoint-6: not a checkpoint to go on from, .*{reason}"):
+    with pytest.raises(InputError, match=rf"checkpoint-6: cannot be resumed from, .*{reason}"):
         find_checkpoint(finished, str(finished / "checkpoint-6"))
 
 
 def test_a_folder_that_is_not_there_is_refused_as_such(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere: not a checkpoint to go on from, there is no such folder"):
+    with pytest.raises(InputError, match=r"nowhere: cannot be resumed from, .* there is no such folder"):
         find_checkpoint(tmp_path, str(tmp_path / "nowhere"))
 
 
@@ -412,6 +412,29 @@ def test_a_run_of_other_rows_may_not_resume(tokenizer, tmp_path):
         other = make_trainer(tokenizer, tmp_path / "c", **settings)
         with pytest.raises(InputError, match=text):
             check_same_run(tmp_path, run_facts(other.args, rows(count)))
+
+
+def test_a_run_that_trains_other_parameters_does_not_resume(finished, tokenizer):
+    trainer = make_trainer(tokenizer, finished, max_steps=8, model=tiny_model())
+    trainer.model.electra.embeddings.requires_grad_(False)
+    with pytest.raises(InputError, match=r"its run had parameters \w+, this one \w+: its state would not fit"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("sharing", ["tied", "separate", "disentangled"])
+def test_of_runs_of_earlier_versions_those_with_disentangled_embeddings_do_not_resume(tokenizer, tmp_path, sharing):
+    make_trainer(tokenizer, tmp_path, model=tiny_model(embedding_sharing=sharing), **SAVING).train()
+    checkpoint = tmp_path / "checkpoint-6"
+    facts = sealed_facts(checkpoint)
+    del facts["parameters"]  # which they did not note
+    seal(checkpoint, **facts)
+    trainer = make_trainer(tokenizer, tmp_path, model=tiny_model(embedding_sharing=sharing), max_steps=8)
+    if sharing == "disentangled":
+        with pytest.raises(InputError, match=r"checkpoint-6: .*another order.*--model_name_or_path"):
+            trainer.train(resume_from_checkpoint=True)
+    else:
+        trainer.train(resume_from_checkpoint=True)
+        assert trainer.state.global_step == 8
 
 
 @pytest.mark.parametrize(

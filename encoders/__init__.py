@@ -1,0 +1,1 @@
+"""The span objectives on a pair of stock encoders of any family."""
