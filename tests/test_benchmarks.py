@@ -23,6 +23,7 @@ import going_on
 import ladder
 import ladder_report
 import pieces
+import readme_table
 import step
 import time_to_quality
 
@@ -406,6 +407,28 @@ def test_shapes_train_for_equal_seconds(features, tmp_path, monkeypatch, capsys)
     contestants, _ = race(*(monkeypatch, capsys, tmp_path, *features, "--shapes", "1x32", "2x64", "--seconds", "0.3"))
     assert [*contestants] == ["1x32", "2x64"]
     assert all(entry["points"]["0"][-1]["seconds"] >= 0.3 for entry in contestants.values())
+
+
+RESULTS = {entry["rung"]: entry for entry in json.loads(readme_table.RESULTS.read_text())}
+
+
+@pytest.mark.parametrize("page", readme_table.PAGES, ids=lambda path: path.parent.name)
+def test_a_page_shows_the_figures_of_the_json(page):
+    shown = page.read_text(encoding="utf-8")
+    assert shown == readme_table.with_table(shown, readme_table.PAGES[page](RESULTS)), (
+        "run python benchmarks/readme_table.py --write"
+    )
+
+
+def test_a_table_holds_medians_and_spreads_of_every_rung():
+    table = readme_table.short_table(RESULTS).splitlines()
+    assert len(table) == 2 + len(readme_table.ON_THE_README) and len({line.count("|") for line in table}) == 1
+    sbgo = next(line for line in table if line.startswith("| … with SBGO |"))
+    assert "0.84 (0.84 to 0.85)" in sbgo and "18.2 (16.4 to 21.0)" in sbgo and sbgo.endswith("45.9 |")
+    page = "before\n<!-- results: x -->\nold\n<!-- end of results -->\nafter"
+    assert readme_table.with_table(page, "new") == page.replace("old", "new")
+    with pytest.raises(ValueError, match="end of results"):
+        readme_table.with_table("no markers", "new")
 
 
 @pytest.mark.slow
