@@ -97,10 +97,8 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def shown_spread(values: dict[str, float], digits: int) -> str:
-    shown = f"{values['median']:,.{digits}f}"
-    if values["min"] < values["max"]:
-        shown += f" ({values['min']:,.{digits}f} to {values['max']:,.{digits}f})"
-    return shown
+    middle, low, high = (f"{values[name]:,.{digits}f}" for name in ("median", "min", "max"))
+    return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def interval(metric: str, value: float, count: int) -> tuple[float, float] | None:

@@ -23,7 +23,9 @@ import going_on
 import ladder
 import ladder_report
 import pieces
+import readme_table
 import step
+import time_to_quality
 
 from span_electra.common.errors import InputError
 from span_electra.pretraining.arguments import parse_arguments
@@ -149,7 +151,10 @@ def climbing(size, tmp_path, **options):
     return runs
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    "size",
+    [pytest.param(name, marks=pytest.mark.slow) if name.startswith(("gpu", "hour")) else name for name in SIZES],
+)
 def test_every_rung_of_every_size_is_another_recipe_that_pretraining_takes(size, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     runs = climbing(size, tmp_path)
@@ -353,6 +358,77 @@ def test_a_dry_run_climbs_every_kind_of_rung_and_resumes(corpus, tmp_path, monke
     assert entries["mlm_time"]["equal_time"]["seconds_of"] == "joint"
     assert all(entry["seconds"]["median"] > 0 and entry["flops"] > 0 for entry in [*entries.values()][1:])
     assert (tmp_path / "out/small-dry/results.png").stat().st_size > 1000
+
+
+FAMILIES = {"electra": SMALL, "modernbert": {"model_type": "modernbert", **SMALL}}
+for setting in ("embedding_size", "generator_size"):
+    del FAMILIES["modernbert"][setting]
+
+
+def race(monkeypatch, capsys, folder, features, tokenizer, *options):
+    folder.mkdir(exist_ok=True)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    words = f"time_to_quality.py --features {features} --tokenizer {folder}/tokenizer --output_dir {folder}/out"
+    words += " --slice_updates 2 --held_out 32 --batch 4 --seeds 0"
+    for family, config in FAMILIES.items():
+        (folder / f"{family}.json").write_text(json.dumps(config))
+        words += f" --{family}_config {folder}/{family}.json"
+    monkeypatch.setattr(sys, "argv", [*words.split(), *options])
+    time_to_quality.main()
+    content = json.loads((folder / "out" / "time_to_quality.json").read_text())
+    assert (folder / "out" / "time_to_quality.png").stat().st_size > 1000
+    return content["contestants"], capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_every_contestant_races_to_the_targets_and_a_resumed_race_is_the_same(features, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(time_to_quality, "TARGETS", {"auc": 0.0, "perplexity": 1.0})  # one at once, one never
+    rows, tokenizer = features
+    whole, shown = race(monkeypatch, capsys, tmp_path / "whole", rows, tokenizer, "--max_tokens", "500")
+    families, ours = ("ELECTRA", "ModernBERT"), "SpanElectra, ELECTRA"
+    kinds = ("SpanElectra", "naive composition", "masked LM")
+    assert {f"{kind}, {family}" for kind in kinds for family in families} <= whole.keys()
+    for name, entry in whole.items():
+        first, *_, last = entry["points"]["0"]
+        assert last["tokens"] >= 500 and 0 < first["seconds"] < last["seconds"]
+        assert ("auc" in first) == ("auc" in entry["reached"]) == (not name.startswith("masked LM"))
+        assert "perplexity" not in entry["reached"]
+    assert "not yet: " in shown
+    race(monkeypatch, capsys, tmp_path / "parts", rows, tokenizer, "--max_tokens", "200", "--only", ours)
+    parts, _ = race(monkeypatch, capsys, tmp_path / "parts", rows, tokenizer, "--max_tokens", "500", "--only", ours)
+    timeless = [
+        [point | {"seconds": None} for point in contestants[ours]["points"]["0"]] for contestants in (whole, parts)
+    ]
+    assert timeless[0] == timeless[1] and len(timeless[0]) > 2
+
+
+@pytest.mark.slow
+def test_shapes_train_for_equal_seconds(features, tmp_path, monkeypatch, capsys):
+    contestants, _ = race(*(monkeypatch, capsys, tmp_path, *features, "--shapes", "1x32", "2x64", "--seconds", "0.3"))
+    assert [*contestants] == ["1x32", "2x64"]
+    assert all(entry["points"]["0"][-1]["seconds"] >= 0.3 for entry in contestants.values())
+
+
+RESULTS = {entry["rung"]: entry for entry in json.loads(readme_table.RESULTS.read_text())}
+
+
+@pytest.mark.parametrize("page", readme_table.PAGES, ids=lambda path: path.parent.name)
+def test_a_page_shows_the_figures_of_the_json(page):
+    shown = page.read_text(encoding="utf-8")
+    assert shown == readme_table.with_table(shown, readme_table.PAGES[page](RESULTS)), (
+        "run python benchmarks/readme_table.py --write"
+    )
+
+
+def test_a_table_holds_medians_and_spreads_of_every_rung():
+    table = readme_table.short_table(RESULTS).splitlines()
+    assert len(table) == 2 + len(readme_table.ON_THE_README) and len({line.count("|") for line in table}) == 1
+    sbgo = next(line for line in table if line.startswith("| … with SBGO |"))
+    assert "0.84 (0.84 to 0.85)" in sbgo and "18.2 (16.4 to 21.0)" in sbgo and sbgo.endswith("45.9 |")
+    page = "before\n<!-- results: x -->\nold\n<!-- end of results -->\nafter"
+    assert readme_table.with_table(page, "new") == page.replace("old", "new")
+    with pytest.raises(ValueError, match="end of results"):
+        readme_table.with_table("no markers", "new")
 
 
 @pytest.mark.slow
