@@ -1,4 +1,4 @@
-"""Curves of the losses and scores of a run."""
+"""Draw the losses and scores of a run."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from span_electra.pretraining.history import evaluation_prefix
 
 
 def plot_curves(history: list[dict], path: Path) -> None:
-    """Draw losses and scores of generator and discriminator over the steps."""
+    """Draw the losses and scores of generator and discriminator over the steps."""
     with matplotlib.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
         figure = Figure(figsize=(10, 6), layout="constrained")
         figure.suptitle("lines: training, dots: evaluation")
@@ -32,7 +32,7 @@ def plot_curves(history: list[dict], path: Path) -> None:
 
 
 def draw(axes: Axes, history: list[dict], *names: str) -> None:
-    """Draw the metrics in `names`, as far as the history has them: training as a line, evaluations as dots."""
+    """Draw those metrics in `names` that the history has: training as a line, evaluations as dots."""
     for i, name in enumerate(names):
         color = "gray" if name.endswith("_baseline") else f"C{i}"
         line = ":" if name.endswith("_baseline") else "-"
@@ -45,11 +45,11 @@ def draw(axes: Axes, history: list[dict], *names: str) -> None:
 
 
 def training_points(history: list[dict], name: str) -> list[tuple[int, float]]:
-    """Step and value of a metric in training's logs."""
+    """Return step and value of a metric in training's logs."""
     return [(entry["step"], entry[name]) for entry in history if name in entry]
 
 
 def evaluation_points(history: list[dict], name: str) -> list[tuple[int, float]]:
-    """Step and value of a metric in every evaluation, whatever the set is called."""
+    """Return step and value of a metric in every evaluation, whatever the set is called."""
     keys = [(entry, f"{evaluation_prefix(entry)}{name}") for entry in history]
     return [(entry["step"], entry[key]) for entry, key in keys if key in entry]

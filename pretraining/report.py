@@ -1,4 +1,4 @@
-"""What a run tells people: what it trains, its history as JSON, curves, a model card, and a table at the end."""
+"""Report a run: what it trains, its history as JSON, curves, a model card, and a table at the end."""
 
 import json
 import logging
@@ -32,13 +32,13 @@ def describe(trainer, max_seq_length: int) -> None:
 
 
 def write_report(output_dir: str, settings: dict, history: list[dict], step: int | None = None, **metadata) -> str:
-    """Write history, curves and model card to `output_dir`; return the last metrics as a table for the terminal.
+    """Write history, curves and model card to `output_dir`. Return the last metrics as a table for the terminal.
 
     Args:
         output_dir: The run's folder.
         settings: All options by name.
         history: The Trainer's `state.log_history`.
-        step: The step at which the weights were taken; by default the last.
+        step: The step of the saved weights. Default: the last.
         metadata: Entries of the card that override the run's own, by the names of `ModelCardData`.
     """
     from span_electra.pretraining.curves import plot_curves  # loads matplotlib, which `--help` can do without
@@ -52,7 +52,7 @@ def write_report(output_dir: str, settings: dict, history: list[dict], step: int
 
 
 def metric_tables(history: list[dict]) -> str:
-    """The last metrics for the terminal: of each evaluation set, or without an evaluation of training."""
+    """Format the last metrics of each evaluation set, or training's without an evaluation."""
     evaluations = last_evaluations(history)
     tables = {f"evaluation of {name}" if name else "evaluation": metrics for name, metrics in evaluations.items()}
     if not tables and (training := last_training(history)):
