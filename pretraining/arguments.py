@@ -196,7 +196,7 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
             "--accelerator_config: use_seedable_sampler is false; a resumed run could not repeat the order of the "
             "rows: leave it out."
         )
-    check_devices(model, training)
+    check_devices(training)
     refuse_metrics(training, set(SUMMARY) - UNDIRECTED)
     if data.streaming:
         check_streaming(data, training)
@@ -240,18 +240,17 @@ def check_data(data: DataArguments) -> None:
         raise InputError(
             f"--validation_split_percentage is {data.validation_split_percentage}; it must lie in [0, 100)."
         )
-    check_positive(data, "max_span_words", "max_train_samples", "max_eval_samples", "preprocessing_num_workers")
+    counts = ("max_seq_length", "max_span_words", "max_train_samples", "max_eval_samples", "preprocessing_num_workers")
+    check_positive(data, *counts)
 
 
-def check_devices(model: ModelArguments, training: PretrainingArguments) -> None:
-    """Require a process for each GPU, and an attention that the device supports."""
+def check_devices(training: PretrainingArguments) -> None:
+    """Require a process for each GPU."""
     if training.n_gpu > 1:
         raise InputError(
             f"One process sees {training.n_gpu} GPUs, but each GPU needs its own process: start with accelerate "
             f"launch --num_processes {training.n_gpu}, or use one GPU with CUDA_VISIBLE_DEVICES=0."
         )
-    if model.attn_implementation == "flex_attention" and training.device.type == "cpu":
-        raise InputError("--attn_implementation is flex_attention; it cannot train on a CPU: give sdpa or eager.")
 
 
 def refuse_metrics(training: PretrainingArguments, accepted: set[str]) -> None:

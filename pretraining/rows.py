@@ -89,9 +89,7 @@ def settle_length(data: DataArguments, prepared: dict[str, dict], positions: int
                 "model does not learn later positions. Make the features again with the longer length to change this."
             )
         asked = longest  # batches need no padding beyond this
-    data.max_seq_length = next(
-        (length for length in (asked, longest) if length is not None), min(MAX_SEQ_LENGTH, positions or MAX_SEQ_LENGTH)
-    )
+    data.max_seq_length = asked or longest or min(MAX_SEQ_LENGTH, positions or MAX_SEQ_LENGTH)
     if positions is not None and data.max_seq_length > positions:
         raise InputError(
             f"Rows of {data.max_seq_length} tokens do not fit the model's {positions} positions: lower "

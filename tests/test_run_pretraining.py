@@ -130,7 +130,7 @@ REFUSED = {
     "no such tokenizer": ({"tokenizer": "{home}/missing"}, r"The tokenizer .*missing: cannot be used"),
     "no mask token": ({"tokenizer": "{home}/no_mask"}, r"no_mask: the tokenizer has no mask_token"),
     "large vocabulary": ({"config": "{home}/narrow.json"}, r"needs a vocab_size of 280, but the model's is 100"),
-    "no length": ({"max_seq_length": 0}, r"max_seq_length=0 is too short"),
+    "no length": ({"max_seq_length": 0}, r"--max_seq_length is 0; it must be at least 1"),
     "too long": ({"max_seq_length": 65}, r"Rows of 65 tokens do not fit the model's 64 positions"),
     "too short": ({"max_seq_length": 4}, r"max_seq_length=4 is too short"),
     "mask ratio": ({"mask_ratio": 1.0}, r"--mask_ratio is 1\.0; it must lie between 0 and 1"),
@@ -327,7 +327,6 @@ REFUSED = {
         {"lr_scheduler_type": "warmup_stable_decay"},
         r"--lr_scheduler_type is warmup_stable_decay: .*'num_decay_steps'.*--lr_scheduler_kwargs",
     ),
-    "flex_attention on a CPU": ({"attn_implementation": "flex_attention"}, "cannot train on a CPU"),
     "other documents": (
         {"train_file": "{home}/features", "documents": "line"},
         r"features: .*--documents file, not line",

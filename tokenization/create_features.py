@@ -90,15 +90,9 @@ def create_features(
         "settings": settings,
         "sources": corpus.identity(),
     }
-    metadata = _read_metadata(output_dir)
-    if metadata is not None and all(metadata.get(key) == value for key, value in made_from.items()):
-        try:
-            rows = _load_rows(output_dir, metadata)
-            logger.info("Reusing the features in %s: same text, tokenizer and settings.", output_dir)
-            return rows
-        except InputError:
-            if not overwrite:
-                raise
+    if (rows := _rows_made_from(made_from, output_dir, overwrite)) is not None:
+        logger.info("Reusing the features in %s: same text, tokenizer and settings.", output_dir)
+        return rows
     check_output_dir(output_dir, "features of other text or settings", FEATURE_FILES, METADATA, overwrite)
 
     start = time.perf_counter()
@@ -264,6 +258,19 @@ def _log_statistics(
             counts["mean_row_length"],
             max_seq_length,
         )
+
+
+def _rows_made_from(made_from: dict[str, Any], folder: Path, overwrite: bool) -> datasets.Dataset | None:
+    """Load the rows in `folder` if they were made from the same. Damaged ones are None if they may be overwritten."""
+    metadata = _read_metadata(folder)
+    if metadata is None or any(metadata.get(key) != value for key, value in made_from.items()):
+        return None
+    try:
+        return _load_rows(folder, metadata)
+    except InputError:
+        if overwrite:
+            return None
+        raise
 
 
 def _load_rows(folder: Path, metadata: dict[str, Any]) -> datasets.Dataset:

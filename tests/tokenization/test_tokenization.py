@@ -367,18 +367,14 @@ def test_impossible_tokenizer_settings_are_refused(tmp_path, corpus_file, option
 def test_a_mount_point_is_refused_before_the_work(tmp_path, corpus_file, monkeypatch):
     (tmp_path / "volume").mkdir()
     monkeypatch.setattr("os.path.ismount", lambda path: path == tmp_path / "volume")
-    with pytest.raises(
-        InputError, match=r"volume: is a mount point, which cannot be replaced; give a folder inside"
-    ):
+    with pytest.raises(InputError, match=r"volume: is a mount point, which cannot be replaced; give a folder inside"):
         train_tokenizer([corpus_file], tmp_path / "volume", vocab_size=300)
 
 
 def test_the_current_folder_is_refused_before_the_work(tmp_path, corpus_file, monkeypatch):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    with pytest.raises(
-        InputError, match=r"\.: is the current folder, which cannot be replaced; give a folder inside"
-    ):
+    with pytest.raises(InputError, match=r"\.: is the current folder, which cannot be replaced; give a folder inside"):
         train_tokenizer([corpus_file], ".", vocab_size=300)
 
 
