@@ -41,7 +41,7 @@ from span_electra import (
     span_objectives,
 )
 from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
-from span_electra.tokenization.packing import share_rows
+from span_electra.tokenization.packing import assign_rows, join_sequences
 
 sys.path.insert(0, str(Path(__file__).parent))
 from contestants import (
@@ -338,7 +338,7 @@ def measure_packing(setting: Setting, rounds: int) -> dict[str, float]:
     generator = np.random.default_rng(0)
     lengths = generator.integers(3, setting.length + 1, 4 * setting.batch)
     rows = [np.r_[0, generator.integers(5, setting.vocab_size, n - 2), 1] for n in lengths]
-    shared = share_rows(pa.array(rows), setting.length).to_pylist()
+    shared = join_sequences(pa.array(rows), assign_rows(lengths, setting.length)).to_pylist()
     collator = DataCollatorForSpanMasking(made_up_tokenizer(setting.vocab_size), pad_to_multiple_of=setting.length)
     steps, tokens = {}, {}
     for name, batch_rows in (("padded", rows), ("several to a row", shared)):

@@ -1,11 +1,11 @@
-"""Attributes that have another value for a while."""
+"""Replace attributes temporarily."""
 
 from contextlib import contextmanager
 
 
 @contextmanager
 def replaced_attribute(owner, name: str, value):
-    """`owner.name` is `value` inside, and what it was before outside."""
+    """Set `owner.name` to `value` inside the block, and restore it afterwards."""
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:

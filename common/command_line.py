@@ -1,4 +1,4 @@
-"""Command lines: options, recipes that hold options, and how a command ends."""
+"""Parse options and recipes, and run commands."""
 
 import difflib
 import json
@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
+from transformers.hf_argparser import HfArg
 
 from span_electra.common.errors import (
     InputError,
@@ -24,6 +25,11 @@ from span_electra.common.errors import (
 )
 
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+def option(default: Any, help: str, **settings: Any) -> Any:
+    """Declare an option as a field of a dataclass. A default of `list` makes an empty list."""
+    return HfArg(help=help, **{"default_factory" if default is list else "default": default}, **settings)
 
 
 def parse_options(
@@ -38,15 +44,14 @@ def parse_options(
     Args:
         groups: Dataclasses whose fields are the options.
         arguments: The command line without the script's name.
-        script: The script's name, for the help.
-        description: What the script does, for the help.
+        script, description: The script's name and what it does, for the help.
         alternatives: Options that exclude each other. One on the command line replaces any of them in the recipe.
 
     Returns:
         An instance of each group.
 
     Raises:
-        InputError: An unknown option, or a value that the Trainer's arguments refuse.
+        InputError: An option is unknown, or the Trainer's arguments refuse its value.
     """
     parser = HfArgumentParser(
         groups,  # type: ignore[arg-type]
@@ -76,10 +81,10 @@ def parse_options(
 
 
 def read_recipe(path: str, groups: Sequence[type]) -> dict:
-    """The options in a recipe, checked by name."""
+    """Read the options in a recipe, and check their names."""
     if Path(path).suffix not in RECIPE_SUFFIXES:
         raise InputError(
-            f"{path}: neither an option (these begin with --) nor a recipe ({', '.join(RECIPE_SUFFIXES)})."
+            f"{path}: neither an option, which begins with --, nor a recipe ({', '.join(RECIPE_SUFFIXES)})."
         )
     recipe, types = read_settings(path, load_recipe), option_types(groups)
     for name in recipe.keys() - types.keys():
@@ -88,7 +93,7 @@ def read_recipe(path: str, groups: Sequence[type]) -> dict:
 
 
 def recipe_value(path: str, name: str, value: object, accepted: object) -> object:
-    """A recipe's value as the command line would give it, so that both are converted and checked alike."""
+    """Turn a recipe's value into command line text, so that both are converted and checked alike."""
     if isinstance(value, list):
         if "list" not in str(accepted):
             raise InputError(f"{path}: {name} is a list, {value}; give one value.")
@@ -107,7 +112,7 @@ def recipe_value(path: str, name: str, value: object, accepted: object) -> objec
 
 
 class SettingsLoader(yaml.SafeLoader):
-    """YAML in which 1e-7 is a number, as YAML 1.2 has it, and a name may not be given twice."""
+    """Loads YAML in which 1e-7 is a number, as in YAML 1.2, and refuses names that are given twice."""
 
     def compose_mapping_node(self, anchor):
         node = super().compose_mapping_node(anchor)
@@ -123,7 +128,7 @@ SettingsLoader.add_implicit_resolver(
 
 
 class AsWrittenLoader(SettingsLoader):
-    """YAML in which values are text as it is written: `no` is Norwegian, and 0123 is not 83."""
+    """Loads values as the text that is written: `no` is Norwegian, and 0123 is not 83."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
@@ -132,7 +137,7 @@ class AsWrittenLoader(SettingsLoader):
 
 
 def load_recipe(text: str) -> object:
-    """Read YAML with its values as they are written. Those in a mapping, which becomes JSON, have their types."""
+    """Read a recipe with its values as they are written. Only values in a mapping have their types."""
     recipe, typed = yaml.load(text, AsWrittenLoader), load_yaml(text)
     if not isinstance(typed, dict):
         return typed
@@ -145,10 +150,10 @@ def load_yaml(text: str) -> object:
 
 
 def load_json(text: str) -> object:
-    """Read JSON, in which a name may not be given twice.
+    """Read JSON.
 
     Raises:
-        ValueError: Not JSON, a name that is repeated, or lists nested too deeply.
+        ValueError: It is not JSON, gives a name twice, or nests lists too deeply.
     """
 
     def once(pairs: list[tuple[str, object]]) -> dict:
@@ -168,7 +173,7 @@ def refuse_repeated(names: list[str]) -> None:
 
 
 def read_settings(path: str | Path, read_yaml: Callable[[str], object] = load_yaml) -> dict:
-    """The mapping in a YAML or JSON file."""
+    """Read the mapping in a YAML or JSON file."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         settings = load_json(text) if Path(path).suffix == ".json" else read_yaml(text)
@@ -182,7 +187,7 @@ def read_settings(path: str | Path, read_yaml: Callable[[str], object] = load_ya
 
 
 def check_positive(group: object, *names: str) -> None:
-    """Refuse counts below 1. None leaves the count to the script."""
+    """Refuse counts below 1."""
     for name in names:
         value = getattr(group, name)
         if value is not None and value < 1:
@@ -190,7 +195,7 @@ def check_positive(group: object, *names: str) -> None:
 
 
 def option_types(groups: Sequence[type]) -> dict[str, object]:
-    # The parser replaces the type of a field that accepts several by the first, so the hints are read instead.
+    # For a field of several types the parser stores only the first, so the hints are read instead.
     types = {name: kind for group in groups for name, kind in get_type_hints(group).items()}
     return {option.name: types[option.name] for group in groups for option in fields(group) if option.init}
 
@@ -202,7 +207,7 @@ def unknown_option(name: str, groups: Sequence[type]) -> str:
 
 
 def run_command(command: Callable[[], None]) -> None:
-    """Run a command. SIGTERM ends it as Ctrl-C does, so that it removes unfinished output."""
+    """Run a command. SIGTERM ends it like Ctrl-C, so that it removes unfinished output."""
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         with paths_as_input_errors():
@@ -211,7 +216,7 @@ def run_command(command: Callable[[], None]) -> None:
         print_error(error)
         sys.exit(2)
     except Exception as error:
-        if isinstance(error.__context__, SystemExit):  # `datasets` turns it into a TimeoutError when it has workers
+        if isinstance(error.__context__, SystemExit):  # with workers, `datasets` raises a TimeoutError
             raise error.__context__ from None
         raise
     finally:
@@ -219,4 +224,4 @@ def run_command(command: Callable[[], None]) -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)  # the status of a process that a signal ended
+    sys.exit(128 + number)  # the exit status of a process that a signal ended

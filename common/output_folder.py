@@ -1,4 +1,4 @@
-"""Write a folder whole or not at all, and never over something that is not ours."""
+"""Write a folder completely or not at all, and never replace anything that we did not write."""
 
 import fnmatch
 import os
@@ -14,15 +14,15 @@ from span_electra.common.errors import InputError
 def names_of_earlier_output(
     folder: Path, marker: str, patterns: Sequence[str] = ("*",), ignored: Sequence[str] = ()
 ) -> list[str]:
-    """The names in a folder that is new, empty, or holds nothing but what we wrote ourselves.
+    """Return the names in a folder that is new, empty, or holds only what we wrote ourselves.
 
     Args:
-        marker: A file without which a folder is not ours.
+        marker: The file that marks a folder as ours.
         patterns: The names of what we write, as globs.
-        ignored: Names that may be there in any case; they are not returned.
+        ignored: Names that may always be there. They are not returned.
 
     Raises:
-        InputError: if it is a file, or holds something else.
+        InputError: It is a file, or holds something else.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; give a new or empty folder as --output_dir.")
@@ -35,7 +35,7 @@ def names_of_earlier_output(
 
 
 def check_output_dir(folder: Path, content: str, patterns: Sequence[str], marker: str, overwrite: bool) -> None:
-    """Refuse a folder that must not be replaced: `overwrite` replaces only what we wrote ourselves.
+    """Refuse a folder that must not be replaced. `overwrite` allows to replace what we wrote ourselves.
 
     Args:
         content: What we write there, for the message.
@@ -44,7 +44,7 @@ def check_output_dir(folder: Path, content: str, patterns: Sequence[str], marker
     names = names_of_earlier_output(folder, marker, patterns)
     if folder.is_dir() and (os.path.ismount(folder) or folder.samefile(".")):
         kind = "a mount point" if os.path.ismount(folder) else "the current folder"
-        raise InputError(f"{folder}: is {kind}, which another folder cannot replace; give a folder inside it.")
+        raise InputError(f"{folder}: is {kind}, which cannot be replaced; give a folder inside it.")
     if names and not overwrite:
         raise InputError(
             f"{folder}: already holds {content}; give another --output_dir, or --overwrite to replace it."
@@ -56,11 +56,11 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`. It replaces `folder` if the block succeeds, and is removed if not.
 
     Raises:
-        InputError: (before the block) if no folder can be made there.
+        InputError: (before the block) No folder can be made there.
     """
     folder = folder.resolve()
     new_parents = [parent for parent in folder.parents if not os.path.exists(parent)]
-    # Not the process's number: a container gives the same one again, to the run after one that was killed.
+    # A process id would not do: in a container, the next run gets the same one.
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         temporary.mkdir(parents=True)
@@ -85,7 +85,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def move_into_place(written: Path, place: Path) -> None:
-    """Give a finished folder its name in one step. What had the name before is removed afterwards."""
+    """Rename a finished folder in one step, then remove what had its name before."""
     previous = written.with_name(f"{written.name}.old")
     if place.exists() or place.is_symlink():
         os.replace(place, previous)
@@ -114,7 +114,7 @@ def move_files_into_place(written: Path, place: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a folder with all its content, or a link, which leaves what it points to."""
+    """Remove a file, a folder with its content, or a link but not its target."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -122,7 +122,7 @@ def remove(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or the names in a folder, are on the disk."""
+    """Flush a file's content, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

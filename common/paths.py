@@ -1,4 +1,4 @@
-"""Tell paths from names, before anything is opened."""
+"""Tell paths from names before anything is opened."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ DATASET_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
 def looks_like_path(path: str) -> bool:
-    """Whether a missing file is meant, so that the Hub need not be asked for a dataset of that name."""
+    """Return whether `path` must be a file's, so that the Hub need not be asked for a dataset of that name."""
     name = Path(path)
     has_suffix = name.suffix in (*TEXT_SUFFIXES[1:], *TABLE_SUFFIXES, *COMPRESSION_SUFFIXES)
     is_in_folder = len(name.parts) > 1 and Path(name.parts[0]).is_dir()
@@ -18,5 +18,5 @@ def looks_like_path(path: str) -> bool:
 
 
 def lies_in(path: str, folder: str) -> bool:
-    """Whether the path is the folder or inside it."""
+    """Return whether the path is the folder or inside it."""
     return Path(path).resolve().is_relative_to(Path(folder).resolve())

@@ -1,4 +1,4 @@
-"""The names of the files that a run leaves in its folder, and how they are found."""
+"""The names of the files in a run's folder, and how to find them."""
 
 import math
 import re
@@ -6,14 +6,13 @@ from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-ARGUMENTS = "arguments.json"  # written first: by it a folder is known to be a run's
-
+ARGUMENTS = "arguments.json"  # written first: it marks a folder as a run's
 HISTORY, CURVES, CARD, SAMPLES = "history.json", "curves.png", "README.md", "samples.html"
-CHECKPOINT_NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-([0-9]+)")  # and no other: copies put aside are their owner's
+CHECKPOINT_NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-([0-9]+)")  # not checkpoint-9-mine, which is your copy
 
 
 def without_nan(content):
-    """`content` with null for every number that JSON has no way to write."""
+    """Return `content` with None for every number that JSON cannot write."""
     if isinstance(content, dict):
         return {name: without_nan(value) for name, value in content.items()}
     if isinstance(content, list):
@@ -22,14 +21,14 @@ def without_nan(content):
 
 
 def without_config(folder: str | Path) -> str:
-    """What to say of a folder from which a model is to be loaded, and which holds none."""
+    """Explain that a folder holds no model, and name the newest checkpoint in it."""
     newest = max(checkpoints(Path(folder)), key=step_of, default=None)
-    hint = f"; a run that was stopped keeps its models in folders of their own: give {newest}" if newest else ""
+    hint = f"; a run that was stopped has its models in its checkpoints: give {newest}" if newest else ""
     return f"has no config.json{hint}."
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of the run in `folder`, whole or not."""
+    """Return all checkpoints of the run in `folder`, damaged ones too."""
     return [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if CHECKPOINT_NAME.fullmatch(path.name)]
 
 

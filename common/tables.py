@@ -22,17 +22,16 @@ logger = logging.getLogger(__name__)
 
 SAMPLE_SEED = 0  # not the run's, so that runs with different seeds see the same rows
 TEXTS = (Value("string"), Value("large_string"))
-NUMBER = re.compile(
-    r"-?(0|[1-9]\d{0,14})(\.\d+)?"
-)  # neither 01, which is a name, nor more digits than a float64 holds
+# Not 01, which is a name, and no more digits than a float64 holds.
+NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d+)?")
 
 
 class Column(NamedTuple):
-    """A column that a task reads, by the first of these names that the data has."""
+    """A column that a task reads."""
 
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # the first of these that the data has is used
     is_required: bool = True
-    is_label: bool = False  # if all its texts are numbers, they are read as numbers
+    is_label: bool = False  # if all values are text that spells a number, they become numbers
 
 
 SENTENCE_COLUMNS = {
@@ -45,13 +44,13 @@ SENTENCE_COLUMNS = {
 def read_examples(
     name: str, split: str, columns: Mapping[str, Column], renamed: Mapping[str, str] | None = None
 ) -> datasets.Dataset:
-    """The rows of a file or a dataset, with the task's columns only.
+    """Read the rows of a file or a dataset, with only the task's columns.
 
     Args:
         name: A file, or a `datasets` name (`name:configuration`).
         split: The split of a `datasets` name.
         columns: The task's columns, by the task's names for them.
-        renamed: The task's name -> the name in the data, as --columns says. None if there is no such option.
+        renamed: The task's name -> the name in the data, from --columns. None if there is no such option.
 
     Raises:
         InputError: The data is missing, cannot be read, has no rows or lacks a column.
@@ -65,7 +64,7 @@ def read_examples(
         present = [candidate for candidate in accepted if candidate in rows.column_names]
         if present and present[0] in found:
             raise InputError(
-                f"{name}: the column {present[0]!r} would be both {found[present[0]]} and {role}. Name another with "
+                f"{name}: the column {present[0]!r} cannot be both {found[present[0]]} and {role}. Name another with "
                 f"--columns {role}=NAME."
             )
         if present:
@@ -104,7 +103,7 @@ def is_number(text: str | None) -> bool:
 
 
 def parse_columns(columns: Sequence[str], roles: Iterable[str]) -> dict[str, str]:
-    """`--columns sentence1=premise label=gold` as a dictionary, checked against the task's names."""
+    """Turn `--columns sentence1=premise label=gold` into a dictionary, and check it against the task's names."""
     renamed = {}
     for item in columns:
         role, _, column = item.partition("=")
@@ -129,10 +128,10 @@ def read_table(name: str, split: str) -> datasets.Dataset:
 
 
 def read_file(path: Path) -> datasets.Dataset:
-    """A table with its values as the file has them.
+    """Read a table, with its values as they stand in the file.
 
-    `datasets` reads Parquet. It would turn dates in JSON into timestamps, read NA in CSV as missing and 01 as 1, and
-    fill up short CSV rows, all in silence, so JSON and CSV are read here.
+    `datasets` reads Parquet. It silently turns dates in JSON into timestamps, reads NA in CSV as missing and 01 as 1,
+    and fills short CSV rows, so JSON and CSV are read here.
     """
     suffix = path.suffix.lower()
     if suffix not in TABLE_SUFFIXES:
@@ -143,7 +142,7 @@ def read_file(path: Path) -> datasets.Dataset:
         return csv_table(path) if suffix == ".csv" else json_table(path)
     except InputError:
         raise
-    except Exception as error:  # each way to fail at reading a file has its own class
+    except Exception as error:  # every way in which reading fails has its own class
         kind = "JSON" if suffix == ".jsonl" else suffix[1:].upper()
         reason = first_line(error.__cause__ or error)
         raise InputError(f"{path}: cannot be read as {kind}, or has no rows ({reason}).") from error
@@ -156,10 +155,10 @@ def csv_table(path: Path) -> datasets.Dataset:
 
 
 def json_table(path: Path) -> datasets.Dataset:
-    """Rows from JSON lines, a list of objects, such a list under `data`, or SQuAD's nested format."""
+    """Read rows from JSON lines, a list of objects, such a list under `data`, or SQuAD's nested format."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError:  # more than one value, so one on each line
+    except ValueError:  # several values, so JSON lines
         content = [row for _, row in open_json_lines(path)]
     if isinstance(content, dict):
         content = content.get("data", [content])
@@ -199,18 +198,15 @@ def open_json_lines(path: Path) -> Iterator[tuple[str, dict]]:
 
 
 def squad_rows(articles: list, path: Path) -> Iterator[dict]:
-    """A row for each question of SQuAD's nested format: id, question, context, answers."""
+    """Yield a row for each question of SQuAD's nested format: id, question, context, answers."""
     try:
-        for article in articles:
-            for paragraph in article["paragraphs"]:
-                for question in paragraph["qas"]:
-                    answers = question["answers"]
-                    yield {
-                        "id": question["id"],
-                        "question": question["question"],
-                        "context": paragraph["context"],
-                        "answers": {key: [answer[key] for answer in answers] for key in ("text", "answer_start")},
-                    }
+        for paragraph in (paragraph for article in articles for paragraph in article["paragraphs"]):
+            for question in paragraph["qas"]:
+                answers = {key: [answer[key] for answer in question["answers"]] for key in ("text", "answer_start")}
+                yield {name: question[name] for name in ("id", "question")} | {
+                    "context": paragraph["context"],
+                    "answers": answers,
+                }
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{path}: not in SQuAD's format ({type(error).__name__}: {error}). Expected: data, a list of articles "
@@ -220,7 +216,7 @@ def squad_rows(articles: list, path: Path) -> Iterator[dict]:
 
 
 def sample(rows: datasets.Dataset, count: int | None) -> datasets.Dataset:
-    """Draw `count` rows at random, always the same ones and in their order. All, if there are no more."""
+    """Draw `count` rows at random, always the same ones, and keep their order."""
     if count is None or count >= len(rows):
         return rows
     chosen = np.random.default_rng(SAMPLE_SEED).permutation(len(rows))[:count]
@@ -228,7 +224,7 @@ def sample(rows: datasets.Dataset, count: int | None) -> datasets.Dataset:
 
 
 def load_named_dataset(name: str, split: str, streaming: bool = False) -> datasets.Dataset | datasets.IterableDataset:
-    """A split of the dataset `name`, or `name:configuration`, on the Hub.
+    """Load a split of the dataset `name`, or `name:configuration`, from the Hub.
 
     Raises:
         InputNotFoundError: There is none, or it is not in the cache and there is no network.
@@ -236,7 +232,7 @@ def load_named_dataset(name: str, split: str, streaming: bool = False) -> datase
     dataset_name, _, configuration = name.partition(":")
     try:
         return datasets.load_dataset(dataset_name, configuration or None, split=split, streaming=streaming)
-    except Exception as error:  # each way to fail at reaching or reading a dataset has its own class
+    except Exception as error:  # every way in which loading fails has its own class
         raise InputNotFoundError(
             f"{name}: neither a file, folder or glob here, nor a dataset that can be loaded (split {split!r}): "
             f"{first_line(error)}. Give local files, or a name like wikitext:wikitext-2-raw-v1 and its --split."
@@ -244,7 +240,7 @@ def load_named_dataset(name: str, split: str, streaming: bool = False) -> datase
 
 
 def open_csv(path: Path) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
-    """The columns of a CSV file and an iterator over its rows: where a row is, and its fields as text.
+    """Return the columns of a CSV file and an iterator over its rows, which yields where a row is and its fields.
 
     Raises:
         InputError: The file is not CSV, or (while rows are read) a row has more or fewer fields than columns.
@@ -258,7 +254,7 @@ def open_csv(path: Path) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
 
 def _csv_rows(path: Path, reader) -> Iterator[tuple[str, list[str]]]:
     try:
-        yield from ((f"{path}, line {reader.line_num}", row) for row in reader if row)  # no row: an empty line
+        yield from ((f"{path}, line {reader.line_num}", row) for row in reader if row)  # an empty line is no row
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not CSV ({error}).") from error
 

@@ -10,12 +10,12 @@ import zstandard
 from span_electra.common.errors import InputError
 
 READ_SIZE = 1 << 20  # bytes
-COMPRESSED_READ_SIZE = 1 << 14  # bytes; small, because the text can be thousands of times larger
+COMPRESSED_READ_SIZE = 1 << 14  # bytes, which may hold thousands of times as much text
 LONGEST_LINE = 10 << 20  # bytes
 
 
 def _raw_chunks(path: Path) -> Iterator[bytes]:
-    """The file's bytes, decompressed."""
+    """Yield the file's bytes, decompressed."""
     try:
         if path.suffix.lower() == ".zst":
             yield from _zstd_chunks(path)
@@ -28,8 +28,8 @@ def _raw_chunks(path: Path) -> Iterator[bytes]:
 
 
 def _zstd_chunks(path: Path) -> Iterator[bytes]:
-    # zstandard's stream reader accepts a truncated file. `zstd --long=31` writes windows of 2 ** 31, but the library
-    # refuses more than 2 ** 27 by default.
+    # zstandard's own stream reader accepts a truncated file. `zstd --long=31` writes windows of 2 ** 31 bytes, and the
+    # library refuses more than 2 ** 27 by default.
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
     frame = None
     with path.open("rb") as stream:
@@ -45,7 +45,7 @@ def _zstd_chunks(path: Path) -> Iterator[bytes]:
 
 
 def read_text(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield whole lines of a UTF-8 file, about `READ_SIZE` at a time, after the number of the first line."""
+    """Yield whole lines of a UTF-8 file, about `READ_SIZE` bytes at a time, after the number of the first line."""
     line_number, pending = 1, b""
     for data in _raw_chunks(path):
         if line_number == 1 and not pending:
@@ -58,8 +58,8 @@ def read_text(path: Path) -> Iterator[tuple[int, str]]:
         first_end = data.find(b"\n")
         if len(pending) + (len(data) if first_end < 0 else first_end) > LONGEST_LINE:
             raise InputError(
-                f"{path}, line {line_number}: longer than {LONGEST_LINE >> 20} MiB, the longest line that is "
-                "accepted. Break the text into lines, one paragraph or sentence each."
+                f"{path}, line {line_number}: longer than {LONGEST_LINE >> 20} MiB. Break the text into lines, such "
+                "as a paragraph or a sentence each."
             )
         lines, newline, rest = data.rpartition(b"\n")
         if not newline:

@@ -1,4 +1,4 @@
-"""Write the two halves of a checkpoint as stock ELECTRA folders, for places where no custom code may run.
+"""Write the two halves of a checkpoint as stock ELECTRA folders, for use where custom code cannot run.
 
     python -m span_electra.conversion.export my_model --output_dir my_model_stock
 
@@ -28,23 +28,23 @@ HALVES = ("discriminator", "generator")
 def export(checkpoint: str | Path, output_dir: str | Path, overwrite: bool = False) -> list[Path]:
     """Write `output_dir/discriminator` and `output_dir/generator`, each with the checkpoint's tokenizer.
 
-    A checkpoint whose discriminator was never trained gives its generator alone, and a warning says so.
+    If the checkpoint's discriminator was never trained, only the generator is written, with a warning.
 
     Args:
-        checkpoint: folder or Hub name of a SpanElectra pretraining checkpoint, or of a generator that was saved alone.
-        output_dir: a new or empty folder.
-        overwrite: replace an earlier export there.
+        checkpoint: Folder or Hub name of a SpanElectra pretraining checkpoint, or of a generator that was saved alone.
+        output_dir: A new or empty folder.
+        overwrite: Replace an earlier export there.
 
     Returns:
         The folders that were written.
 
     Raises:
-        InputError: there is no such checkpoint, it lacks weights or a tokenizer, or `output_dir` holds something else.
+        InputError: There is no such checkpoint, it lacks weights or a tokenizer, or `output_dir` holds something else.
     """
     output_dir = Path(output_dir)
     check_output_dir(output_dir, "an export", HALVES, "generator", overwrite)
     halves = load_halves(checkpoint)
-    with as_input_error(f"The tokenizer in {checkpoint}", "Save one beside the model by tokenizer.save_pretrained."):
+    with as_input_error(f"The tokenizer in {checkpoint}", "Save one beside the model with tokenizer.save_pretrained."):
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     if "discriminator" not in halves:
         logger.warning(
@@ -91,7 +91,7 @@ def write_for_version_4(path: Path) -> None:
     settings = json.loads(path.read_text(encoding="utf-8"))
     if settings["tokenizer_class"] == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    # In version 4 `extra_special_tokens` are those with a name of their own, and a list of them is an error.
+    # In version 4 `extra_special_tokens` maps names to tokens, and a list is an error.
     if unnamed := settings.pop("extra_special_tokens", None):
         settings["additional_special_tokens"] = unnamed
     if named := settings.pop("model_specific_special_tokens", None):

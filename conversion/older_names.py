@@ -1,8 +1,7 @@
-"""Read older configuration files: today's names for their settings, and what in them describes the data."""
+"""Read older configuration files: rename their settings, and separate those that describe the data."""
 
 from typing import Any, NamedTuple
 
-# `disc_*` and `gen_*` are renamed by their prefix.
 ALIASES = {
     "max_span_len": "max_span_length",
     "use_SBGO": "use_sbgo",
@@ -12,12 +11,13 @@ ALIASES = {
     "num_heads": "num_attention_heads",
     "ffn_size": "intermediate_size",
 }
+# A prefix is replaced, and the rest of the name is renamed as above.
 ALIAS_PREFIXES = {"disc_": "", "discriminator_": "", "gen_": "generator_"}
 
-# Settings of the data -> the script's option. `max_seq_len` is the length of a row and the number of positions.
+# Settings of the data -> the script's option. `max_seq_len` is also the number of positions.
 DATA_ALIASES = {"mask_ratio": "mask_ratio", "max_seq_len": "max_seq_length", "max_seq_length": "max_seq_length"}
 
-# Ids that the tokenizer knows -> the token's role there.
+# Token ids -> the token's role in the tokenizer.
 TOKENIZER_ALIASES = {f"{role}_id": role for role in ("cls", "sep", "pad", "mask", "unk")}
 
 
@@ -26,11 +26,11 @@ class SplitSettings(NamedTuple):
 
     model: dict[str, Any]  # for `SpanElectraConfig`
     data: dict[str, Any]  # `mask_ratio` and `max_seq_length`, if the file holds them
-    token_ids: dict[str, Any]  # a token's role -> its id, for the ids that the file repeats
+    token_ids: dict[str, Any]  # a token's role -> its id
 
 
 def current_name(name: str) -> str:
-    """Today's name of a model's setting."""
+    """Return today's name of a model's setting."""
     for prefix, replacement in ALIAS_PREFIXES.items():
         if name.startswith(prefix):
             rest = name.removeprefix(prefix)

@@ -1,9 +1,9 @@
-"""The options of `run_finetuning.py`, with ELECTRA's settings as defaults, and the checks on them."""
+"""The options of `run_finetuning.py`, and the checks on them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from span_electra.common.command_line import check_positive, parse_options
+from span_electra.common.command_line import check_positive, option, parse_options
 from span_electra.common.errors import InputError
 from span_electra.training.arguments import (
     MOST_SEEDS,
@@ -26,8 +26,8 @@ ACCEPTED: AcceptedValues = {
 }
 UNSMOOTHED = ("regression", "question-answering")
 
-# Hidden size, from which on they apply -> learning rate and its decay from layer to layer (Clark et al., 2020, table
-# 7: Small, Base, Large).
+# The smallest hidden size for which they apply -> learning rate and layer-wise decay (Clark et al., 2020, table 7:
+# Small, Base, Large).
 SETTINGS_BY_SIZE = {0: (3e-4, 0.8), 768: (1e-4, 0.8), 1024: (5e-5, 0.9)}
 
 
@@ -35,19 +35,11 @@ SETTINGS_BY_SIZE = {0: (3e-4, 0.8), 768: (1e-4, 0.8), 1024: (5e-5, 0.9)}
 class EncoderArguments:
     """The encoder to fine-tune."""
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "The encoder's folder or Hub name: a SpanElectra, ELECTRA, BERT, …"}
-    )
-    tokenizer: str | None = field(
-        default=None, metadata={"help": "A tokenizer's folder or Hub name. Default: that of model_name_or_path."}
-    )
-    from_scratch: bool = field(
-        default=False,
-        metadata={"help": "Start from random weights, to see what pretraining is worth."},
-    )
-    trust_remote_code: bool = field(
-        default=False,
-        metadata={"help": "Run the code that comes with the encoder. SpanElectra does not need this here."},
+    model_name_or_path: str | None = option(None, "Folder or Hub name of the encoder: SpanElectra, ELECTRA, BERT, …")
+    tokenizer: str | None = option(None, "A tokenizer's folder or Hub name. Default: that of model_name_or_path.")
+    from_scratch: bool = option(False, "Start from random weights, to see what pretraining is worth.")
+    trust_remote_code: bool = option(
+        False, "Run the code that comes with the encoder. SpanElectra does not need this."
     )
 
 
@@ -55,97 +47,66 @@ class EncoderArguments:
 class TaskArguments:
     """The task, and its data."""
 
-    task: str | None = field(default=None, metadata={"help": f"One of {', '.join(TASKS)}."})
-    train_file: str | None = field(
-        default=None,
-        metadata={"help": "A .jsonl, .json, .csv or .parquet file, or a `datasets` name (name:configuration)."},
+    task: str | None = option(None, f"One of {', '.join(TASKS)}.")
+    train_file: str | None = option(
+        None, "A .jsonl, .json, .csv or .parquet file, or a `datasets` name (name:configuration)."
     )
-    validation_file: str | None = field(
-        default=None, metadata={"help": "Data to evaluate on. Default: the `datasets` name in train_file."}
+    validation_file: str | None = option(None, "Data to evaluate on. Default: the `datasets` name in train_file.")
+    split: str = option("train", "The split of a `datasets` name to train on.")
+    validation_split: str = option("validation", "The split to evaluate on.")
+    columns: list[str] = option(list, "Your names of the task's columns, such as sentence1=premise label=gold.")
+    max_seq_length: int | None = option(None, "Length of a row in tokens. Default: 128, in question answering 384.")
+    stride: int | None = option(
+        None, "Tokens by which the windows of a long text overlap. Default: a quarter of max_seq_length."
     )
-    split: str = field(default="train", metadata={"help": "The split of a `datasets` name to train on."})
-    validation_split: str = field(default="validation", metadata={"help": "The split to evaluate on."})
-    columns: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Your names of the task's columns: sentence1=premise label=gold, say."},
-    )
-    max_seq_length: int | None = field(
-        default=None, metadata={"help": "Length of a row in tokens. Default: 128, for question answering 384."}
-    )
-    stride: int | None = field(
-        default=None,
-        metadata={
-            "help": "Tokens that neighbouring windows of a long text share. Default: a quarter of max_seq_length."
-        },
-    )
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on this many rows at most, drawn at random."}
-    )
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on this many rows at most."})
+    max_train_samples: int | None = option(None, "Train on at most this many rows, drawn at random.")
+    max_eval_samples: int | None = option(None, "Evaluate on at most this many rows, drawn at random.")
 
 
 @dataclass
 class FinetuningArguments(RunArguments):
     """The Trainer's arguments with ELECTRA's settings (Clark et al., 2020, table 7) as defaults."""
 
-    seeds: int = field(
-        default=1,
-        metadata={"help": "Train this many times, with seed, seed + 1, …, and report the median and the spread."},
+    seeds: int = option(1, "Train with this many seeds (seed, seed + 1, …), and report the median and the spread.")
+    learning_rate: float | None = option(  # type: ignore[assignment]
+        None, "The head's learning rate. Default: 3e-4, 1e-4 from hidden size 768, 5e-5 from 1024."
     )
-    learning_rate: float | None = field(  # type: ignore[assignment]
-        default=None,
-        metadata={"help": "The head's learning rate. Default: 3e-4; 1e-4 from 768 hidden units, 5e-5 from 1024."},
+    layerwise_lr_decay: float | None = option(
+        None, "Factor by which the learning rate falls from layer to layer. Default: 0.8, 0.9 from hidden size 1024."
     )
-    layerwise_lr_decay: float | None = field(
-        default=None,
-        metadata={
-            "help": "Factor of the learning rate from a layer to the one below. Default: 0.8; 0.9 from 1024 units."
-        },
+    dropout: float | None = option(
+        None, "Dropout of hidden states and attention. Default: 0.1, whatever pretraining used."
     )
-    dropout: float | None = field(
-        default=None,
-        metadata={"help": "Dropout of hidden states and attention. Default: 0.1, even if pretraining had another."},
+    num_train_epochs: float = option(3.0, "Passes over the data. ELECTRA uses 10 for RTE and STS-B, 2 for SQuAD.")
+    per_device_train_batch_size: int = option(32, "Rows per batch and device in training.")
+    per_device_eval_batch_size: int = option(64, "Rows per batch and device in evaluation.")
+    warmup_steps: float = option(0.1, "A number of steps, or below 1 a ratio of the run.")
+    weight_decay: float = option(0.0, "Does not apply to biases and norms.")
+    logging_steps: float = option(50, "Log every so many steps.")
+    eval_strategy: str = option("epoch", "When to evaluate and save: steps or epoch.")
+    save_strategy: str | None = option(  # type: ignore[assignment]
+        None, "Default: eval_strategy, because only evaluated models can be kept."
     )
-    num_train_epochs: float = field(
-        default=3.0, metadata={"help": "Passes over the data. ELECTRA uses 10 for RTE and STS-B, 2 for SQuAD."}
+    metric_for_best_model: str | None = option(
+        None, "The metric that chooses the best checkpoint and seed. Default: the task's main one."
     )
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows per batch and device in training."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows per batch and device in evaluation."})
-    warmup_steps: float = field(
-        default=0.1, metadata={"help": "1 or more: a number of steps. Below 1: a ratio of the run."}
-    )
-    weight_decay: float = field(default=0.0, metadata={"help": "Does not apply to biases and norms."})
-    logging_steps: float = field(default=50, metadata={"help": "Log every so many steps."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate, and to save: steps or epoch."})
-    save_strategy: str | None = field(  # type: ignore[assignment]
-        default=None,
-        metadata={"help": "Leave it out: it follows eval_strategy, because only evaluated models can be kept."},
-    )
-    metric_for_best_model: str | None = field(
-        default=None,
-        metadata={"help": "The metric that chooses the best checkpoint and seed. Default: the task's main one."},
-    )
-    load_best_model_at_end: bool = field(
-        default=True, metadata={"help": "Keep the checkpoint that is best on the validation data, not the last."}
-    )
-    save_total_limit: int | None = field(
-        default=1, metadata={"help": "Checkpoints to keep during training, beside the best."}
-    )
-    save_only_model: bool = field(default=True, metadata={"help": "Leave the optimizer out of checkpoints."})
+    load_best_model_at_end: bool = option(True, "Keep the best checkpoint on the validation data, not the last.")
+    save_total_limit: int | None = option(1, "Checkpoints to keep during training, besides the best.")
+    save_only_model: bool = option(True, "Leave the optimizer out of checkpoints.")
 
     def __post_init__(self):
         self.save_strategy = self.save_strategy or self.eval_strategy
         self.save_steps = self.eval_steps or self.logging_steps
         chosen = self.metric_for_best_model
         super().__post_init__()
-        self.metric_for_best_model = chosen  # the Trainer has set the loss; the task's metric is our default
+        self.metric_for_best_model = chosen  # the Trainer has set it to the loss; our default is the task's metric
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[EncoderArguments, TaskArguments, FinetuningArguments]:
     """Parse `[recipe.yaml] [--option value ...]`. An option on the command line wins over the recipe.
 
     Raises:
-        InputError: An unknown option, or a value that cannot be used.
+        InputError: An option is unknown, or its value cannot be used.
     """
     groups = (EncoderArguments, TaskArguments, FinetuningArguments)
     encoder, task, training = parse_options(groups, arguments, "run_finetuning.py", "Fine-tune an encoder on a task.")
@@ -188,10 +149,8 @@ def check_values(encoder: EncoderArguments, task: TaskArguments, training: Finet
 
 
 def settle_by_size(training: FinetuningArguments, hidden_size: int) -> None:
-    """Fill in the settings that depend on the encoder's size, unless you gave them."""
-    rate, decay = next(
-        SETTINGS_BY_SIZE[size] for size in sorted(SETTINGS_BY_SIZE, reverse=True) if hidden_size >= size
-    )
+    """Fill in the settings that depend on the encoder's size unless you gave them."""
+    rate, decay = SETTINGS_BY_SIZE[max(size for size in SETTINGS_BY_SIZE if size <= hidden_size)]
     if training.learning_rate is None:
         training.learning_rate = rate
     if training.layerwise_lr_decay is None:

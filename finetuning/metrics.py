@@ -1,6 +1,6 @@
-"""The usual metrics as `evaluate.Metric`s that need no network: `evaluate.load` would fetch their code from the Hub.
+"""Common metrics as `evaluate.Metric`s that need no network, unlike `evaluate.load`, which downloads their code.
 
-Names, arguments and results are those of the Hub's metrics of the same names, so that figures can be compared.
+Names, arguments and results equal those of the Hub's metrics, so that scores can be compared.
 
     >>> Accuracy().compute(predictions=[0, 1, 1], references=[0, 1, 0])
     {'accuracy': 0.6666666666666666}
@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 
 class OfflineMetric(evaluate.Metric):
-    """A metric that is kept in memory and described by its docstring."""
+    """A metric that stays in memory and is described by its docstring."""
 
     features: datasets.Features
 
@@ -38,22 +38,22 @@ class ClassMetric(OfflineMetric):
 
 
 class Accuracy(ClassMetric):
-    """The share of predictions that are right."""
+    """The ratio of correct predictions."""
 
     def _compute(self, predictions, references):
         return {"accuracy": float(accuracy_score(references, predictions))}
 
 
 class F1(ClassMetric):
-    """The harmonic mean of precision and recall: of the class 1 (`binary`), or the mean over classes (`macro`), those
-    in `labels` or all that occur."""
+    """The harmonic mean of precision and recall, for class 1 (`binary`) or averaged over classes (`macro`): those in
+    `labels`, or all that occur."""
 
     def _compute(self, predictions, references, average="binary", labels=None):
         return {"f1": float(f1_score(references, predictions, average=average, labels=labels, zero_division=0))}
 
 
 class MatthewsCorrelation(ClassMetric):
-    """Matthews' correlation for any number of classes (Gorodkin, 2004); 0 where one side is constant."""
+    """Matthews' correlation for any number of classes (Gorodkin, 2004); 0 if one side is constant."""
 
     def _compute(self, predictions, references):
         varies = np.ptp(references) and np.ptp(predictions)
@@ -67,31 +67,31 @@ class ScoreMetric(OfflineMetric):
 
 
 class Pearsonr(ScoreMetric):
-    """Pearson's correlation; 0 where one side is constant or not finite."""
+    """Pearson's correlation; 0 if one side is constant or not finite."""
 
     def _compute(self, predictions, references):
         return {"pearsonr": correlation(stats.pearsonr, predictions, references)}
 
 
 class Spearmanr(ScoreMetric):
-    """Spearman's correlation; 0 where one side is constant or not finite."""
+    """Spearman's correlation; 0 if one side is constant or not finite."""
 
     def _compute(self, predictions, references):
         return {"spearmanr": correlation(stats.spearmanr, predictions, references)}
 
 
 class Mae(ScoreMetric):
-    """The mean distance of predictions from their references."""
+    """The mean absolute difference between predictions and references."""
 
     def _compute(self, predictions, references):
         return {"mae": float(np.abs(np.subtract(predictions, references)).mean())}
 
 
 class Seqeval(OfflineMetric):
-    """Precision, recall and F1 over entities (of exactly the right tokens and type), accuracy over tokens.
+    """Precision, recall and F1 over entities (with exactly the right tokens and type), and accuracy over tokens.
 
-    An entity is what the package seqeval takes for one in its default mode, and with it the CoNLL-2000 script: an I-
-    after O or after another type begins an entity as a B- does.
+    Entities are those of the package seqeval in its default mode, and of the CoNLL-2000 script: an I- after O or after
+    another type begins an entity, like a B-.
     """
 
     features = datasets.Features(
@@ -114,7 +114,7 @@ class Seqeval(OfflineMetric):
 class Squad(OfflineMetric):
     """SQuAD 1.1's exact match and F1 over words (Rajpurkar et al., 2016, section 6.1), in per cent.
 
-    Both ignore case, punctuation and the articles a, an, the; the best of the reference answers counts.
+    Both ignore case, punctuation and the articles a, an and the. The best-matching reference answer counts.
     """
 
     features = datasets.Features(
@@ -141,19 +141,19 @@ class Squad(OfflineMetric):
 
 
 def correlation(function, first: ArrayLike, second: ArrayLike) -> float:
-    """A correlation by scipy, and 0 where it has none: one side is constant, or not finite."""
+    """Return a correlation from scipy, or 0 if one side is constant or not finite."""
     if not (np.isfinite(first).all() and np.ptp(first) and np.ptp(second)):
         return 0.0
     return float(function(first, second).statistic)
 
 
 def normal_words(text: str) -> list[str]:
-    """The words of an answer as SQuAD compares them."""
+    """Split an answer into the words that SQuAD compares."""
     bare = "".join(character for character in text.lower() if character not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", bare).split()
 
 
 def word_f1(guess: list[str], answer: list[str]) -> float:
-    """F1 over the words of two answers, taken as bags; 0 where they have none in common, nor any words at all."""
+    """Return F1 over the words of two answers in any order; 0 if they share none."""
     common = sum((Counter(guess) & Counter(answer)).values())
     return 2 * common / (len(guess) + len(answer)) if common else 0.0

@@ -1,4 +1,4 @@
-"""The Trainer of fine-tuning: the deeper a layer lies below the head, the less it learns, and every row is scored."""
+"""The Trainer of fine-tuning: learning rates fall from layer to layer, and every validation row is scored."""
 
 import re
 from collections import defaultdict
@@ -11,7 +11,7 @@ from transformers import Trainer
 from span_electra.common.attributes import replaced_attribute
 from span_electra.finetuning.arguments import FinetuningArguments
 
-LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")  # a layer's number in a parameter's name: the first there
+LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")  # finds a layer's number in a parameter's name
 
 
 class FinetuningTrainer(Trainer):
@@ -21,9 +21,9 @@ class FinetuningTrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # Heads take the count of an update's labels and ignore it, so the Trainer has to average over batches and
-        # processes itself. Each batch counts alike: exact for means over rows; a mean over labelled tokens weighs
-        # those of a batch with few of them more.
+        # Heads accept the number of an update's labels and ignore it, so the Trainer must average over batches and
+        # processes. All batches have equal weight, which is exact for means over rows. In a mean over labelled tokens,
+        # tokens of a batch with few of them weigh more.
         self.model_accepts_loss_kwargs = False
 
     def get_eval_dataloader(self, eval_dataset=None):
@@ -36,7 +36,7 @@ class FinetuningTrainer(Trainer):
 
     @contextmanager
     def all_rows_in_order(self) -> Iterator[None]:
-        """Without what is said of training's batches: tasks know a validation row by its place."""
+        """Keep all rows in their order, whatever the options for training. Tasks identify a validation row by it."""
         in_order = replaced_attribute(self.args, "train_sampling_strategy", "random")
         with in_order, replaced_attribute(self.args, "dataloader_drop_last", False):
             yield
@@ -49,7 +49,7 @@ class FinetuningTrainer(Trainer):
         return super().create_optimizer()
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
-        """Parameters by depth and by whether weights decay, each group with its learning rate, the highest first."""
+        """Group parameters by depth and weight decay, each with its learning rate, highest first."""
         encoder: str = self.model.base_model_prefix  # type: ignore[assignment]
         depths = parameter_depths(model, encoder)
         decayed = set(self.get_decay_parameter_names(model))
@@ -69,10 +69,10 @@ class FinetuningTrainer(Trainer):
 
 
 def parameter_depths(model: nn.Module, base_model_prefix: str) -> dict[str, int]:
-    """How far each parameter is from the input, as ELECTRA's released code counts.
+    """Return each parameter's distance from the input, as ELECTRA's released code counts it.
 
-    Embeddings and what is named after them are at 0, the encoder's layers at 1 to n. What the encoder has above them
-    (BERT's pooler, a last norm) is at n + 1, and the new head, which is what lies outside of the encoder, at n + 2.
+    Embeddings, and what is named after them, are at 0, and the encoder's layers at 1 to n. What the encoder has above
+    its layers (BERT's pooler, a last norm) is at n + 1. The new head, which is everything else, is at n + 2.
     """
     names = [name for name, _ in model.named_parameters()]
     numbers = {name: int(match[1]) for name in names if (match := LAYER.search(f".{name}"))}

@@ -1,4 +1,4 @@
-"""Publishing on the Hub. Whether you may is asked before training, because afterwards hours are at stake."""
+"""Publish on the Hub. Permission is checked before training, because a failure afterwards would cost hours."""
 
 import json
 from collections.abc import Sequence
@@ -16,35 +16,28 @@ from span_electra.common.run_files import ARGUMENTS, CARD, CURVES, HISTORY, SAMP
 from span_electra.encoders.configuration_span_encoder import GENERATOR_FOLDER, PRETRAINING_FOLDER
 from span_electra.modeling_span_electra import __file__ as MODEL_CODE
 
-# What tokenizers save of themselves, whatever their kind. No pattern: a folder may hold notes of a similar name.
+# The files that tokenizers of any kind save. Patterns would also match your notes of a similar name.
 TOKENIZER_FILES = (
-    *(
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "chat_template.jinja",
-    ),
-    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model", "sentencepiece.bpe.model"),
-    *("tokenizer.model",),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model"),
+    *("sentencepiece.bpe.model", "tokenizer.model"),
 )
 LOGIN = "log in with `hf auth login`, set HF_TOKEN, or give --hub_token (huggingface.co/settings/tokens makes one)"
 
 
 class PublishingError(RuntimeError):
-    """An upload failed after training. What was trained is on the disk."""
+    """An upload failed after training. The trained model is on the disk."""
 
 
 def prepare_repository(arguments: TrainingArguments, card: ModelCard) -> None:
-    """Create the repository that `--push_to_hub` asks for, unless it is there, and name it in full in `arguments`.
+    """Create the repository for `--push_to_hub` unless it exists, and set its full name in `arguments`.
 
     Args:
-        arguments: With `push_to_hub`.
-        card: The model card as far as it is known, whose metadata the Hub is asked about.
+        arguments: The arguments of a run with `push_to_hub`.
+        card: The model card so far, whose metadata the Hub checks.
 
     Raises:
-        InputError: no token, a wrong one or one that may not write there, a name or metadata that the Hub does not
-            take, no connection.
+        InputError: There is no token, no permission or no connection, or the Hub rejects the name or the metadata.
     """
     name = arguments.hub_model_id or Path(arguments.output_dir).absolute().name
     api = HfApi(token=arguments.hub_token)
@@ -53,22 +46,22 @@ def prepare_repository(arguments: TrainingArguments, card: ModelCard) -> None:
         check_metadata(card)
         arguments.hub_model_id = create_repository(api, name, user, arguments.hub_private_repo)
     except HFValidationError as error:
-        raise InputError(f"--hub_model_id {name}: not a name that the Hub takes; write it as user/model.") from error
+        raise InputError(f"--hub_model_id {name}: not a name that the Hub accepts; write it as user/model.") from error
     except (HTTPError, OSError) as error:
         raise InputError(f"--push_to_hub: {refusal(error, name, arguments.output_dir)}") from error
 
 
 def create_repository(api: HfApi, name: str, user: str, private: bool | None) -> str:
-    """Create the repository unless it is there, and return its full name. Refuse one that may not be written to."""
+    """Create the repository unless it exists, and return its full name. Refuse one that the token cannot write to."""
     try:
         repository = api.create_repo(name, private=private, exist_ok=True).repo_id
-        api.auth_check(repository, write=True)  # one of somebody else passes the line above, if it is there
+        api.auth_check(repository, write=True)  # the line above accepts an existing one of somebody else
     except HfHubHTTPError as error:
         if error.response.status_code not in (401, 403, 404):
             raise
         raise InputError(
-            f"--hub_model_id {name}: the token of {user} may not write there; give a name of your own, "
-            f"{user}/{name.split('/')[-1]}, or a token that may (--hub_token, HF_TOKEN, `hf auth login`)."
+            f"--hub_model_id {name}: the token of {user} may not write there; give {user}/{name.split('/')[-1]}, or a "
+            "token that may (--hub_token, HF_TOKEN, `hf auth login`)."
         ) from error
     return repository
 
@@ -83,21 +76,18 @@ def push_run(
 ) -> CommitInfo:
     """Publish the folder of a run, or one of its checkpoints, as a model that loads without this package.
 
-    Weights, configuration, modelling code, tokenizer, model card, history, curves, the page of samples and the run's
-    options are sent, in one commit. Nothing else in the folder is.
+    One commit holds weights, configuration, modelling code, tokenizer, model card, history, curves, the page of samples and
+    the run's options, and nothing else from the folder.
 
     Args:
         folder: The folder of a run, or any other that holds a model.
         repo_id: The repository's name, `user/model` or `model`. It is created if it does not exist.
         tags: Added to those of the model card.
-        private: Whether a new repository is private. Default: what your account or organisation says.
+        private: Whether a new repository is private. Default: the setting of your account or organisation.
         token: Default: the one that you logged in with.
 
-    Returns:
-        The commit, as [`~huggingface_hub.HfApi.create_commit`] returns it.
-
     Raises:
-        InputError: the folder holds no model, or the token may not write to the repository.
+        InputError: The folder holds no model, or the token may not write to the repository.
 
     Example:
 
@@ -124,7 +114,7 @@ def push_run(
 
 
 def published_files(folder: Path) -> list[Path]:
-    """The files of a run's folder that make it a model for others, as far as they are there."""
+    """Return those files of a folder that are published."""
     names = [CONFIG_NAME, SAFE_WEIGHTS_NAME, *TOKENIZER_FILES, CARD, HISTORY, CURVES, SAMPLES, ARGUMENTS]
     for part in (GENERATOR_FOLDER, PRETRAINING_FOLDER):  # of a pair of stock encoders
         names += [f"{part}/{name}" for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME)]
@@ -135,8 +125,8 @@ def published_files(folder: Path) -> list[Path]:
 
 
 def check_metadata(card: ModelCard) -> None:
-    """Ask the Hub whether it takes the card's metadata: otherwise it refuses the whole upload."""
-    # `ModelCard.validate` would do, but asks huggingface.co in older versions, whatever HF_ENDPOINT says.
+    """Ask the Hub whether it accepts the card's metadata. If not, it would reject the whole upload."""
+    # In older versions `ModelCard.validate` asks huggingface.co, whatever HF_ENDPOINT says.
     question = {"repoType": "model", "content": str(card)}
     response = get_session().post(f"{constants.ENDPOINT}/api/validate-yaml", json=question)
     if response.status_code == 400:
@@ -150,13 +140,13 @@ def check_metadata(card: ModelCard) -> None:
 
 
 def refusal(error: Exception, name: str, folder: str) -> str:
-    """What was wrong when nobody could be asked who may write, and what to do."""
+    """Say why the Hub could not be asked for permission, and what to do."""
     if isinstance(error, LocalTokenNotFoundError):
         return f"there is no token for {constants.ENDPOINT}; {LOGIN}."
     if isinstance(error, HfHubHTTPError) and error.response.status_code == 401:
-        return f"{constants.ENDPOINT} does not take the token that it was given; {LOGIN}."
+        return f"{constants.ENDPOINT} rejects the token; {LOGIN}."
     if constants.is_offline_mode():
-        return "HF_HUB_OFFLINE forbids the network; unset it, or leave --push_to_hub out and publish later."
+        return "HF_HUB_OFFLINE is set; unset it, or leave --push_to_hub out and publish later."
     return (
         f"{constants.ENDPOINT} cannot be reached ({one_line(error)}); check the network and HF_ENDPOINT, or leave "
         f"--push_to_hub out and publish afterwards with `hf upload {name} {folder}`."
@@ -164,5 +154,5 @@ def refusal(error: Exception, name: str, folder: str) -> str:
 
 
 def is_from_the_hub(error: BaseException) -> bool:
-    """Whether an error came from the connection to the Hub, wrapped in another or not."""
+    """Return whether an error, or its cause, came from the connection to the Hub."""
     return isinstance(error, HTTPError) or isinstance(error.__cause__, HTTPError)

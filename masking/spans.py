@@ -1,26 +1,26 @@
 """Choose the words of a batch to mask: spans of random lengths that meet each row's budget and do not touch.
 
-The rows of a batch lie end to end: N tokens and W words in B rows. Every step is an array operation over all of them;
-the only loops are over rounds. Random numbers have addresses: each is a function of its row's key, of its purpose, and
-of a counter.
+The B rows of a batch are concatenated: N tokens and W words. Every step is an array operation over all of them, and
+the only loops are over rounds. Random numbers have addresses: each is a function of its row's key, its purpose and a
+counter.
 """
 
 import numpy as np
 
 from span_electra.masking.randomness import CUT, LENGTHS, ORDER, PARTS, REMAINDER, mix64, random_bits
 
-ATTEMPTS = 32  # of 15,000 rows of 3 to 14 words, 1 masks fewer tokens than it could; with 16 attempts 11, with one 772
+ATTEMPTS = 32  # with these, 1 of 15,000 rows of 3 to 14 words masks fewer tokens than possible; with 16, 11 rows
 
 
 def span_length_tables(p: float, max_words: int) -> tuple[np.ndarray, np.ndarray]:
     """Return two tables that map 16 random bits to a number of words.
 
-    The first gives the length of a span. The second gives how much of its first span a row sees, if it starts at a
-    random position in an endless sequence of spans with one word between neighbours.
+    The first gives the length of a span. The second gives how much of its first span a row holds, if the row starts at
+    a random position in an endless sequence of spans with one word between neighbours.
     """
     length = np.arange(max_words + 1)
     probability = np.where(length > 0, p * (1 - p) ** (length - 1.0), 0)
-    at_least = probability[::-1].cumsum()[::-1]  # renewal theory: r words are seen as often as lengths reach r
+    at_least = probability[::-1].cumsum()[::-1]  # renewal theory: r words remain as often as lengths reach r
     quantile = (np.arange(2**16) + 0.5) / 2**16
     cumulated = [(weights / weights.sum()).cumsum() for weights in (probability, at_least)]
     lengths, parts_inside = (np.searchsorted(c, quantile).astype(np.int32) for c in cumulated)
@@ -32,7 +32,7 @@ def span_lengths(bits: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 def runs(flags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the starts and ends (exclusive) of the runs of true flags. The first and last flag must be false."""
+    """Return the starts and (exclusive) ends of the runs of true flags. The first and last flag must be false."""
     edges = np.flatnonzero(flags[1:] != flags[:-1]) + 1
     return edges[::2], edges[1::2]
 
@@ -42,9 +42,9 @@ def sequence_budgets(
 ) -> np.ndarray:
     """Return how many tokens to mask in each sequence, (S,).
 
-    This is `mask_ratio` of the sequence's `ordinary_tokens`, (S,), rounded up or down by chance so that the sum over
+    This is `mask_ratio` of the sequence's `ordinary_tokens`, (S,), rounded up or down at random, so that the sum over
     a row is also off by less than one (systematic sampling). A row masks at least one token. `first_sequences` and
-    `keys` are those of each row, (B,).
+    `keys` belong to the rows, (B,).
     """
     row_totals = np.add.reduceat(ordinary_tokens, first_sequences)
     row_shares = np.maximum(mask_ratio * row_totals, 1)
@@ -79,7 +79,7 @@ def sample_span_mask(word_tokens, maskable, row_words, budgets, keys, length_tab
         smallest = np.minimum.reduceat(np.where(maskable, word_tokens, word_tokens.sum()), first_words)
         missing[smallest > budgets] = 0  # no attempt can mask anything in these rows
     for attempt in range(1, ATTEMPTS):
-        # In a row of few words, these spans may leave no room where others would.
+        # In a row of few words, these spans may leave no room, and others may.
         rows = np.flatnonzero(missing)
         if not rows.size:
             break
@@ -95,7 +95,7 @@ def sample_span_mask(word_tokens, maskable, row_words, budgets, keys, length_tab
 
 
 def fill_budgets(word_tokens, maskable, row_words, budgets, keys, length_tables):
-    """Make one attempt at `sample_span_mask`; also return how many tokens each row is short of its budget."""
+    """Try `sample_span_mask` once. Also return how many tokens each row lacks to meet its budget."""
     first_words = np.cumsum(row_words) - row_words  # (B,)
     word_rows = np.repeat(np.arange(row_words.size), row_words)  # (W,)
     starts, ends = candidate_spans(maskable, first_words, row_words, keys, length_tables)
@@ -113,7 +113,7 @@ def fill_budgets(word_tokens, maskable, row_words, budgets, keys, length_tables)
     room = budgets[rows] - before + np.append(before, 0)[row_begins][rows]
     accepted = room > 0
     starts, ends, rows, room = starts[accepted], ends[accepted], rows[accepted], room[accepted]
-    # The last span keeps as many words as fit, from a random position in it on.
+    # The last span keeps as many words as fit, from a random position on.
     crossing = np.flatnonzero(tokens[accepted] > room)
     surplus = (tokens[accepted] - room)[crossing]
     bits = random_bits(keys[rows[crossing]], CUT, np.zeros(crossing.size))
@@ -135,7 +135,7 @@ def fill_budgets(word_tokens, maskable, row_words, budgets, keys, length_tables)
 def candidate_spans(maskable, first_words, row_words, keys, length_tables):
     """Cover every row with spans of random lengths, one word apart, and cut them at words that must not be masked.
 
-    The row starts at a random position in the sequence of spans, so that all words are covered with equal probability.
+    A row starts at a random position in the sequence of spans, so that all words are covered with equal probability.
     """
     lengths, parts_inside = length_tables
     most = row_words.max() // 2 + 1  # a span and its gap take two words at least
@@ -149,9 +149,9 @@ def candidate_spans(maskable, first_words, row_words, keys, length_tables):
 
 
 def add_single_words(masked, missing, word_tokens, maskable, word_rows, first_words, keys):
-    """Mask single words that touch no span until no budget has room for one. Changes `masked` and `missing`.
+    """Mask single words that touch no span, until no budget has room for one. Changes `masked` and `missing`.
 
-    A word that uses up the row's budget is preferred; among equals, chance decides.
+    A word that uses up the row's budget is preferred, and chance decides among equals.
     """
     while missing.any():
         fits = maskable & (word_tokens <= missing[word_rows]) & ~masked

@@ -1,6 +1,6 @@
 """Find where words begin in a row of token ids, from each pair of neighbouring tokens.
 
-Works for WordPiece, byte-level BPE, and vocabularies that mark the beginning of a word (SentencePiece's ▁) or its end
+This works for WordPiece, byte-level BPE, and vocabularies that mark the start of a word (SentencePiece's ▁) or its end
 (a trailing ▁, or `</w>`).
 """
 
@@ -26,8 +26,8 @@ BREAKS, LETTER, DIGIT, OTHER, JOINS = 0, 1, 2, 4, 7
 def word_tables(tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return three arrays over the vocabulary: `opens`, `closes`, and whether a token is ordinary (text, not special).
 
-    `opens` and `closes` hold the character classes that a token shows its left and its right neighbour. A token
-    continues its left neighbour's word if its `opens` and the neighbour's `closes` have a bit in common.
+    `opens` and `closes` hold the character classes at a token's start and end. A token continues its left neighbour's
+    word if its `opens` and the neighbour's `closes` have a bit in common.
     """
     vocabulary = tokenizer.get_vocab()
     added = tokenizer.added_tokens_decoder
@@ -50,7 +50,7 @@ def edge_classes(backend: Tokenizer, vocabulary: Iterable[str]) -> Callable[[str
     parts = [json.loads(part.__getstate__()) for part in (backend.pre_tokenizer, backend.decoder) if part]
     if '"ByteLevel"' in json.dumps(parts):
         byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
-        # A character that stands for no byte came from elsewhere and stands for itself.
+        # A character outside this table stands for itself.
         return lambda token: byte_level_classes(
             b"".join(bytes([byte_of[c]]) if c in byte_of else c.encode("utf-8", "replace") for c in token)
         )
@@ -73,7 +73,7 @@ def edge_classes(backend: Tokenizer, vocabulary: Iterable[str]) -> Callable[[str
 
 
 def byte_level_classes(token: bytes) -> tuple[int, int]:
-    """Return the classes of a token's two ends. With them, words are the pieces that GPT-2's pre-tokenizer cuts."""
+    """Return the classes of a token's two ends, by which words are the pieces that GPT-2's pre-tokenizer cuts."""
     text = token.decode("utf-8", errors="replace")
     if not text:
         return BREAKS, BREAKS
@@ -89,8 +89,8 @@ def character_class(character: str) -> int:
     category = unicodedata.category(character)[0]
     if character.isspace() or category == "Z":
         return BREAKS
-    # Marks are the vowel signs of many scripts; GPT-2 cuts words at them, and we do not. U+FFFD is part of a character
-    # whose bytes are split over several tokens: it joins the other parts, and most such characters are letters.
+    # Marks are the vowel signs of many scripts. GPT-2 cuts words at them, and we do not. U+FFFD is part of a character
+    # whose bytes are split over several tokens. It joins the other parts, and most such characters are letters.
     return LETTER if category in "LM" or character == "\ufffd" else DIGIT if category == "N" else OTHER
 
 
@@ -99,8 +99,7 @@ def word_starts(
 ) -> np.ndarray:
     """Return the indices of the tokens that start a word.
 
-    `longest`, (B,), is the largest number of tokens in a word of each row. In a longer word every token is a word of
-    its own.
+    `longest`, (B,), is the largest number of tokens in a word of each row. A longer word is split into single tokens.
     """
     is_start = np.empty(input_ids.size, dtype=bool)
     is_start[1:] = (opens.take(input_ids[1:]) & closes.take(input_ids[:-1])) == 0

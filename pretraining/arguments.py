@@ -1,10 +1,10 @@
-"""The options of `run_pretraining.py`, from the command line and from a recipe, and the checks on them."""
+"""The options of `run_pretraining.py`, and the checks on them."""
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from span_electra.common.command_line import check_positive, parse_options
+from span_electra.common.command_line import check_positive, option, parse_options
 from span_electra.common.errors import InputError
 from span_electra.common.paths import lies_in
 from span_electra.configuration_span_electra import OBJECTIVES, SpanObjectivesConfig
@@ -22,7 +22,7 @@ from span_electra.training.unsupported import check_weights_are_kept
 logger = logging.getLogger(__name__)
 
 MOST_WARMUP_STEPS = 10_000  # ELECTRA's
-UNDIRECTED = {"replaced_share", "span_replaced_share"}  # for these metrics neither more nor less is better
+UNDIRECTED = {"replaced_share", "span_replaced_share"}  # metrics for which neither more nor less is better
 
 ACCEPTED: AcceptedValues = {
     "save_only_model": ((False,), "a run cannot be resumed without the optimizer's state"),
@@ -43,131 +43,87 @@ ACCEPTED: AcceptedValues = {
 class ModelArguments:
     """The model to train: a new one, described by `config`, or an existing checkpoint."""
 
-    config: str | None = field(
-        default=None, metadata={"help": "A model's configuration: a JSON file, or tiny, small, base or tutorial."}
+    config: str | None = option(None, "A model's configuration: a JSON file, or tiny, small, base or tutorial.")
+    config_overrides: str | None = option(
+        None,
+        "Change settings of --config with JSON, such as '{\"num_hidden_layers\": 6}', or with a mapping in a recipe. "
+        "With --model_name_or_path, only settings that do not contradict its weights, such as the loss weights.",
     )
-    config_overrides: str | None = field(
-        default=None,
-        metadata={
-            "help": "Change settings of --config, as JSON: '{\"num_hidden_layers\": 6}'. In a recipe: a mapping. With "
-            "--model_name_or_path: only settings that do not contradict its weights, such as the loss weights."
-        },
+    model_name_or_path: str | None = option(
+        None, "Start from this SpanElectra checkpoint, ELECTRA discriminator or BERT-shaped encoder instead."
     )
-    model_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "Start from this SpanElectra checkpoint, ELECTRA discriminator or BERT-shaped encoder instead."
-        },
+    generator_name_or_path: str | None = option(
+        None,
+        "The ELECTRA generator that belongs to the discriminator. With --config and --objective discriminator: the "
+        "trained generator, which is not trained further.",
+        aliases=["--generator"],
     )
-    generator_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "The ELECTRA generator that belongs to the discriminator. With --config and --objective "
-            "discriminator: the trained generator, which is not trained further.",
-            "aliases": ["--generator"],
-        },
+    objective: str | None = option(
+        None,
+        "Which networks to train: joint (both), generator or discriminator. Default: the objective in the "
+        "configuration or the checkpoint, otherwise joint.",
     )
-    objective: str | None = field(
-        default=None,
-        metadata={
-            "help": "Which networks to train: joint (both), generator or discriminator. Default: what the "
-            "configuration or the checkpoint says, otherwise joint."
-        },
+    tokenizer: str | None = option(None, "A tokenizer's folder or Hub name. Default: that of model_name_or_path.")
+    attn_implementation: str | None = option(
+        None, "eager, sdpa, flash_attention_2 or flex_attention. Default: Transformers chooses."
     )
-    tokenizer: str | None = field(
-        default=None, metadata={"help": "A tokenizer's folder or Hub name. Default: that of model_name_or_path."}
-    )
-    attn_implementation: str | None = field(
-        default=None,
-        metadata={"help": "eager, sdpa, flash_attention_2 or flex_attention. Default: Transformers chooses."},
-    )
-    license: str | None = field(default=None, metadata={"help": "The model's licence, for its card: apache-2.0, say."})
-    language: list[str] = field(
-        default_factory=list,
-        metadata={"help": "The ISO 639 codes of the text's languages, for the model card: en, say."},
-    )
+    license: str | None = option(None, "The model's licence for its card, such as apache-2.0.")
+    language: list[str] = option(list, "The ISO 639 codes of the text's languages for the model card, such as en.")
 
 
 @dataclass
 class DataArguments:
     """The text to train and to evaluate on."""
 
-    train_file: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Text: files, folders, globs or `datasets` names. Or one folder that create_features wrote."
-        },
+    train_file: list[str] = option(
+        list, "Text to train on: files, folders, globs or `datasets` names. Or one folder that create_features wrote."
     )
-    streaming: bool = field(
-        default=False,
-        metadata={
-            "help": "Read the text of train_file during training, and keep no rows on disk. Requires max_steps, and "
-            "at least one file (shard) for each data worker."
-        },
+    streaming: bool = option(
+        False,
+        "Read the text of train_file during training, and store no rows on disk. Requires max_steps, and at least one "
+        "file (shard) for each data worker.",
     )
-    validation_file: list[str] = field(
-        default_factory=list, metadata={"help": "Text to evaluate on, given like train_file."}
+    validation_file: list[str] = option(list, "Text to evaluate on, in the same forms as train_file.")
+    validation_split_percentage: float = option(
+        1.0,
+        "Without validation_file, hold back this percentage of the rows for evaluation, as whole documents. 0 holds "
+        "none back.",
     )
-    validation_split_percentage: float = field(
-        default=1.0,
-        metadata={
-            "help": "Without validation_file, hold back this percentage of the rows for evaluation. They are whole "
-            "documents, so that no document is on both sides. 0 holds none back."
-        },
+    probe_file: str | None = option(
+        None,
+        "Labelled sentences, as for fine-tuning. Every evaluation fits a linear classifier to the discriminator's "
+        "hidden states on them, which quickly shows what it has learnt.",
     )
-    probe_file: str | None = field(
-        default=None,
-        metadata={
-            "help": "Labelled sentences, as for fine-tuning. Every evaluation fits a linear classifier to the "
-            "discriminator's hidden states on them: a quick look at what it has learnt."
-        },
+    max_train_samples: int | None = option(None, "Train on at most this many rows, drawn at random.")
+    max_eval_samples: int | None = option(
+        None,
+        "Evaluate on at most this many rows, drawn at random. Default: 5 %% of the rows trained on between two "
+        "evaluations, but at least 128.",
     )
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on this many rows at most, drawn at random."}
+    max_seq_length: int | None = option(
+        None,
+        "Length of a row in tokens. Prepared features keep theirs. Default: the value in an older configuration file, "
+        "or 128.",
     )
-    max_eval_samples: int | None = field(
-        default=None,
-        metadata={
-            "help": "Evaluate on this many rows at most, drawn at random. Default: 5 %% of the rows trained on "
-            "between two evaluations, but 128 or more."
-        },
+    mask_ratio: float | None = option(
+        None, "Ratio of masked tokens. Default: the value in an older configuration file, or 0.15."
     )
-    max_seq_length: int | None = field(
-        default=None,
-        metadata={
-            "help": "Length of a row in tokens; prepared features keep theirs. Default: what an older configuration "
-            "file says, or 128."
-        },
+    max_span_words: int = option(10, "Longest span in words. 1 masks single words.")
+    whole_words: bool = option(True, "Mask whole words. If false, every token counts as a word.")
+    documents: str | None = option(
+        None,
+        "What ends a document: blank_line, file or line. A row belongs to one document, unless you pack them. "
+        "Default: the rule of the features, or blank_line.",
     )
-    mask_ratio: float | None = field(
-        default=None,
-        metadata={"help": "Ratio of masked tokens. Default: what an older configuration file says, or 0.15."},
+    pack_documents: bool = option(
+        False, "Let short documents share a row without seeing each other, which saves padding."
     )
-    max_span_words: int = field(default=10, metadata={"help": "Longest span, in words; 1 masks single words."})
-    whole_words: bool = field(
-        default=True, metadata={"help": "Mask whole words. If not, every token counts as a word."}
-    )
-    documents: str | None = field(
-        default=None,
-        metadata={
-            "help": "Where a document ends: blank_line, file or line. No row holds parts of two, unless they share "
-            "it. Default: the rule of the features, or blank_line."
-        },
-    )
-    pack_documents: bool = field(
-        default=False,
-        metadata={"help": "Let short documents share a row without seeing each other, which saves padding."},
-    )
-    text_column: str = field(
-        default="text", metadata={"help": "The column that holds the text, in tables and `datasets`."}
-    )
-    split: str = field(default="train", metadata={"help": "The split of a `datasets` name to train on."})
-    validation_split: str = field(
-        default="validation", metadata={"help": "The split of a `datasets` name in validation_file."}
-    )
-    preprocessing_num_workers: int = field(default=1, metadata={"help": "Processes that tokenize."})
-    features_cache_dir: str | None = field(
-        default=None, metadata={"help": "A folder for the rows made from text. Default: the cache of `datasets`."}
+    text_column: str = option("text", "The column of tables and `datasets` that holds the text.")
+    split: str = option("train", "The split of a `datasets` name to train on.")
+    validation_split: str = option("validation", "The split of a `datasets` name in validation_file.")
+    preprocessing_num_workers: int = option(1, "Processes that tokenize.")
+    features_cache_dir: str | None = option(
+        None, "A folder for the rows made from text. Default: the cache of `datasets`."
     )
 
 
@@ -175,35 +131,25 @@ class DataArguments:
 class PretrainingArguments(RunArguments):
     """The Trainer's arguments with ELECTRA's settings (Clark et al., 2020, table 6) as defaults."""
 
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "Rows per batch and device in training."})
-    per_device_eval_batch_size: int = field(default=128, metadata={"help": "The same for evaluation."})
-    learning_rate: float = field(default=5e-4, metadata={"help": "The peak learning rate."})
-    pretrained_lr_ratio: float = field(
-        default=0.02,
-        metadata={
-            "help": "The learning rate of loaded weights, as a ratio of learning_rate. Applies if you start from an "
-            "encoder or an ELECTRA that lacks some of the model's parameters: those train at learning_rate."
-        },
+    per_device_train_batch_size: int = option(128, "Rows per batch and device in training.")
+    per_device_eval_batch_size: int = option(128, "Rows per batch and device in evaluation.")
+    learning_rate: float = option(5e-4, "The peak learning rate.")
+    pretrained_lr_ratio: float = option(
+        0.02,
+        "The learning rate of loaded weights, as a ratio of learning_rate. Applies if you start from an encoder or an "
+        "ELECTRA that lacks some of the model's parameters: those train at learning_rate.",
     )
-    weight_decay: float = field(default=0.01, metadata={"help": "Does not apply to biases and norms."})
-    warmup_steps: float = field(
-        default=0.1,
-        metadata={"help": "1 or more: a number of steps. Below 1: a ratio of the run, limited to 10,000 steps."},
+    weight_decay: float = option(0.01, "Does not apply to biases and norms.")
+    warmup_steps: float = option(0.1, "A number of steps, or below 1 a ratio of the run, limited to 10,000 steps.")
+    logging_steps: float = option(100, "Log every so many steps.")
+    eval_strategy: str = option("steps", "When to evaluate: no, steps or epoch.")
+    eval_steps: float | None = option(1000, "Evaluate every so many steps.")
+    save_steps: float = option(1000, "Write a checkpoint every so many steps.")
+    restore_callback_states_from_checkpoint: bool = option(True, "Also resume callbacks, such as early stopping.")
+    stop_on_save_error: bool = option(
+        False, "Stop if a checkpoint cannot be written, for example because the disk is full. Default: continue."
     )
-    logging_steps: float = field(default=100, metadata={"help": "Log every so many steps."})
-    eval_strategy: str = field(default="steps", metadata={"help": "When to evaluate: no, steps or epoch."})
-    eval_steps: float | None = field(default=1000, metadata={"help": "Evaluate every so many steps."})
-    save_steps: float = field(default=1000, metadata={"help": "Write a checkpoint every so many steps."})
-    restore_callback_states_from_checkpoint: bool = field(
-        default=True, metadata={"help": "Resume callbacks too, such as early stopping."}
-    )
-    stop_on_save_error: bool = field(
-        default=False,
-        metadata={"help": "Stop when a checkpoint cannot be written, on a full disk, say. Default: continue."},
-    )
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Not needed: the collator picks its columns itself."}
-    )
+    remove_unused_columns: bool = option(False, "Not needed, because the collator selects its columns.")
 
     def __post_init__(self):
         metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
@@ -224,8 +170,8 @@ class PretrainingArguments(RunArguments):
         if self.warmup_steps >= 1 or steps <= MOST_WARMUP_STEPS:
             return steps
         logger.info(
-            f"Warm-up takes {MOST_WARMUP_STEPS:,} steps instead of {steps:,} (--warmup_steps {self.warmup_steps:g}): "
-            "a ratio is limited to ELECTRA's number. Give a number of steps for a longer one."
+            f"Warm-up takes {MOST_WARMUP_STEPS:,} steps instead of {steps:,} (--warmup_steps {self.warmup_steps:g}), "
+            "because a ratio is limited to ELECTRA's number. Give a number of steps for a longer warm-up."
         )
         return MOST_WARMUP_STEPS
 
@@ -234,7 +180,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArgum
     """Parse `[recipe.yaml] [--option value ...]`. An option on the command line wins over the recipe.
 
     Raises:
-        InputError: An unknown option, or a value that cannot be used.
+        InputError: An option is unknown, or its value cannot be used.
     """
     groups = (ModelArguments, DataArguments, PretrainingArguments)
     model, data, training = parse_options(
@@ -260,13 +206,13 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
             "--accelerator_config: use_seedable_sampler is false; a resumed run could not repeat the order of the "
             "rows: leave it out."
         )
-    check_devices(model, training)
+    check_devices(training)
     refuse_metrics(training, set(SUMMARY) - UNDIRECTED)
     if data.streaming:
         check_streaming(data, training)
     if data.features_cache_dir is not None and lies_in(data.features_cache_dir, training.output_dir):
         raise InputError(
-            f"--features_cache_dir {data.features_cache_dir}: is inside --output_dir, which belongs to the run; give "
+            f"--features_cache_dir {data.features_cache_dir}: is inside --output_dir, which is only for the run; give "
             "another folder."
         )
     check_source("--model_name_or_path", model.model_name_or_path, training)
@@ -283,14 +229,14 @@ def check_model(model: ModelArguments) -> None:
         came = "neither" if model.config is None else "both"
         raise InputError(
             f"{came} of --config and --model_name_or_path given: give one. --config small (tiny, base, your.json) "
-            "makes a new model, --model_name_or_path continues from a checkpoint."
+            "builds a new model, --model_name_or_path continues from a checkpoint."
         )
     if model.objective is not None and model.objective not in OBJECTIVES:
         raise InputError(f"--objective is {model.objective}; accepted are {', '.join(OBJECTIVES)}.")
     if model.generator_name_or_path and not model.model_name_or_path and model.objective != "discriminator":
         raise InputError(
-            "--generator_name_or_path needs --model_name_or_path, the discriminator that belongs to it, or --config "
-            "with --objective discriminator, which trains a new one."
+            "--generator_name_or_path needs --model_name_or_path, which names its discriminator, or --config with "
+            "--objective discriminator, which trains a new one."
         )
 
 
@@ -304,18 +250,17 @@ def check_data(data: DataArguments) -> None:
         raise InputError(
             f"--validation_split_percentage is {data.validation_split_percentage}; it must lie in [0, 100)."
         )
-    check_positive(data, "max_span_words", "max_train_samples", "max_eval_samples", "preprocessing_num_workers")
+    counts = ("max_seq_length", "max_span_words", "max_train_samples", "max_eval_samples", "preprocessing_num_workers")
+    check_positive(data, *counts)
 
 
-def check_devices(model: ModelArguments, training: PretrainingArguments) -> None:
-    """Require a process for each GPU, and an attention that the device supports."""
+def check_devices(training: PretrainingArguments) -> None:
+    """Require a process for each GPU."""
     if training.n_gpu > 1:
         raise InputError(
-            f"One process sees {training.n_gpu} GPUs, and each GPU needs a process of its own: start with accelerate "
+            f"One process sees {training.n_gpu} GPUs, but each GPU needs its own process: start with accelerate "
             f"launch --num_processes {training.n_gpu}, or use one GPU with CUDA_VISIBLE_DEVICES=0."
         )
-    if model.attn_implementation == "flex_attention" and training.device.type == "cpu":
-        raise InputError("--attn_implementation is flex_attention; it cannot train on a CPU: give sdpa or eager.")
 
 
 def refuse_metrics(training: PretrainingArguments, accepted: set[str]) -> None:
@@ -336,33 +281,33 @@ def check_metric(training: PretrainingArguments, config: SpanObjectivesConfig, h
 
 
 def check_rows(training: PretrainingArguments, rows: int | None, is_evaluated: bool) -> None:
-    """Refuse options that need an evaluation in a run without one, and to drop the only batch.
+    """Refuse options that need an evaluation in a run without one, and dropping the only batch.
 
     Args:
-        rows: How many there are to train on; None for a stream.
+        rows: The number of rows to train on; None for a stream.
     """
     by_evaluation = {
         "load_best_model_at_end": training.load_best_model_at_end,
         "save_strategy best": training.save_strategy == "best",
     } | {f"lr_scheduler_type {name}": training.lr_scheduler_type == name for name in SCHEDULES_BY_METRIC}
-    for option, is_given in by_evaluation.items():
+    for name, is_given in by_evaluation.items():
         if is_given and (not is_evaluated or training.eval_strategy == "no"):
             raise InputError(
-                f"--{option}: needs evaluations, and this run has none. Give text to evaluate on with "
+                f"--{name}: needs evaluations, and this run has none. Give text to evaluate on with "
                 "--validation_file (and an --eval_strategy other than no), or leave it out."
             )
     batch = training.train_batch_size * training.world_size
     if training.dataloader_drop_last and rows is not None and rows < batch:
         raise InputError(
-            f"--dataloader_drop_last: would drop all {rows} rows, because they do not fill a batch of {batch}; leave "
-            "it out, or lower --per_device_train_batch_size."
+            f"--dataloader_drop_last: would drop all {rows} rows, which do not fill a batch of {batch}; leave it out, "
+            "or lower --per_device_train_batch_size."
         )
 
 
 def check_streaming(data: DataArguments, training: PretrainingArguments) -> None:
     """Refuse options that need the end of a stream, or the number of its rows."""
     if training.max_steps < 1:
-        raise InputError("--streaming needs --max_steps: a stream has no end, so say how many steps to train.")
+        raise InputError("--streaming needs --max_steps: a stream has no end, so give the number of steps.")
     for name in ("eval_strategy", "save_strategy"):
         if getattr(training, name) == "epoch":
             raise InputError(

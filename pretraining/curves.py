@@ -1,4 +1,4 @@
-"""Curves of the losses and scores of a run."""
+"""Draw the losses and scores of a run."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from span_electra.pretraining.history import PANELS, evaluation_points, training
 
 
 def plot_curves(history: list[dict], path: Path) -> None:
-    """Draw losses and scores of generator and discriminator over the steps."""
+    """Draw the losses and scores of generator and discriminator over the steps."""
     with matplotlib.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
         figure = Figure(figsize=(10, 6), layout="constrained")
         figure.suptitle("lines: training, dots: evaluation")
@@ -28,7 +28,7 @@ def plot_curves(history: list[dict], path: Path) -> None:
 
 
 def draw(axes: Axes, history: list[dict], *names: str) -> None:
-    """Draw the metrics in `names`, as far as the history has them: training as a line, evaluations as dots."""
+    """Draw those metrics in `names` that the history has: training as a line, evaluations as dots."""
     for i, name in enumerate(names):
         color = "gray" if name.endswith("_baseline") else f"C{i}"
         line = ":" if name.endswith("_baseline") else "-"

@@ -1,6 +1,6 @@
-"""A score that compares steps and models: how well the discriminator finds a corruption that never changes.
+"""Score how well the discriminator finds a corruption that never changes, to compare steps and models.
 
-The discriminator's own task gets harder as its generator improves. So its scores say little about progress, and
+The discriminator's own task gets harder as its generator improves, so its scores say little about progress, and
 nothing about which of two runs is better. Here the corruption does not depend on a generator.
 """
 
@@ -13,19 +13,18 @@ from span_electra.span_objectives import sequence_numbers
 def trade_places(
     input_ids: torch.Tensor, labels: torch.Tensor, position_ids: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The original text with the masked tokens of each sequence shifted by one among their positions.
+    """Restore the original text, with the masked tokens of each sequence shifted by one among their positions.
 
-    Every token is from the right text and only its position is wrong, so only context gives it away. The corruption is
-    the same whatever the generator has learnt.
+    Every token is from the right text and only its position is wrong, so only context reveals it.
 
     Args:
-        input_ids: a text whose spans are masked, (rows, tokens).
-        labels: original ids where tokens are masked, -100 elsewhere; same shape.
-        position_ids: by which sequences that share a row are told apart; same shape. Without, each row is one.
+        input_ids: A text whose spans are masked, shape (rows, tokens).
+        labels: Original ids where tokens are masked, -100 elsewhere. Same shape.
+        position_ids: They separate the sequences that share a row. Same shape. None if each row is one sequence.
 
     Returns:
-        Token ids, same shape. The first masked token of a sequence has the id of the second, the last that of the
-        first.
+        Token ids of the same shape. A sequence's first masked token has the id of the second, and its last the id of
+        the first.
     """
     masked = labels != -100
     rows, columns = masked.nonzero(as_tuple=True)  # row by row
@@ -42,21 +41,21 @@ def trade_places(
 
 class EvaluationCollator:
     """
-    The batches of evaluation: masked as the run asks, and beside, by `fixed_labels`, as in every other run.
+    Makes batches for evaluation: masked as the run asks, with `fixed_labels` that are masked as in every other run.
 
     Args:
         collator: Masks as in training.
-        fixed: Masks that do not depend on the run's settings; from the same tokenizer, padded alike.
+        fixed: Masks independently of the run's settings. It has the same tokenizer and padding.
     """
 
     def __init__(self, collator: DataCollatorForSpanMasking, fixed: DataCollatorForSpanMasking):
         self.collator, self.fixed = collator, fixed
 
     def set_epoch(self, epoch: int) -> None:
-        """As [`DataCollatorForSpanMasking.set_epoch`]."""
+        """Set both collators' epoch, as in [`DataCollatorForSpanMasking.set_epoch`]."""
         self.collator.set_epoch(epoch)
         self.fixed.set_epoch(epoch)
 
     def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
-        """A batch as of `collator`, and `fixed_labels`: the original id where `fixed` masks, else -100."""
+        """Return `collator`'s batch with `fixed_labels`, the original id where `fixed` masks and -100 elsewhere."""
         return {**self.collator(features), "fixed_labels": self.fixed(features)["labels"]}

@@ -1,4 +1,4 @@
-"""The figures in a run's log history."""
+"""Read metrics from a run's log history."""
 
 import math
 
@@ -32,19 +32,19 @@ PANELS = {
 
 
 def until(history: list[dict], step: int | None) -> list[dict]:
-    """The history without the entries after a step."""
+    """Return the history up to a step."""
     return [entry for entry in history if step is None or entry["step"] <= step]
 
 
 def last_training(history: list[dict]) -> dict[str, float]:
-    """The metrics that training logged last; empty if it logged none."""
+    """Return the metrics that training logged last; empty if it logged none."""
     return next((entry for entry in reversed(history) if "loss" in entry), {})
 
 
 def last_evaluations(history: list[dict]) -> dict[str, dict[str, float]]:
-    """The last metrics of each evaluation set by its name, without their prefix.
+    """Return the last metrics of each evaluation set by its name, without their prefix.
 
-    A single set has no name, "". The sets of `eval_dataset={"a": ..., "b": ...}` have theirs.
+    A single set is called "". The sets of `eval_dataset={"a": ..., "b": ...}` have their own names.
     """
     last = {}
     for entry in history:
@@ -55,13 +55,13 @@ def last_evaluations(history: list[dict]) -> dict[str, dict[str, float]]:
 
 
 def evaluation_prefix(entry: dict) -> str | None:
-    """What the metrics of an evaluation begin with in a history: `eval_`, or `eval_a_` for a set called a."""
+    """Return the prefix of an evaluation's metrics: `eval_`, or `eval_a_` for a set called a."""
     losses = [key for key in entry if key.startswith("eval_") and key.endswith("_loss")]
     return min(losses, key=len).removesuffix("loss") if losses else None
 
 
 def metric_rows(metrics: dict[str, float]) -> list[tuple[str, str, str]]:
-    """Name, value and baseline of the metrics that a reader wants to see first."""
+    """Return name, value and baseline of the main metrics."""
     rows = []
     for name in SUMMARY:
         if math.isfinite(metrics.get(name, math.nan)):

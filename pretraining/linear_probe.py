@@ -1,4 +1,4 @@
-"""A linear classifier on hidden states: a quick look at what a model has learnt."""
+"""Probe hidden states with a linear classifier, which quickly shows what a model has learnt."""
 
 import datasets
 import numpy as np
@@ -17,17 +17,17 @@ BATCH_SIZE = 100
 
 class LinearProbe:
     """
-    Measures how well a linear classifier tells labelled texts apart by the discriminator's frozen hidden states.
+    Measures how well a linear classifier separates labelled texts by the discriminator's frozen hidden states.
 
     Args:
-        name: A .jsonl, .json, .csv or .parquet file, or a `datasets` name: in each row a sentence, or two, and a
-            label, in columns named as in fine-tuning. Of more than 2,000 rows as many are drawn at random.
+        name: A .jsonl, .json, .csv or .parquet file, or a `datasets` name. Each row holds one or two sentences and a
+            label, in columns named as for fine-tuning. At most 2,000 rows are used, drawn at random.
         split: The split of a `datasets` name.
         tokenizer: The model's.
-        max_seq_length: Texts are cut after so many tokens.
+        max_seq_length: Texts are cut after this many tokens.
 
     Raises:
-        InputError: the file cannot be used, or a class has fewer than five texts.
+        InputError: The file cannot be used, or a class has fewer than five texts.
     """
 
     def __init__(self, name: str, split: str, tokenizer: PreTrainedTokenizerBase, max_seq_length: int):
@@ -42,18 +42,18 @@ class LinearProbe:
         counts = np.bincount(self.labels)
         if len(counts) < 2 or counts.min() < FOLDS:
             raise InputError(
-                f"--probe_file {name}: its {len(counts)} classes have {counts.min()} texts or more each; the probe "
-                f"needs at least 2 classes of {FOLDS} texts."
+                f"--probe_file {name}: has {len(counts)} classes, the smallest with {counts.min()} texts; give at "
+                f"least 2 classes of {FOLDS} texts."
             )
-        self.baseline = counts.max() / counts.sum()  # always the most frequent class
+        self.baseline = counts.max() / counts.sum()  # of always answering the most frequent class
         texts = [list(examples[column]) for column in columns]
         self.rows = tokenizer(*texts, truncation=True, max_length=max_seq_length)
-        tokenizer.backend_tokenizer.no_truncation()  # it is saved with the model, where it would cut texts unasked
+        tokenizer.backend_tokenizer.no_truncation()  # the saved tokenizer must not cut its users' texts
         self.tokenizer = tokenizer
 
     @torch.no_grad()
     def accuracy(self, model: SpanElectraForPreTraining) -> float:
-        """The mean accuracy over five folds of a logistic regression on the mean of each text's hidden states."""
+        """Return a logistic regression's mean accuracy over five folds, on the mean of each text's hidden states."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import StratifiedKFold, cross_val_score
         from sklearn.pipeline import make_pipeline
@@ -78,7 +78,7 @@ def build_probe(
         return None
     if eval_rows is None:
         raise InputError(
-            "--probe_file: is scored whenever the model is evaluated, and this run has no evaluation; give a "
+            "--probe_file: is scored whenever the model is evaluated, and this run has no evaluation. Give a "
             "--validation_file."
         )
     return LinearProbe(data.probe_file, data.split, tokenizer, data.max_seq_length)

@@ -16,18 +16,16 @@ CARD_OPTIONS = (
 
 
 def model_card(settings: dict, history: list[dict], **metadata) -> ModelCard:
-    """The README.md that goes with the weights to the Hub; arguments as for `write_report`."""
+    """Build the README.md that goes to the Hub with the weights. The arguments are those of `write_report`."""
     data = short_list(settings.get("train_file", []))
     sources = (settings.get(name) for name in ("model_name_or_path", "generator_name_or_path"))
     bases = " and ".join(without_folder(name) for name in sources if name)
     steps = max((entry["step"] for entry in history), default=0)
     evaluations = last_evaluations(history)
-    kind = "generator" if settings.get("objective") == "generator" else "pair"
-    template = INTRODUCTIONS[kind, "stock" if settings.get("family") else "electra"] + FIGURES
-    text = template.format(
-        family=settings.get("family"),
-        training=f"{steps:,} steps" + (f" on {data}" if data else "") + (f", starting from {bases}" if bases else ""),
-        path=settings.get("hub_model_id") or ".",
+    text = introduction(
+        settings, f"{steps:,} steps" + (f" on {data}" if data else "") + (f", starting from {bases}" if bases else "")
+    )
+    text += FIGURES.format(
         metrics=metric_sections(evaluations, last_training(history)),
         options=option_table(settings, CARD_OPTIONS),
         curves=CURVES,
@@ -36,8 +34,24 @@ def model_card(settings: dict, history: list[dict], **metadata) -> ModelCard:
     return ModelCard(f"---\n{card_metadata(settings, evaluations, **metadata)}\n---\n{text}")
 
 
+def introduction(settings: dict, training: str) -> str:
+    """Say what the model is and how to load it: both halves or the generator, of SpanElectra or stock encoders."""
+    family, path = settings.get("family"), settings.get("hub_model_id") or "."
+    training += " with SpanElectra" if family else ""
+    title = f"{family} pretrained on spans" if family else "SpanElectra"
+    if settings.get("objective") == "generator":
+        source = "--model_name_or_path" if family else "--generator"
+        about = LONE_GENERATOR.format(title=title, training=training, source=f"{source} {path}")
+        classes, code = ("AutoModelForMaskedLM", STOCK_GENERATOR) if family else ("pipeline", ELECTRA_FILL_MASK)
+    else:
+        about = PAIR.format(title=title, training=training)
+        about += STOCK_HALVES.format(family=family) if family else ELECTRA_HALVES
+        classes, code = (STOCK_CLASSES, STOCK_CODE) if family else (ELECTRA_CLASSES, ELECTRA_CODE)
+    return about + USE.format(classes=classes, path=path, code=code)
+
+
 def metric_sections(evaluations: dict[str, dict[str, float]], training: dict[str, float]) -> str:
-    """A section with the metrics of each evaluation set; without an evaluation, one with training's last metrics."""
+    """Format the metrics of each evaluation set as a section, or training's last metrics without an evaluation."""
     sections = {f"Evaluation: {name}" if name else "Evaluation": metrics for name, metrics in evaluations.items()}
     if not sections and training:
         sections = {f"Training, last log (step {training['step']:,}; there was no evaluation)": training}
@@ -56,85 +70,57 @@ METRIC_SECTION = """
 {rows}
 """
 
-INTRODUCTION = """
-# SpanElectra
+PAIR = """
+# {title}
 
 A text encoder, pretrained the ELECTRA way on spans: a generator fills masked spans, a discriminator finds the tokens
 that it replaced. Trained for {training}.
+"""
 
-The folder holds both halves. The **discriminator** is the encoder to fine-tune: `electra.*` in the weights, and what
-`AutoModel` and every task class load. The **generator** predicts masked tokens: `generator.*` in the weights, and what
-`AutoModelForMaskedLM` loads.
+LONE_GENERATOR = """
+# {title}: the generator alone
 
+The first of two stages of an encoder that is pretrained the ELECTRA way on spans: a masked language model that fills
+masked spans. Trained for {training}. **The discriminator, which is the encoder to fine-tune, is not trained yet**:
+`run_pretraining.py --objective discriminator {source}` does that, against this generator.
+"""
+
+USE = """
 ## Use
 
 ```python
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, ElectraModel, pipeline
+from transformers import {classes}
 
 path = "{path}"  # a folder with these files, or its name on the Hub
+{code}
+```
+"""
+
+ELECTRA_HALVES = """
+The folder holds both halves. The **discriminator** is the encoder to fine-tune: `electra.*` in the weights, and what
+`AutoModel` and every task class load. The **generator** predicts masked tokens: `generator.*` in the weights, and what
+`AutoModelForMaskedLM` loads.
+"""
+ELECTRA_FILL_MASK = 'fill_mask = pipeline("fill-mask", path, trust_remote_code=True)'
+ELECTRA_CLASSES = "AutoModel, AutoModelForSequenceClassification, AutoTokenizer, ElectraModel, pipeline"
+ELECTRA_CODE = f"""\
 tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
 encoder = AutoModel.from_pretrained(path, trust_remote_code=True)
 classifier = AutoModelForSequenceClassification.from_pretrained(path, num_labels=2, trust_remote_code=True)
 encoder = ElectraModel.from_pretrained(path)  # stock ELECTRA reads the discriminator, with no code from here
-fill_mask = pipeline("fill-mask", path, trust_remote_code=True)
-```
-"""
+{ELECTRA_FILL_MASK}"""
 
-GENERATOR_INTRODUCTION = """
-# SpanElectra: the generator alone
-
-The first of two stages of an encoder that is pretrained the ELECTRA way on spans: a masked language model that fills
-masked spans. Trained for {training}. **The discriminator, which is the encoder to fine-tune, is not trained yet**:
-`run_pretraining.py --objective discriminator --generator {path}` does that, against this generator.
-
-## Use
-
-```python
-from transformers import pipeline
-
-path = "{path}"  # a folder with these files, or its name on the Hub
-fill_mask = pipeline("fill-mask", path, trust_remote_code=True)
-```
-"""
-
-STOCK_INTRODUCTION = """
-# {family} pretrained on spans
-
-A text encoder, pretrained the ELECTRA way on spans: a generator fills masked spans, a discriminator finds the tokens
-that it replaced. Trained for {training} with SpanElectra.
-
+STOCK_HALVES = """
 The folder is a stock {family} checkpoint, the **discriminator**, which is the encoder to fine-tune. `generator/` is a
 stock masked language model. `pretraining/` holds what only further pretraining needs.
-
-## Use
-
-```python
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
-
-path = "{path}"  # a folder with these files, or its name on the Hub
+"""
+STOCK_GENERATOR = 'generator = AutoModelForMaskedLM.from_pretrained(path, subfolder="generator")'
+STOCK_CLASSES = "AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer"
+STOCK_CODE = f"""\
 tokenizer = AutoTokenizer.from_pretrained(path)
 encoder = AutoModel.from_pretrained(path)
 classifier = AutoModelForSequenceClassification.from_pretrained(path, num_labels=2)
-generator = AutoModelForMaskedLM.from_pretrained(path, subfolder="generator")
-```
-"""
-
-STOCK_GENERATOR_INTRODUCTION = """
-# {family} pretrained on spans: the generator alone
-
-The first of two stages of an encoder that is pretrained the ELECTRA way on spans: a masked language model that fills
-masked spans. Trained for {training} with SpanElectra. **The discriminator, which is the encoder to fine-tune, is not
-trained yet**: `run_pretraining.py --model_name_or_path {path} --objective discriminator` does that.
-
-## Use
-
-```python
-from transformers import AutoModelForMaskedLM
-
-path = "{path}"  # a folder with these files, or its name on the Hub
-generator = AutoModelForMaskedLM.from_pretrained(path, subfolder="generator")
-```
-"""
+{STOCK_GENERATOR}"""
 
 FIGURES = """{metrics}
 Metrics are over all real tokens, and (`span_`) over the masked ones only; losses are in nats. A baseline always gives
@@ -151,10 +137,3 @@ every model.
 
 All options and the whole history: `{history}`.
 """
-
-INTRODUCTIONS = {
-    ("pair", "electra"): INTRODUCTION,
-    ("generator", "electra"): GENERATOR_INTRODUCTION,
-    ("pair", "stock"): STOCK_INTRODUCTION,
-    ("generator", "stock"): STOCK_GENERATOR_INTRODUCTION,
-}

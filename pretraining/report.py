@@ -1,4 +1,4 @@
-"""The report of a run: what it trains, its history as JSON, curves, a model card, and a table at the end."""
+"""Report a run: what it trains, its history as JSON, curves, a model card, and a table at the end."""
 
 import json
 import logging
@@ -30,13 +30,13 @@ def describe(trainer, max_seq_length: int) -> None:
 
 
 def write_report(output_dir: str, settings: dict, history: list[dict], step: int | None = None, **metadata) -> str:
-    """Write history, curves and model card to `output_dir`; return the last metrics as a table for the terminal.
+    """Write history, curves and model card to `output_dir`. Return the last metrics as a table for the terminal.
 
     Args:
         output_dir: The run's folder.
         settings: All options by name.
         history: The Trainer's `state.log_history`.
-        step: The step of the weights; by default the last.
+        step: The step of the saved weights. Default: the last.
         metadata: Entries of the card that override the run's own, by the names of `ModelCardData`.
     """
     from span_electra.pretraining.curves import plot_curves  # loads matplotlib, which `--help` can do without
@@ -50,7 +50,7 @@ def write_report(output_dir: str, settings: dict, history: list[dict], step: int
 
 
 def metric_tables(history: list[dict]) -> str:
-    """The last metrics for the terminal: those of each evaluation set, or training's if there was no evaluation."""
+    """Format the last metrics of each evaluation set, or training's without an evaluation."""
     evaluations = last_evaluations(history)
     tables = {f"evaluation of {name}" if name else "evaluation": metrics for name, metrics in evaluations.items()}
     if not tables and (training := last_training(history)):

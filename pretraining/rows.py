@@ -20,13 +20,12 @@ from span_electra.tokenization.text import DEFAULT_DOCUMENTS, Corpus
 
 logger = logging.getLogger(__name__)
 
-
 MASK_RATIO, MAX_SEQ_LENGTH = 0.15, 128  # ELECTRA-Small's
-SPLIT_SEED = 0  # not the run's: runs with different seeds are evaluated on the same rows
-LARGEST_DOCUMENT = 0.1  # of the rows, that is held back whole where fewer rows were asked for
+SPLIT_SEED = 0  # not the run's, so that runs with different seeds are evaluated on the same rows
+LARGEST_DOCUMENT = 0.1  # a single document may be held back if it has at most this ratio of the rows
 
 # A row takes about as long to evaluate as to train on: once as masked for the run, once as fixed.
-EVALUATED_SHARE = 0.05  # of the rows trained on between two evaluations
+EVALUATED_SHARE = 0.05  # relative to the rows trained on between two evaluations
 FEWEST_EVALUATED = 128
 
 
@@ -56,7 +55,7 @@ def settle_packing(data: DataArguments, prepared: dict[str, dict]) -> None:
     if data.pack_documents and (alone := [path for path in packed if not packed[path]]):
         raise InputError(
             f"{alone[0]}: its documents do not share rows. Make the features again with --pack_documents, or leave it "
-            "out."
+            "out here."
         )
     data.pack_documents |= any(packed.values())
 
@@ -67,32 +66,30 @@ def settle_documents(data: DataArguments, prepared: dict[str, dict]) -> None:
     for path in ends.keys() & {*data.train_file}:
         if data.documents not in (None, ends[path]):
             raise InputError(
-                f"{path}: was made with --documents {ends[path]}, not {data.documents}. Make the features again with "
-                "that, or leave it out."
+                f"{path}: was made with --documents {ends[path]}, not {data.documents}. Leave --documents out, or "
+                "make the features again."
             )
     data.documents = data.documents or next(iter(ends.values()), DEFAULT_DOCUMENTS)
 
 
 def settle_length(data: DataArguments, prepared: dict[str, dict], positions: int | None) -> None:
-    """Settle the longest row, from the option or the `prepared` features, which are not cut again."""
+    """Settle the longest row, from the option or the `prepared` features, whose rows are not cut again."""
     lengths, asked = {path: settings["max_seq_length"] for path, settings in prepared.items()}, data.max_seq_length
     for path, length in lengths.items():
         if asked is not None and length > asked:
             raise InputError(
-                f"{path}: its rows have up to {length} tokens, more than --max_seq_length {asked}. Make the features "
-                "again with that length, or raise it."
+                f"{path}: its rows have up to {length} tokens, more than --max_seq_length {asked}. Raise it, or make "
+                "the features again."
             )
     longest = max(lengths.values(), default=None)
     if longest is not None and all(map(is_features, (*data.train_file, *data.validation_file))):
         if asked is not None and longest < asked:
             logger.warning(
-                f"--max_seq_length is {asked}, but the rows of the features have {longest} tokens at most: the model "
-                "does not learn the positions after them. Make the features again with that length to change this."
+                f"--max_seq_length is {asked}, but the rows of the features have {longest} tokens at most, so the "
+                "model does not learn later positions. Make the features again with the longer length to change this."
             )
-        asked = longest  # a batch is padded to no more than there is
-    data.max_seq_length = next(
-        (length for length in (asked, longest) if length is not None), min(MAX_SEQ_LENGTH, positions or MAX_SEQ_LENGTH)
-    )
+        asked = longest  # batches need no padding beyond this
+    data.max_seq_length = asked or longest or min(MAX_SEQ_LENGTH, positions or MAX_SEQ_LENGTH)
     if positions is not None and data.max_seq_length > positions:
         raise InputError(
             f"Rows of {data.max_seq_length} tokens do not fit the model's {positions} positions: lower "
@@ -107,9 +104,9 @@ def is_features(path: str) -> bool:
 def build_rows(
     data: DataArguments, tokenizer: PreTrainedTokenizerBase, training: PretrainingArguments
 ) -> tuple[datasets.Dataset | TextStream, datasets.Dataset | None]:
-    """The rows for training and for evaluation (None: no evaluation).
+    """Return the rows for training and for evaluation (None without evaluation).
 
-    Missing text is reported before the first is tokenized.
+    Missing text is reported before any text is tokenized.
     """
     for paths, split in ((data.train_file, data.split), (data.validation_file, data.validation_split)):
         if any(map(is_features, paths)) and len(paths) > 1:
@@ -120,7 +117,7 @@ def build_rows(
     if data.streaming:
         train_rows = build_stream(data, tokenizer, training)
     eval_rows = None
-    if data.validation_file:  # first, because it is smaller, so that its errors show before the long work
+    if data.validation_file:  # first, because it is smaller and its errors show sooner
         eval_rows = load_rows(data.validation_file, data, tokenizer, data.validation_split).select_columns("input_ids")
     if train_rows is None:
         train_rows, eval_rows = load_train_rows(data, tokenizer, eval_rows)
@@ -128,15 +125,15 @@ def build_rows(
         count = data.max_eval_samples or rows_to_evaluate(training, train_rows)
         if data.max_eval_samples is None and count < len(eval_rows):
             logger.info(
-                f"Each evaluation uses {count:,} of the {len(eval_rows):,} evaluation rows, to stay short beside the "
-                "training between two of them. Set --max_eval_samples to use more."
+                f"Each evaluation uses {count:,} of the {len(eval_rows):,} evaluation rows, to stay short compared to "
+                "training. Set --max_eval_samples to use more."
             )
         eval_rows = sample(eval_rows, count)
     return train_rows, eval_rows
 
 
 def rows_to_evaluate(training: PretrainingArguments, train_rows: datasets.Dataset | TextStream) -> int:
-    """The number of evaluation rows that keeps evaluation a small part of the run."""
+    """Return the number of evaluation rows that keeps evaluation a small part of the run."""
     rows_per_update = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
     steps_per_epoch = len(train_rows) / rows_per_update if has_length(train_rows) else math.inf
     steps = training.max_steps if training.max_steps > 0 else training.num_train_epochs * steps_per_epoch
@@ -149,7 +146,7 @@ def rows_to_evaluate(training: PretrainingArguments, train_rows: datasets.Datase
 def load_train_rows(
     data: DataArguments, tokenizer: PreTrainedTokenizerBase, eval_rows: datasets.Dataset | None
 ) -> tuple[datasets.Dataset, datasets.Dataset | None]:
-    """The rows for training and for evaluation. Without evaluation rows, some of the training rows are held back."""
+    """Load the rows for training. Without `eval_rows`, hold some of them back for evaluation."""
     train_rows = load_rows(data.train_file, data, tokenizer, data.split)
     if eval_rows is None and data.validation_split_percentage and len(train_rows) > 1:
         is_held_back = rows_to_hold_back(train_rows, data.validation_split_percentage / 100)
@@ -159,15 +156,15 @@ def load_train_rows(
 
 
 def rows_to_hold_back(rows: datasets.Dataset, share: float) -> np.ndarray:
-    """Choose whole documents for evaluation, so that no text stands on both sides.
+    """Choose whole documents for evaluation, so that no document is on both sides.
 
     Args:
-        rows: Features. Those of an earlier version do not tell which document a row is from.
-        share: The share of the rows to hold back.
+        rows: Features. Those of an earlier version do not say which document a row is from.
+        share: The ratio of rows to hold back.
 
     Returns:
-        For each row whether it is held back, at most `share` of them. Where the smallest document is more than that,
-        it is that document. Where it is more than a tenth of the rows, it is the end of the text.
+        Whether each row is held back, for at most `share` of them. If even the smallest document has more rows, that
+        document is held back; if it has more than a tenth of all rows, the end of the text is.
     """
     wanted = min(len(rows) - 1, max(1, round(len(rows) * share)))
     numbers = rows.data.column("document").to_numpy() if "document" in rows.column_names else np.zeros(len(rows))
@@ -193,7 +190,7 @@ def rows_to_hold_back(rows: datasets.Dataset, share: float) -> np.ndarray:
         reason = "these features were made by an earlier version and do not tell documents apart; make them again"
     logger.warning(
         f"Held back for evaluation: the last {wanted:,} of {len(rows):,} rows ({reason}). They may continue a "
-        "document that is trained on. Give text of its own as --validation_file to avoid that."
+        "document that is trained on. Give separate text as --validation_file to avoid that."
     )
     return np.arange(len(rows)) >= len(rows) - wanted
 
@@ -215,19 +212,17 @@ def load_rows(
             split=split,
             workers=data.preprocessing_num_workers,
         )
-    return rows.with_format("numpy")  # the collator takes half as long again for lists of integers
+    return rows.with_format("numpy")  # with lists of integers the collator would take half as long again
 
 
 def build_stream(
     data: DataArguments, tokenizer: PreTrainedTokenizerBase, training: PretrainingArguments
 ) -> TextStream:
-    """The rows for training, read and cut during training."""
+    """Build the rows for training that are read and cut during training."""
     if any(map(is_features, data.train_file)):
-        raise InputError(
-            f"{data.train_file[0]}: a folder of features, which is on disk already; leave out --streaming."
-        )
+        raise InputError(f"{data.train_file[0]}: a folder of features is on disk already; leave out --streaming.")
     if not data.validation_file:
-        logger.info("No evaluation: a stream holds no rows back. Give text to evaluate on as --validation_file.")
+        logger.info("No evaluation: a stream cannot hold rows back. Give text to evaluate on as --validation_file.")
     return TextStream(
         Corpus(data.train_file, data.documents, data.text_column, data.split, streaming=True),
         make_packer(tokenizer, data.max_seq_length, pack_documents=data.pack_documents),

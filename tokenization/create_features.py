@@ -1,4 +1,4 @@
-"""Turn raw text into training rows: packed, in parallel, saved once and reused. No token is lost.
+"""Turn raw text into packed training rows, in parallel. They are saved once and reused, and no token is lost.
 
 python -m span_electra.tokenization.create_features --input corpus/ --tokenizer my_tokenizer --output_dir features
 """
@@ -26,17 +26,17 @@ from span_electra.common.command_line import run_command
 from span_electra.common.errors import InputError, as_input_error, first_line
 from span_electra.common.output_folder import atomic_folder, check_output_dir
 from span_electra.tokenization.packing import SHORT_SEQ_PROBABILITY, Packer, make_packer
-from span_electra.tokenization.text import DEFAULT_DOCUMENTS, DOCUMENT_RULES, Corpus
+from span_electra.tokenization.text import DEFAULT_DOCUMENTS, DOCUMENT_RULES, Corpus, corpus_parser
 
 logger = logging.getLogger(__name__)
 
 METADATA = "features.json"
 FEATURE_FILES = (METADATA, "data-*-of-*.arrow", "dataset_info.json", "state.json", "cache-*.arrow")
-FORMAT = 4  # raise it when the same settings give other rows than before
+FORMAT = 4  # raise it when the same settings give different rows
 FEWEST_TOKENS = 10  # the longest span
-MOST_UNKNOWN = 0.01  # of the tokens, without a warning
+MOST_UNKNOWN = 0.01  # a larger ratio of unknown tokens gets a warning
 FEATURES = datasets.Features(
-    # Rows of one document have one number, by which whole documents are held back for evaluation.
+    # Rows of one document have the same number, so that whole documents can be held back for evaluation.
     {"input_ids": datasets.List(datasets.Value("int32")), "document": datasets.Value("int64")}
 )
 
@@ -58,16 +58,16 @@ def create_features(
 ) -> datasets.Dataset:
     """Tokenize `paths` (see `Corpus`) and pack them into rows of `input_ids`, saved to `output_dir`.
 
-    A row is [CLS], consecutive tokens of one document, [SEP], as the tokenizer has them. Rows are `max_seq_length`
-    long, with two exceptions: a document's last row is as long as what remains, and with `short_seq_probability` a
-    row's length is drawn uniformly, which keeps the model used to short input (as in BERT and ELECTRA).
+    A row is [CLS], consecutive tokens of one document, [SEP]. Rows are `max_seq_length` long, with two exceptions: a
+    document's last row holds what remains, and with `short_seq_probability` a row's length is drawn uniformly, which
+    keeps the model used to short input (as in BERT and ELECTRA).
 
     With `pack_documents`, short documents share a row, [CLS] … [SEP] [CLS] … [SEP]; the collator and the model keep
     them apart. The rows do not depend on `workers`. If `output_dir` holds features of the same files and settings,
     they are loaded instead.
 
     Raises:
-        InputError: the text, the tokenizer or a setting is unusable, or the folder already holds something else.
+        InputError: The text, the tokenizer or a setting is unusable, or the folder already holds something else.
     """
     tokenizer = load_tokenizer(tokenizer)
     corpus = Corpus(paths, documents, text_column, split)
@@ -90,15 +90,9 @@ def create_features(
         "settings": settings,
         "sources": corpus.identity(),
     }
-    metadata = _read_metadata(output_dir)
-    if metadata is not None and all(metadata.get(key) == value for key, value in made_from.items()):
-        try:
-            rows = _load_rows(output_dir, metadata)
-            logger.info("Reusing the features in %s: same text, tokenizer and settings.", output_dir)
-            return rows
-        except InputError:
-            if not overwrite:
-                raise
+    if (rows := _rows_made_from(made_from, output_dir, overwrite)) is not None:
+        logger.info("Reusing the features in %s: same text, tokenizer and settings.", output_dir)
+        return rows
     check_output_dir(output_dir, "features of other text or settings", FEATURE_FILES, METADATA, overwrite)
 
     start = time.perf_counter()
@@ -118,11 +112,11 @@ def cached_features(
     cache_dir: str | Path | None = None,
     **settings: Any,
 ) -> datasets.Dataset:
-    """Call `create_features` with a folder in the cache, named after the text, the tokenizer and the settings.
+    """Call `create_features` with a folder in the cache that is named after text, tokenizer and settings.
 
     Args:
-        cache_dir: where to keep features; by default `span_electra` in the cache of `datasets`.
-        settings: the keyword arguments of `create_features`.
+        cache_dir: Where to keep features. Default: `span_electra` in the cache of `datasets`.
+        settings: The keyword arguments of `create_features`.
     """
     tokenizer = load_tokenizer(tokenizer)
     reading = {name: settings[name] for name in ("documents", "text_column", "split") if name in settings}
@@ -131,10 +125,10 @@ def cached_features(
     key = _hash([FORMAT, tokenizer_fingerprint(tokenizer), identity, named_by])[:16]
     cache_dir = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "span_electra")
     cache_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache_dir / f"{key}.lock"):  # the processes of one run wait for the first instead of racing it
-        for leftover in cache_dir.glob(f".{key}.*"):  # of a process that was killed
+    with FileLock(cache_dir / f"{key}.lock"):  # a run's other processes wait for the first
+        for leftover in cache_dir.glob(f".{key}.*"):  # a process was killed
             shutil.rmtree(leftover, ignore_errors=True)
-        if _read_metadata(cache_dir / key) is None:  # damaged: what is here is our own
+        if _read_metadata(cache_dir / key) is None:  # damaged, and ours to remove
             shutil.rmtree(cache_dir / key, ignore_errors=True)
         return create_features(paths, tokenizer, cache_dir / key, **settings | {"overwrite": True})
 
@@ -143,7 +137,7 @@ def load_features(folder: str | Path, tokenizer: PreTrainedTokenizerBase | str |
     """Load the rows that `create_features` saved to `folder`.
 
     Raises:
-        InputError: the folder holds no features, or they were made with another tokenizer.
+        InputError: The folder holds no features, or they were made with another tokenizer.
     """
     folder = Path(folder)
     metadata = read_metadata(folder)
@@ -157,7 +151,7 @@ def load_features(folder: str | Path, tokenizer: PreTrainedTokenizerBase | str |
 
 
 def load_tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer, if it is not loaded, and check that it has what span masking needs."""
+    """Load the tokenizer unless it is loaded, and check that span masking can use it."""
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         fix = "Give a folder that train_tokenizer wrote, or a name on the Hub."
         with as_input_error(f"The tokenizer {tokenizer}", fix):
@@ -169,13 +163,13 @@ def load_tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTraine
     if missing:
         raise InputError(
             f"{tokenizer.name_or_path}: the tokenizer has no {', no '.join(missing)}, which span masking needs. Use "
-            "BERT's or ELECTRA's, or train one with `python -m span_electra.tokenization.train_tokenizer`."
+            "BERT's or ELECTRA's tokenizer, or train one with `python -m span_electra.tokenization.train_tokenizer`."
         )
     return tokenizer
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a hash that is equal for tokenizers that give the same ids, wherever they were loaded from."""
+    """Return a hash that is equal for tokenizers that give the same ids, wherever they come from."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state.pop("padding")
     state.pop("truncation")
@@ -218,13 +212,13 @@ def _count(token: int | None, ids: list[np.ndarray]) -> int:
 
 
 def _write_blocks(corpus: Corpus, path: Path) -> tuple[datasets.Dataset, dict[str, Any]]:
-    """The text as a dataset with a row per block. All text is read and checked before any is tokenized."""
+    """Write the text as a dataset with a row per block, so that all of it is checked before any is tokenized."""
     columns = {"text": pa.large_string(), "document_lines": pa.list_(pa.int64()), "first_document": pa.int64()}
     schema = pa.schema(columns)
     lines = documents = 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for block in corpus.blocks():
-            # A document that continues from the block before has not ended, so its number stays the same.
+            # A document that continues in the next block has not ended, so its number stays the same.
             row = {"text": [block.text], "document_lines": [block.document_lines], "first_document": [documents]}
             writer.write_batch(pa.record_batch(row, schema=schema))
             lines += sum(block.document_lines)
@@ -236,8 +230,7 @@ def _check_enough_text(counts: dict[str, Any], paths: Sequence[str | Path]) -> N
     if counts["tokens"] < FEWEST_TOKENS:
         names = ", ".join(map(str, [paths] if isinstance(paths, str | Path) else paths))
         raise InputError(
-            f"{names}: {counts['tokens']} tokens altogether, fewer than one span needs ({FEWEST_TOKENS}). Give more "
-            "text."
+            f"{names}: only {counts['tokens']} tokens, fewer than one span may need ({FEWEST_TOKENS}). Give more text."
         )
 
 
@@ -267,6 +260,19 @@ def _log_statistics(
         )
 
 
+def _rows_made_from(made_from: dict[str, Any], folder: Path, overwrite: bool) -> datasets.Dataset | None:
+    """Load the rows in `folder` if they were made from the same. Damaged ones are None if they may be overwritten."""
+    metadata = _read_metadata(folder)
+    if metadata is None or any(metadata.get(key) != value for key, value in made_from.items()):
+        return None
+    try:
+        return _load_rows(folder, metadata)
+    except InputError:
+        if overwrite:
+            return None
+        raise
+
+
 def _load_rows(folder: Path, metadata: dict[str, Any]) -> datasets.Dataset:
     try:
         rows, expected = datasets.load_from_disk(folder), metadata["counts"]["rows"]
@@ -275,7 +281,7 @@ def _load_rows(folder: Path, metadata: dict[str, Any]) -> datasets.Dataset:
         return rows
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{folder}: damaged ({first_line(error)}). Make these features again: create_features with --overwrite."
+            f"{folder}: damaged ({first_line(error)}). Make the features again with --overwrite."
         ) from error
 
 
@@ -283,13 +289,13 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     """Read what `create_features` wrote beside the rows: `settings`, `counts`, `sources` and the tokenizer.
 
     Raises:
-        InputError: the folder holds no features.
+        InputError: The folder holds no features.
     """
     metadata = _read_metadata(folder)
     if metadata is None:
         raise InputError(
-            f"{folder}: not a folder of features (its {METADATA} is missing or not one that create_features wrote). "
-            "Make one with `python -m span_electra.tokenization.create_features`."
+            f"{folder}: not a folder of features ({METADATA} is missing, or create_features did not write it). Make "
+            "one with `python -m span_electra.tokenization.create_features`."
         )
     return metadata
 
@@ -310,22 +316,9 @@ def _hash(value: Any) -> str:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m span_electra.tokenization.create_features",
-        description="Turn raw text into training rows of token ids, once.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument(
-        "--input",
-        nargs="+",
-        required=True,
-        help="files, folders, globs or names of `datasets` (name or name:configuration)",
-    )
+    parser = corpus_parser("create_features", "Turn raw text into training rows of token ids, once.")
     parser.add_argument("--tokenizer", required=True, help="a tokenizer's folder, or its name on the Hub")
-    parser.add_argument("--output_dir", required=True, help="a new or empty folder")
-    parser.add_argument(
-        "--max_seq_length", type=int, default=128, help="the length of a full row, special tokens included"
-    )
+    parser.add_argument("--max_seq_length", type=int, default=128, help="tokens in a full row, with special tokens")
     parser.add_argument(
         "--documents",
         default=DEFAULT_DOCUMENTS,
@@ -341,13 +334,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--short_seq_probability",
         type=float,
         default=SHORT_SEQ_PROBABILITY,
-        help="how many of the rows get a random length, as a ratio",
+        help="the ratio of rows that get a random length",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random lengths")
-    parser.add_argument("--text_column", default="text", help="the text column of JSON, CSV, Parquet or `datasets`")
-    parser.add_argument("--split", default="train", help="the split of a dataset that is given by name")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="number of processes")
-    parser.add_argument("--overwrite", action="store_true", help="replace other features in --output_dir")
     return parser.parse_args(arguments)
 
 

@@ -1,4 +1,4 @@
-"""Cut tokenized text into rows: no token is lost, no row crosses a document."""
+"""Cut tokenized text into rows. No token is lost, and no row crosses the end of a document."""
 
 import json
 import logging
@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 
 SHORT_SEQ_PROBABILITY = 0.05  # that a row has a random length
 FEWEST_TOKENS_IN_ROW = 3  # a span of one token and its two boundaries
-NO_LIMIT = 10**6  # a tokenizer's `model_max_length` above this means that it has none
+NO_LIMIT = 10**6  # a larger `model_max_length` means that the tokenizer has no limit
 
 
 @dataclass
 class Packer:
-    """Blocks of text in, rows of token ids out."""
+    """Turns blocks of text into rows of token ids."""
 
     backend: Tokenizer
     prefix: list[int]  # [CLS]
@@ -33,7 +33,7 @@ class Packer:
     short_seq_probability: float
     seed: int
     pack_documents: bool = False
-    line_start: str = ""  # goes before a line, so that its first word does not merge with the line before
+    line_start: str = ""  # put before a line, so that its first word does not merge with the previous line
     unk_token_id: int | None = None
 
     def __call__(self, blocks: pa.Table, indices: list[int]) -> pa.Table:
@@ -42,12 +42,12 @@ class Packer:
         return pa.table({"input_ids": rows, "document": documents + blocks["first_document"][0].as_py()})
 
     def pack(self, text: str, document_lines: Sequence[int], number: int) -> pa.ListArray:
-        """The rows of a `Block` of text, which is the `number`-th of its corpus or shard."""
+        """Return the rows of a `Block` of text, the `number`-th of its corpus or shard."""
         return self._pack(text, document_lines, number)[0]
 
     def _pack(self, text: str, document_lines: Sequence[int], number: int) -> tuple[pa.ListArray, np.ndarray]:
-        """The rows, and for each its document's position in the block."""
-        # "[MASK]" in the text is seven characters, not an instruction. Set here: the setting is lost in pickling.
+        """Return the rows, and for each its document's position in the block."""
+        # "[MASK]" in a text is plain text. The setting is made here because pickling loses it.
         self.backend.encode_special_tokens = True
         lines = text.split("\n")
         if self.line_start:
@@ -62,7 +62,7 @@ class Packer:
         line_ends = np.concatenate([[0], line_tokens.cumsum()])  # tokens before line i
         document_ends = line_ends[np.cumsum(document_lines)]
         capacity = self.max_seq_length - len(self.prefix) - len(self.suffix)
-        # Addressed by seed and block: the lengths do not depend on the process that happens to draw them.
+        # The seed and the block determine the lengths, whichever process draws them.
         generator = random.Random(f"{self.seed}-{number}")
         row_ends = cut_rows(document_ends.tolist(), capacity, self.short_seq_probability, generator)
         rows = add_special_tokens(tokens, row_ends, self.prefix, self.suffix)
@@ -74,7 +74,7 @@ class Packer:
 
 
 def separated(lines: list[str], document_lines: Sequence[int], line_start: str) -> list[str]:
-    """Put `line_start` before all `lines` but the first of each document, and those that begin with a space anyway.
+    """Put `line_start` before each line, except a document's first and those that already begin with a space.
 
     >>> separated(["the old", "man", "", "the sea"], document_lines=[3, 1], line_start=" ")
     ['the old', ' man', '', 'the sea']
@@ -111,7 +111,7 @@ def add_special_tokens(tokens: np.ndarray, row_ends: list[int], prefix: list[int
     [[0, 5, 6, 7, 1], [0, 8, 9, 1]]
     """
     specials = len(prefix) + len(suffix)
-    ends = np.asarray(row_ends, dtype=np.int64)  # a block without rows has no type of its own
+    ends = np.asarray(row_ends, dtype=np.int64)  # without rows, NumPy could not infer the type
     rows = np.arange(len(ends))
     content_lengths = np.diff(ends, prepend=0)
     offsets = np.concatenate([[0], ends + specials * (rows + 1)])
@@ -125,12 +125,12 @@ def add_special_tokens(tokens: np.ndarray, row_ends: list[int], prefix: list[int
 
 
 def assign_rows(lengths: Sequence[int], max_seq_length: int) -> np.ndarray:
-    """Choose a row for each sequence: the one that it fills best, or a new one if it fits into none.
+    """Choose a row for each sequence: the one that it fills best, or a new one if it fits in none.
 
     >>> assign_rows([3, 5, 3], max_seq_length=6).tolist()
     [0, 1, 0]
     """
-    rooms: list[tuple[int, int]] = []  # what is left of each row that is not full, and its number; sorted
+    rooms: list[tuple[int, int]] = []  # the room in each row that is not full, and its number; sorted
     rows = np.empty(len(lengths), dtype=np.int64)
     count = 0
     for i, length in enumerate(lengths):
@@ -144,17 +144,12 @@ def assign_rows(lengths: Sequence[int], max_seq_length: int) -> np.ndarray:
     return rows
 
 
-def share_rows(sequences: pa.ListArray, max_seq_length: int) -> pa.ListArray:
-    """Put several `sequences` into a row, each whole, as long as they fit. Each goes to the row that it fills best.
+def join_sequences(sequences: pa.ListArray, rows: np.ndarray) -> pa.ListArray:
+    """Join the `sequences` that share a row.
 
-    >>> share_rows(pa.array([[0, 5, 1], [0, 6, 7, 8, 1], [0, 9, 1]]), max_seq_length=6).to_pylist()
+    >>> join_sequences(pa.array([[0, 5, 1], [0, 6, 7, 8, 1], [0, 9, 1]]), rows=np.array([0, 1, 0])).to_pylist()
     [[0, 5, 1, 0, 9, 1], [0, 6, 7, 8, 1]]
     """
-    return join_sequences(sequences, assign_rows(sequences.value_lengths().to_pylist(), max_seq_length))
-
-
-def join_sequences(sequences: pa.ListArray, rows: np.ndarray) -> pa.ListArray:
-    """Join the `sequences` that share a row, given the row of each."""
     order = rows.argsort(kind="stable")
     ordered = sequences.take(pa.array(order))
     begins = np.flatnonzero(np.diff(rows[order], prepend=-1))
@@ -163,7 +158,7 @@ def join_sequences(sequences: pa.ListArray, rows: np.ndarray) -> pa.ListArray:
 
 
 def connect_documents(documents: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Number each row so that rows have one number if they share a document, or if other rows connect them.
+    """Number each row so that rows have the same number if documents connect them, directly or through other rows.
 
     >>> connect_documents(documents=np.array([0, 1, 1, 2]), rows=np.array([0, 0, 1, 2])).tolist()
     [0, 0, 2]
@@ -185,10 +180,10 @@ def make_packer(
     seed: int = 0,
     pack_documents: bool = False,
 ) -> Packer:
-    """Make what cuts text into rows, as `create_features` does with these settings.
+    """Make the packer that cuts text into rows with these settings.
 
     Raises:
-        InputError: a setting or the tokenizer is unusable.
+        InputError: A setting or the tokenizer is unusable.
     """
     if not 0 <= short_probability <= 1:
         raise InputError(f"short_seq_probability={short_probability} is not between 0 and 1.")
@@ -201,7 +196,7 @@ def make_packer(
     if not prefix or not suffix:
         raise InputError(
             f"{tokenizer.name_or_path}: the tokenizer puts no special tokens around a text, but span masking needs "
-            "one on either side. Give it a post-processor that adds its cls_token and sep_token."
+            "one on each side. Give it a post-processor that adds its cls_token and sep_token."
         )
     shortest = len(prefix) + len(suffix) + FEWEST_TOKENS_IN_ROW
     if max_seq_length < shortest:
@@ -217,22 +212,20 @@ def make_packer(
     edges = (tokenizer.cls_token_id, tokenizer.sep_token_id)
     if pack_documents and ((prefix[0], suffix[-1]) != edges or edges[0] == edges[1]):
         raise InputError(
-            f"{tokenizer.name_or_path}: documents that share a row are told apart by the cls_token before and the "
-            "sep_token after each, but this tokenizer's post-processor does not put these two around a text. Leave "
-            "out --pack_documents, or use a tokenizer that does."
+            f"{tokenizer.name_or_path}: the tokenizer does not put its cls_token and sep_token around a text, and "
+            "documents that share a row are told apart by these. Leave out --pack_documents, or use another tokenizer."
         )
-    # GPT-2's kind of tokenizer recognises the beginning of a word by the space before it, and the first word of a line
-    # has none.
+    # Tokenizers like GPT-2's recognize the start of a word by the space before it, and a line's first word has none.
     line_start = "" if backend.encode("a").ids == backend.encode(" a").ids else " "
     unk = tokenizer.unk_token_id
     return Packer(backend, prefix, suffix, max_seq_length, short_probability, seed, pack_documents, line_start, unk)
 
 
 def _without_special_pieces(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """Copy the tokenizer's backend so that no text becomes a special token.
+    """Copy the tokenizer's backend, so that no text becomes a special token.
 
-    A Unigram model has `<s>` and `<mask>` among its pieces, with the highest score of all. They keep their ids but get
-    names that no line of text contains.
+    A Unigram model has `<s>` and `<mask>` among its pieces, with the highest score. The copy gives them names that no
+    line of text contains, and keeps their ids.
     """
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     if state["model"]["type"] == "Unigram":

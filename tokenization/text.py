@@ -1,10 +1,10 @@
-"""Read a corpus: text files, JSON lines, CSV, Parquet or a `datasets` name, in blocks of whole lines.
+"""Read a corpus in blocks of whole lines: text files, JSON lines, CSV, Parquet or a `datasets` name.
 
-A *document* is what packing never crosses. Everything is read in bounded pieces, so memory stays flat
-whatever the size of a file, and everything wrong with the text is found here, with the file and the line in
-the message.
+No row of training data crosses the end of a *document*. Files are read in bounded pieces, so memory stays flat
+whatever their size. Errors in the text are found here, and their messages name the file and the line.
 """
 
+import argparse
 import glob
 import logging
 import os
@@ -31,40 +31,39 @@ DOCUMENT_RULES = ("blank_line", "file", "line")
 DEFAULT_DOCUMENTS = "blank_line"
 ACCEPTED = "text (.txt, .text, .raw, .tokens or no suffix), .jsonl, .json or .csv, each plain, .gz or .zst; .parquet"
 
-BLOCK_SIZE = 1 << 20  # characters: the unit that is handed to a worker
+BLOCK_SIZE = 1 << 20  # characters; a worker gets a block at a time
 Source: TypeAlias = Path | datasets.Dataset | datasets.IterableDataset
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Block(NamedTuple):
-    """About `BLOCK_SIZE` characters of text. A longer document is cut, between lines."""
+    """About `BLOCK_SIZE` characters of text. A longer document is cut between lines."""
 
-    text: str  # lines, joined by "\n"
-    document_lines: list[int]  # how many of the lines each document (or part of one) has
-    documents: int  # how many documents with any text in them end in this block
+    text: str  # lines, joined with "\n"
+    document_lines: list[int]  # how many lines each document (or part of one) has
+    documents: int  # how many documents that hold text end in this block
 
 
 class Document(NamedTuple):
     lines: list[str]
-    is_whole: bool  # False for all but the last part of a document that is longer than a block
+    is_whole: bool  # False if the document is longer than a block and this is not its last part
 
 
 @dataclass
 class Corpus:
-    """The text in `paths`: files, folders (searched recursively, links followed, hidden files left out), globs,
-    `datasets`.
+    """The text in `paths`.
 
     Args:
-        documents: what ends a document in text files: a line of only white space (`blank_line`), the end
-            of the `file`, or the end of each `line`. In tables one row is one document unless this is `file`
-            or `line`.
-        text_column: the column of JSON lines, CSV, Parquet and `datasets` that holds the text.
-        split: the split of a `datasets` name, which is written `name` or `name:configuration`.
-        streaming: read a `datasets` name from where it lies, a source for each of its shards, instead of
-            fetching all of it first.
+        paths: Files, folders, globs or `datasets` names (`name` or `name:configuration`). Folders are searched
+            recursively: links are followed, hidden files are skipped.
+        documents: What ends a document in text files: a line of only white space (`blank_line`), the end of the
+            `file`, or the end of each `line`. In tables each row is a document unless this is `file` or `line`.
+        text_column: The column of JSON lines, CSV, Parquet and `datasets` that holds the text.
+        split: The split of a `datasets` name.
+        streaming: Stream a `datasets` name, with a source for each of its shards, instead of downloading it first.
 
     Raises:
-        InputError: when a path, or (while `blocks` reads) its content, is not text that can be used.
+        InputError: A path cannot be used, or (raised by `blocks`) its content cannot.
     """
 
     paths: Sequence[str | Path]
@@ -83,15 +82,15 @@ class Corpus:
 
     @cached_property
     def sources(self) -> list[Source]:
-        """The files in reading order; a loaded `Dataset`, or a stream's shards, in the place of its name."""
+        """The files in reading order, with a loaded `Dataset` or a stream's shards in place of a `datasets` name."""
         return [source for path in self.paths for source in self._resolve(str(path))]
 
     def identity(self) -> list[dict[str, Any]]:
-        """What the text was read from, as JSON: equal if and only if the sources have not changed."""
+        """Describe the sources as JSON, which is equal if and only if they have not changed."""
         return [_identity(source) for source in self.sources]
 
     def blocks(self) -> Iterator[Block]:
-        """All the text, in order, in blocks that depend on nothing but the sources and `documents`."""
+        """Yield all the text in order. The blocks depend only on the sources and `documents`."""
         has_text = False
         for block in _group(self._all_documents()):
             has_text = has_text or block.documents > 0
@@ -101,11 +100,11 @@ class Corpus:
             raise InputError(f"{names}: empty, there is no text to read. Give files that hold text.")
 
     def source_blocks(self, source: Source) -> Iterator[Block]:
-        """The text of one of `sources`; none if it is empty."""
+        """Yield the text of one of `sources`."""
         return _group(self._documents(source))
 
     def lines(self) -> Iterator[list[str]]:
-        """All the text as batches of lines."""
+        """Yield all the text as batches of lines."""
         for block in self.blocks():
             yield block.text.split("\n")
 
@@ -131,7 +130,7 @@ class Corpus:
         if isinstance(dataset, datasets.Dataset):
             _check_column(path, self.text_column, dataset.column_names)
             return [dataset]
-        # A stream may know its columns only from its first row.
+        # Some streams know their columns only from the first row.
         _check_column(path, self.text_column, dataset.column_names or next(iter(dataset), {}))
         return [dataset.shard(dataset.num_shards, index) for index in range(dataset.num_shards)]
 
@@ -167,7 +166,7 @@ def _identity(source: Source) -> dict[str, Any]:
 
 
 def _file_format(path: Path) -> str:
-    """text, .jsonl, .csv or .parquet, from the file's name."""
+    """Return text, .jsonl, .csv or .parquet, by the file's name."""
     suffix = path.suffix.lower()
     is_compressed = suffix in COMPRESSION_SUFFIXES
     if is_compressed:
@@ -184,12 +183,12 @@ def _files_in(folder: Path) -> list[Path]:
     for path in sorted(_visible_files(folder)):
         if path.name == "features.json" and path.with_name("dataset_info.json").is_file():
             raise InputError(
-                f"{path.parent}: features, not text. Give a folder without them; run_pretraining takes them by "
-                "themselves, as --train_file."
+                f"{path.parent}: features, not text. Give a folder without them. run_pretraining.py takes "
+                "features as --train_file."
             )
         if path.name == "state.json" and path.with_name("dataset_info.json").is_file():
             raise InputError(
-                f"{path.parent}: what `save_to_disk` of `datasets` wrote. Give its text as a file: "
+                f"{path.parent}: written by `save_to_disk` of `datasets`. Give its text as a file, made with "
                 f"datasets.load_from_disk({str(path.parent)!r}).to_parquet('text.parquet')."
             )
         try:
@@ -200,12 +199,12 @@ def _files_in(folder: Path) -> list[Path]:
     if not files:
         raise InputError(f"{folder}: a folder with no text files ({others} of other kinds). Accepted: {ACCEPTED}.")
     if others:
-        logger.info("%s: %d text files; %d files of other kinds left out.", folder, len(files), others)
+        logger.info("%s: %d text files; skipped %d files of other kinds.", folder, len(files), others)
     return files
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
-    """All files under `folder` but for hidden ones; links are followed, and each folder is read once."""
+    """Yield all files under `folder` except hidden ones. Links are followed, and each folder is read once."""
     seen = set()
     for root, folders, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(root)) in seen:
@@ -217,7 +216,7 @@ def _visible_files(folder: Path) -> Iterator[Path]:
 
 
 def _read_rows(source: Source, column: str) -> Iterator[str]:
-    """The text column of a table, row by row."""
+    """Yield the text column of a table row by row."""
     rows: Iterator[tuple[str, Any]]
     if not isinstance(source, Path):
         batches = source.select_columns([column]).with_format(None).iter(batch_size=1000)
@@ -232,8 +231,8 @@ def _read_rows(source: Source, column: str) -> Iterator[str]:
             raise InputError(f"{where}: column {column!r} holds {type(value).__name__}, not text.")
         if not value.isascii() and (half := LONE_SURROGATE.search(value)):
             raise InputError(
-                f"{where}: holds half of a character, U+{ord(half[0]):04X}, which is not text. Write the data again "
-                "without it: text.encode('utf-8', 'replace').decode()."
+                f"{where}: holds half of a character, U+{ord(half[0]):04X}, which is not text. Clean the data with "
+                "text.encode('utf-8', 'replace').decode()."
             )
         if len(value) > LONGEST_LINE and max(map(len, value.split("\n"))) > LONGEST_LINE:
             raise InputError(f"{where}: a line longer than {LONGEST_LINE >> 20} MiB. Break the text into lines.")
@@ -249,8 +248,8 @@ def _read_json_lines(path: Path, column: str) -> Iterator[tuple[str, Any]]:
 def _read_csv(path: Path, column: str) -> Iterator[tuple[str, Any]]:
     names, rows = open_csv(path)
     _check_column(path, column, names)
-    place = names.index(column)
-    yield from ((where, row[place]) for where, row in rows)
+    position = names.index(column)
+    yield from ((where, row[position]) for where, row in rows)
 
 
 def _read_parquet(path: Path, column: str) -> Iterator[tuple[str, Any]]:
@@ -259,7 +258,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[tuple[str, Any]]:
             _check_column(path, column, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=1000, columns=[column]):
                 yield from ((str(path), value) for value in batch.column(0).to_pylist())
-    except (pa.ArrowException, OSError) as error:  # of a damaged page, an OSError
+    except (pa.ArrowException, OSError) as error:  # a damaged page raises an OSError
         raise InputError(f"{path}: not a Parquet file ({error}).") from error
 
 
@@ -270,7 +269,7 @@ def _check_column(where: str | Path, column: str, columns: Iterable[str]) -> Non
 
 
 def _split_documents(batches: Iterable[list[str]], rule: str) -> Iterator[Document]:
-    """Lines into documents. A blank line belongs to the document it ends; alone it is not a document."""
+    """Split lines into documents. A blank line belongs to the document it ends, and alone is no document."""
     lines: list[str] = []
     size, has_text = 0, False
     for batch in batches:
@@ -291,6 +290,7 @@ def _split_documents(batches: Iterable[list[str]], rule: str) -> Iterator[Docume
 
 
 def _group(documents: Iterable[Document]) -> Iterator[Block]:
+    """Group documents into blocks."""
     lines: list[str] = []
     document_lines: list[int] = []
     size = ended = 0
@@ -305,3 +305,19 @@ def _group(documents: Iterable[Document]) -> Iterator[Block]:
         ended += document.is_whole
     if lines or ended:
         yield Block("\n".join(lines), document_lines, ended)
+
+
+def corpus_parser(module: str, description: str) -> argparse.ArgumentParser:
+    """Make the parser of a command that reads a corpus and writes a folder, with the options that all of them have."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m span_electra.tokenization.{module}",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    names = "files, folders, globs or `datasets` names (name or name:configuration)"
+    parser.add_argument("--input", nargs="+", required=True, help=names)
+    parser.add_argument("--text_column", default="text", help="the text column of JSON, CSV, Parquet or `datasets`")
+    parser.add_argument("--split", default="train", help="the split of a `datasets` name")
+    parser.add_argument("--output_dir", required=True, help="a new or empty folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace this command's earlier output there")
+    return parser

@@ -16,14 +16,14 @@ from transformers import PreTrainedTokenizerFast
 from span_electra.common.command_line import run_command
 from span_electra.common.errors import InputError
 from span_electra.common.output_folder import atomic_folder, check_output_dir
-from span_electra.tokenization.text import Corpus
+from span_electra.tokenization.text import Corpus, corpus_parser
 
 logger = logging.getLogger(__name__)
 
 SPECIAL_TOKENS = ("[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]")  # the order is the ids
 SMALLEST_VOCABULARY = {
-    "BPE": len(SPECIAL_TOKENS) + 256,  # every byte is a token
-    "BERT": len(SPECIAL_TOKENS) + 2 * 26,  # the letters, at the start of a word and inside one
+    "BPE": len(SPECIAL_TOKENS) + 256,  # a token for every byte
+    "BERT": len(SPECIAL_TOKENS) + 2 * 26,  # two tokens for every letter: at the start of a word and inside one
 }
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -36,10 +36,10 @@ TOKENIZER_FILES = (
 )
 LONGEST_WORD = 1000  # characters; training splits longer words
 
-# WordPiece makes a longer word [UNK] as a whole, and in Thai a "word" reaches to the next space. The limit is a matter
-# of time: per character, a word of 400 takes 7 times as long as one of 100.
+# WordPiece turns a longer word into one [UNK], and a "word" in Thai extends to the next space. A higher limit costs
+# time: per character, a word of 400 takes 7 times as long as one of 100.
 MAX_INPUT_CHARS_PER_WORD = 400
-COVERAGE = 0.9995  # of the text's characters; Chinese and Japanese need thousands of different ones for it
+COVERAGE = 0.9995  # of the text's characters, which takes thousands of different ones in Chinese and Japanese
 LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD}}}")
 
 
@@ -62,12 +62,12 @@ def train_tokenizer(
 
     Args:
         tokenizer_type: `BPE` (byte-level, so it can encode any text) or `BERT` (WordPiece).
-        min_frequency: how often a pair of tokens must occur to be merged.
-        lowercase: convert the text to lower case; `BERT` then strips accents too, as BERT's own tokenizer does.
-        model_max_length: the length to which the tokenizer truncates a text if you ask it to.
+        min_frequency: How often a pair of tokens must occur to be merged.
+        lowercase: Convert the text to lower case. `BERT` then strips accents too, as BERT's own tokenizer does.
+        model_max_length: The length to which the tokenizer truncates a text if you ask it to.
 
     Raises:
-        InputError: the text is unusable, the vocabulary is too small, or the folder already holds something.
+        InputError: The text is unusable, the vocabulary is too small, or the folder already holds something.
     """
     if tokenizer_type not in SMALLEST_VOCABULARY:
         raise InputError(f"tokenizer_type={tokenizer_type!r} is not one of {', '.join(SMALLEST_VOCABULARY)}.")
@@ -86,7 +86,7 @@ def train_tokenizer(
         backend = train(Corpus(paths, text_column=text_column, split=split), vocab_size, min_frequency, lowercase)
         tokenizer = _as_pretrained(backend, model_max_length)
         tokenizer.save_pretrained(folder)
-        backend.model.save(str(folder))  # vocab.json and merges.txt, or vocab.txt, which other programs read
+        backend.model.save(str(folder))  # for other programs: vocab.json and merges.txt, or vocab.txt
     if len(tokenizer) < vocab_size:
         logger.warning(
             "The text yields only %d tokens, not vocab_size=%d. More text or a lower --min_frequency yields more. A "
@@ -120,7 +120,7 @@ def _train_bpe(corpus: Corpus, vocab_size: int, min_frequency: int, lowercase: b
 
 
 def broken_up(lines: list[str]) -> list[str]:
-    """Split the longest words of `lines`: the time to count merges grows with the square of a word's length."""
+    """Split the longest words of `lines`, because counting merges takes quadratic time in a word's length."""
     return [LONG_WORD.sub(r"\g<0> ", line) if len(line) > LONGEST_WORD else line for line in lines]
 
 
@@ -139,7 +139,8 @@ def _train_wordpiece(corpus: Corpus, vocab_size: int, min_frequency: int, lowerc
         limit_alphabet=len(beginning),
     )
     tokenizer.train_from_iterator(map(broken_up, corpus.lines()), trainer)
-    vocabulary = tokenizer.get_vocab()  # in the new tokenizer below, they are no longer special
+    vocabulary = tokenizer.get_vocab()
+    # A new tokenizer, in which these characters are not special.
     trained = Tokenizer(
         models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=MAX_INPUT_CHARS_PER_WORD)
     )
@@ -154,9 +155,9 @@ def _train_wordpiece(corpus: Corpus, vocab_size: int, min_frequency: int, lowerc
 def _alphabet(corpus: Corpus, tokenizer: Tokenizer, vocab_size: int) -> tuple[list[str], list[str]]:
     """Return the most frequent characters, and those of them that also occur inside words.
 
-    Their tokens may take up a tenth of the vocabulary, and at least 120 tokens. Until `COVERAGE` is reached they may
-    take up half of it, and characters that are always words of their own may take up all of it: an unknown character
-    is lost, while fewer long tokens only make rows longer.
+    Their tokens may take up a tenth of the vocabulary, or 120 tokens if that is more. Until `COVERAGE` is reached,
+    they may take up half of it, and characters that are always words of their own all of it: an unknown character is
+    lost, while fewer long tokens only make rows longer.
     """
     raw: Counter[str] = Counter()
     for block in corpus.blocks():
@@ -208,45 +209,20 @@ def _as_pretrained(backend: Tokenizer, model_max_length: int) -> PreTrainedToken
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m span_electra.tokenization.train_tokenizer",
-        description="Train a tokenizer and save it for AutoTokenizer.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument(
-        "--input",
-        nargs="+",
-        required=True,
-        help="files, folders, globs or names of `datasets` (name or name:configuration)",
-    )
-    parser.add_argument("--output_dir", type=Path, required=True, help="a new or empty folder")
-    parser.add_argument("--model_name", help="save to a folder of this name inside --output_dir")
-    parser.add_argument(
-        "--tokenizer_type",
-        default="BPE",
-        choices=[*SMALLEST_VOCABULARY],
-        help="byte-level BPE, or BERT's WordPiece",
-    )
-    parser.add_argument(
-        "--vocab_size", type=int, default=10_000, help="number of tokens, the five special ones included"
-    )
-    parser.add_argument(
-        "--min_frequency", type=int, default=2, help="merge only pairs of tokens that occur this often"
-    )
+    parser = corpus_parser("train_tokenizer", "Train a tokenizer and save it for AutoTokenizer.")
+    types = [*SMALLEST_VOCABULARY]
+    parser.add_argument("--tokenizer_type", default="BPE", choices=types, help="byte-level BPE, or BERT's WordPiece")
+    parser.add_argument("--vocab_size", type=int, default=10_000, help="number of tokens, with the five special ones")
+    parser.add_argument("--min_frequency", type=int, default=2, help="merge only pairs of tokens this frequent")
     parser.add_argument("--lowercase", action="store_true", help="convert to lower case (BERT: also strip accents)")
     parser.add_argument("--model_max_length", type=int, default=512, help="the length to which to truncate")
-    parser.add_argument("--text_column", default="text", help="the text column of JSON, CSV, Parquet or `datasets`")
-    parser.add_argument("--split", default="train", help="the split of a dataset that is given by name")
-    parser.add_argument("--overwrite", action="store_true", help="replace a tokenizer in --output_dir")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = vars(parse_arguments(arguments))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    model_name = options.pop("model_name")
-    output_dir = options.pop("output_dir")
-    train_tokenizer(options.pop("input"), output_dir / model_name if model_name else output_dir, **options)
+    train_tokenizer(options.pop("input"), options.pop("output_dir"), **options)
 
 
 if __name__ == "__main__":

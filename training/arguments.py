@@ -4,7 +4,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks, is_tensorboard_available
 from transformers.training_args import ParallelMode
 
-from span_electra.common.command_line import check_positive
+from span_electra.common.command_line import check_positive, option
 from span_electra.common.errors import InputError, first_line
 from span_electra.common.paths import lies_in
 
@@ -43,17 +43,16 @@ ACCEPTED_BY_SCRIPTS: AcceptedValues = {
 class RunArguments(TrainingArguments):
     """The Trainer's arguments with the defaults that pretraining and fine-tuning share."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "A new or empty folder for the run."})
-    overwrite_output_dir: bool = field(
-        default=False,
-        metadata={"help": "Replace the earlier run in output_dir. Anything else in the folder is never replaced."},
+    output_dir: str | None = option(None, "A new or empty folder for the run.")
+    overwrite_output_dir: bool = option(
+        False, "Replace the earlier run in output_dir. Anything else in the folder is never replaced."
     )
-    adam_epsilon: float = field(default=1e-6, metadata={"help": "AdamW's epsilon."})
-    optim: str = field(default="adamw_torch_fused", metadata={"help": "The Trainer's name of the optimizer."})
+    adam_epsilon: float = option(1e-6, "AdamW's epsilon.")
+    optim: str = option("adamw_torch_fused", "The Trainer's name of the optimizer.")
     # With the filter on, a run that has diverged still logs a healthy loss.
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
-    report_to: None | str | list[str] = field(  # noqa: RUF036 - HfArgumentParser takes the second
-        default=None, metadata={"help": "Trackers, or none. Default: tensorboard if it is installed."}
+    logging_nan_inf_filter: bool = option(False, "Hide losses that are not finite.")
+    report_to: None | str | list[str] = option(  # noqa: RUF036 - HfArgumentParser takes the second
+        None, "Trackers, or none. Default: tensorboard if it is installed."
     )
 
     def __post_init__(self):

@@ -1,4 +1,4 @@
-"""The folders of checkpoints: a manifest seals each; the newest whole one is found, and the oldest are removed."""
+"""Seal checkpoints with a manifest, find the newest intact one, and remove the oldest."""
 
 import json
 import logging
@@ -16,20 +16,19 @@ from span_electra.common.run_files import checkpoints, step_of
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"  # names every file of a checkpoint with its size and digest
-ASIDE = ".unfinished"  # the folder inside a run's for what is being written or removed
+MANIFEST = "manifest.json"  # lists every file of a checkpoint with its size and digest
+ASIDE = ".unfinished"  # the folder in a run's for what is being written or removed
 
 
 def seal(folder: Path, after: float = 0.0, **facts) -> None:
-    """Flush every file of `folder` to the disk, then write a manifest of them that also holds `facts`.
+    """Flush every file in `folder` to the disk, then write a manifest of them that also holds `facts`.
 
     Args:
-        after: The previous checkpoint's time, in seconds since 1970. This one's is later, even if the clock was set
-            back.
+        after: The previous checkpoint's time in seconds since 1970. The new one is later, even if the clock went back.
     """
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.name != MANIFEST):
-        if path.is_file() and path.name != TRAINING_ARGS_NAME:  # never read, and not in what the Hub gets
+        if path.is_file() and path.name != TRAINING_ARGS_NAME:  # never read or published
             files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
         sync(path)
     manifest = {"files": files, "written": max(time.time(), math.nextafter(after, math.inf)), **facts}
@@ -39,8 +38,9 @@ def seal(folder: Path, after: float = 0.0, **facts) -> None:
 
 
 def damage(folder: Path, digests: bool = True) -> str | None:
-    """What is wrong with a checkpoint; None if it is whole. Nothing in it is loaded. Without `digests`, only names and
-    sizes are compared."""
+    """Return what is wrong with a checkpoint, or None if it is intact. Nothing is unpickled.
+
+    Without `digests`, only names and sizes are compared."""
     if not folder.is_dir():
         return "there is no such folder"
     try:
@@ -64,16 +64,16 @@ def damage(folder: Path, digests: bool = True) -> str | None:
 
 
 def sealed_facts(folder: Path) -> dict:
-    """What `seal` was given beside the files."""
+    """Return the facts that `seal` stored."""
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     return {name: value for name, value in manifest.items() if name not in ("files", "written")}
 
 
 def time_written(folder: Path) -> float:
-    """When a checkpoint was sealed, in seconds since 1970.
+    """Return when a checkpoint was sealed, in seconds since 1970.
 
-    0 for an older manifest without a time; infinity for one that cannot be read, so that it is tried first, and
-    reported as damaged."""
+    The time is 0 for an older manifest without one, and infinity for an unreadable manifest, so that the checkpoint is
+    tried first and reported as damaged."""
     try:
         return float(json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("written", 0))
     except (OSError, ValueError, AttributeError, TypeError):
@@ -81,37 +81,37 @@ def time_written(folder: Path) -> float:
 
 
 def find_checkpoint(folder: Path, resume: str) -> Path:
-    """The checkpoint that `resume` names: a path, or "true" for the newest whole one in `folder`.
+    """Return the checkpoint that `resume` names: a path, or "true" for the newest intact one in `folder`.
 
     Raises:
-        InputError: there is none, or the one that is named is damaged.
+        InputError: There is none, or the one that is named is damaged.
     """
     if resume.lower() != "true":
         if problem := damage(Path(resume)):
             raise InputError(
-                f"--resume_from_checkpoint {resume}: cannot be resumed from, because {problem}; give another "
-                "checkpoint-N folder of a run, or true for the newest intact one in --output_dir."
+                f"--resume_from_checkpoint {resume}: not a usable checkpoint, {problem}; give another checkpoint-N "
+                "folder of a run, or true for the newest intact one in --output_dir."
             )
         return Path(resume)
     passed_over: list[str] = []
-    # Not the highest number: a run that resumed from an earlier checkpoint has left the later ones behind.
+    # By time, not by number: a run that resumed from an earlier checkpoint has left later ones behind.
     for checkpoint in sorted(checkpoints(folder), key=lambda path: (time_written(path), step_of(path)), reverse=True):
         if not (problem := damage(checkpoint)):
             for damaged in passed_over:
-                logger.warning(f"Passed over {damaged}.")
+                logger.warning(f"Skipped the damaged checkpoint {damaged}.")
             return checkpoint
         passed_over.append(f"{checkpoint.name}: {problem}")
     found = f"there is none in {folder}"
     if passed_over:
-        found = f"none of those in {folder} is whole ({'; '.join(passed_over)})"
+        found = f"those in {folder} are damaged ({'; '.join(passed_over)})"
     raise InputError(
-        f"--resume_from_checkpoint true: no checkpoint to resume from: {found}. To start a new run, leave it out and "
-        "give another --output_dir or --overwrite_output_dir."
+        f"--resume_from_checkpoint true: no usable checkpoint, {found}; to start a new run, leave it out and give "
+        "another --output_dir, or --overwrite_output_dir."
     )
 
 
 def rotate(run: Path, limit: int | None, kept: set[str]) -> None:
-    """Remove a run's oldest checkpoints, damaged ones first, until `limit` are left. Those named in `kept` stay."""
+    """Remove a run's oldest checkpoints, damaged ones first, until `limit` are left. Keep those named in `kept`."""
     if not limit or limit < 0:
         return
     found = sorted(
@@ -120,7 +120,7 @@ def rotate(run: Path, limit: int | None, kept: set[str]) -> None:
     excess = max(0, len(found) - max(limit, len(kept)))
     for checkpoint in [path for path in found if path.name not in kept][:excess]:
         (run / ASIDE).mkdir(exist_ok=True)
-        aside = checkpoint.rename(run / ASIDE / checkpoint.name)  # so that a kill leaves no half-removed checkpoint
+        aside = checkpoint.rename(run / ASIDE / checkpoint.name)  # a kill leaves no half-removed checkpoint
         remove(aside)
         (run / ASIDE).rmdir()
 

@@ -1,4 +1,4 @@
-"""A run's `output_dir`: whether the run may use it, who may write there, and what an earlier run left."""
+"""A run's `output_dir`: check it, lock it, and remove what an earlier run left."""
 
 import errno
 import json
@@ -17,17 +17,17 @@ from span_electra.encoders.configuration_span_encoder import GENERATOR_FOLDER, P
 from span_electra.training.checkpoint_folders import ASIDE, find_checkpoint
 
 logger = logging.getLogger(__name__)
-IGNORED = ".gitignore"  # git and the Hub's clients read from it what is not to be published
+IGNORED = ".gitignore"  # tells git and the Hub's clients what not to publish
 LOCK = ".lock"
-LOCK_SECONDS = 10  # the data workers of a run that was killed hold its lock until they see that it is gone
+LOCK_SECONDS = 10  # a killed run's data workers hold its lock until they notice that it has ended
 
-# From the start; the last two are half a save and a tracker's.
+# In a run's folder before its first checkpoint. The last two are an unfinished save's and a tracker's.
 HELD_BY_ANY_RUN = {ARGUMENTS, IGNORED, ASIDE, "runs"}
 
-# Checkpoints hold the optimizer, and to load pickled arguments is to run them.
+# Checkpoints hold the optimizer, and loading pickled arguments runs code.
 NOT_PUBLISHED = ("checkpoint-*/", f"{ASIDE}/", "runs/", "training_args.bin", LOCK)
 
-# All that a run writes, as globs; --overwrite_output_dir removes nothing else.
+# Everything that a run writes, as globs. --overwrite_output_dir removes nothing else.
 WRITTEN = (
     *("checkpoint-*", ASIDE, "runs", "*.safetensors", "config.json", HISTORY, CURVES, CARD, SAMPLES),
     *(GENERATOR_FOLDER, PRETRAINING_FOLDER),
@@ -35,21 +35,21 @@ WRITTEN = (
 
 
 def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Path | None:
-    """Refuse a folder that holds something else; return the checkpoint to resume from, if you ask for one.
+    """Refuse a folder that holds something else. Return the checkpoint to resume from, or None for a new run.
 
     Args:
         output_dir: Where the run will write.
-        resume: A checkpoint's folder, "true" for the newest in `output_dir`, None or "false" to start a new run.
+        resume: A checkpoint's folder, "true" for the newest in `output_dir`, None or "false" for a new run.
         overwrite: Whether an earlier run in `output_dir` may be replaced.
 
     Raises:
-        InputError: if the folder cannot be used as asked, or there is no such checkpoint.
+        InputError: The folder cannot be used as asked, or there is no such checkpoint.
     """
     folder = Path(output_dir)
     names = names_in_run(folder, ARGUMENTS)
     resume = None if resume is None or str(resume).lower() == "false" else str(resume)
     if set(names) <= HELD_BY_ANY_RUN:
-        names = []  # left by a run that ended before it saved anything
+        names = []  # the earlier run ended before it saved anything
     if names and resume is None and not overwrite:
         raise InputError(
             f"--output_dir {folder}: already holds a run; resume it with --resume_from_checkpoint true, replace it "
@@ -67,36 +67,36 @@ def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Pa
     checkpoint = find_checkpoint(folder, resume)
     if names and checkpoint.parent.resolve() != folder.resolve():
         raise InputError(
-            f"--resume_from_checkpoint {resume}: is not of the run in --output_dir {folder}, which would be written "
-            "over; give a new folder, or a checkpoint of that run."
+            f"--resume_from_checkpoint {resume}: is not of the run in --output_dir {folder}, which would be "
+            "overwritten; give a new folder, or a checkpoint of that run."
         )
     return checkpoint
 
 
 def check_folder(output_dir: str, marker: str, overwrite: bool) -> None:
-    """The same for a script whose runs cannot be resumed; `marker` is the file by which its folders are known."""
+    """Refuse a folder for a script whose runs cannot be resumed. The file `marker` marks its folders."""
     names = names_in_run(Path(output_dir), marker)
     if not set(names) <= {marker, IGNORED} and not overwrite:
         raise InputError(
-            f"--output_dir {output_dir}: already holds a run; replace it by --overwrite_output_dir, or give another "
+            f"--output_dir {output_dir}: already holds a run; replace it with --overwrite_output_dir, or give another "
             "folder."
         )
 
 
 def names_in_run(folder: Path, marker: str) -> list[str]:
-    """The names in `folder`, which must be new, empty, or an earlier run of the script that leaves `marker`."""
+    """Return the names in `folder`, which must be new, empty, or an earlier run of the script that writes `marker`."""
     return names_of_earlier_output(folder, marker, ignored=[LOCK])
 
 
 @contextmanager
 def started(arguments: TrainingArguments, marker: str, seen: list[str], start: Callable[[], None]) -> Iterator[None]:
-    """Start a run in `arguments.output_dir`: the process that writes calls `start`. Inside, no other run may write.
+    """Start a run in `arguments.output_dir`, and keep other runs out inside the block. The writer calls `start`.
 
     Args:
-        seen: What `names_in_run` returned when the folder was checked. Another run left whatever is new since.
+        seen: What `names_in_run` returned when the folder was checked. Newer names are another run's.
 
     Raises:
-        InputError: if another run writes or has written there, or if the folder cannot be written to.
+        InputError: Another run writes or has written there, or the folder cannot be written to.
     """
     with ExitStack() as stack:
         with arguments.main_process_first(desc="the run's folder"):
@@ -120,12 +120,12 @@ def sole_writer(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise InputError(
-            f"--output_dir {folder}: another run is writing there; wait for its end, stop it, or give another folder."
+            f"--output_dir {folder}: another run is writing there; wait for it, stop it, or give another folder."
         ) from error
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
             raise InputError(f"--output_dir {folder}: cannot be written to ({error}); give another folder.") from error
-        logger.warning(f"--output_dir {folder}: its file system has no locks, so nothing keeps a second run out.")
+        logger.warning(f"--output_dir {folder}: its file system has no locks, so a second run could write there.")
     try:
         yield
     finally:
@@ -133,7 +133,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
 
 def start_run(output_dir: str, settings: dict, resumes: bool) -> None:
-    """Mark the folder as a run's, and remove what an earlier run left there unless this one resumes it."""
+    """Mark the folder as a run's. Unless this run resumes an earlier one, remove what that left there."""
     wanted = "checkpoint-*/" if settings.get("hub_strategy") == "all_checkpoints" else None
     ignored = [pattern for pattern in NOT_PUBLISHED if pattern != wanted]
     start_folder(output_dir, ARGUMENTS, settings, () if resumes else WRITTEN, ignored)
@@ -142,8 +142,8 @@ def start_run(output_dir: str, settings: dict, resumes: bool) -> None:
 def start_folder(
     output_dir: str, marker: str, settings: dict, written: Sequence[str], not_published: Sequence[str]
 ) -> None:
-    """Remove what an earlier run left there, by the globs in `written`. Write the settings to `marker`, and tell git
-    and the Hub's clients what not to publish."""
+    """Remove what an earlier run left there, write the settings to `marker`, and tell git and the Hub's clients what
+    not to publish. Both lists hold globs."""
     folder = Path(output_dir)
     for path in [path for pattern in written for path in folder.glob(pattern)]:
         remove(path)

@@ -1,4 +1,4 @@
-"""How the processes of a run end: together, and on a signal only after the current step is saved."""
+"""End the processes of a run together, and on a signal only after the current step is saved."""
 
 import multiprocessing
 import os
@@ -14,17 +14,13 @@ import torch.distributed as dist
 from accelerate import PartialState
 from transformers import TrainerCallback
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)  # what a scheduler sends, and Ctrl-C
-# A launcher passes a signal on to its processes. If you signal the whole group, each of them gets it twice.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)  # from a scheduler, and from Ctrl-C
+# A launcher forwards a signal to its processes. If you signal the whole group, each of them gets it twice.
 REPEATED_WITHIN = 2.0  # seconds
 
 
 class InterruptedRun(RuntimeError):
-    """A signal stopped training, after a last checkpoint.
-
-    Attributes:
-        signal: Its number.
-    """
+    """A signal, whose number is `signal`, stopped training after a last checkpoint."""
 
     def __init__(self, message: str, number: int):
         super().__init__(message)
@@ -33,24 +29,24 @@ class InterruptedRun(RuntimeError):
 
 class StopOnSignal(TrainerCallback):
     """On SIGTERM or Ctrl-C, finishes the step or the evaluation, saves a checkpoint and stops. A second signal ends
-    the process at once.
+    the process immediately.
 
     With several processes, all stop after the same step, at most one step later than a single process would.
     """
 
-    def __init__(self, trainer: Any):  # a CheckpointingTrainer, whose `stopped_by` is set
+    def __init__(self, trainer: Any):  # a CheckpointingTrainer, whose `stopped_by` this sets
         self.trainer = trainer
         self.group = None
         self.question: tuple[torch.Tensor, Any] | None = None
-        self.is_agreed = False  # among the processes: one may get the signal before the others
+        self.is_agreed = False  # one process may get the signal before the others
 
     @contextmanager
     def listening(self):
-        """Note the signals inside the block; leave them to their previous handlers outside."""
+        """Note signals inside the block. Outside, their previous handlers are in force."""
         self.trainer.stopped_by, self.owner, self.stopped_at = None, os.getpid(), 0.0
         self.is_agreed = False
         handlers = {}
-        if threading.current_thread() is threading.main_thread():  # Python lets no other thread handle signals
+        if threading.current_thread() is threading.main_thread():  # only this thread may set handlers
             handlers = {number: signal.signal(number, self.note) for number in STOP_SIGNALS}
         try:
             yield
@@ -66,19 +62,19 @@ class StopOnSignal(TrainerCallback):
         if os.getpid() == self.owner and self.trainer.stopped_by is None:
             self.trainer.stopped_by, self.stopped_at = number, time.monotonic()
         elif os.getpid() != self.owner or time.monotonic() > self.stopped_at + REPEATED_WITHIN:
-            # A second signal ends any process; a forked process, which inherits the handler, ends at the first.
+            # A second signal ends any process. A forked process inherits the handler, and ends at the first signal.
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
             signal.raise_signal(number)
 
-    # --- what the processes have heard ----------------------------------------------------------------------------
+    # --- agreement among processes --------------------------------------------------------------------------------
 
     def ask(self) -> tuple[torch.Tensor, Any]:
-        """Begin to find out whether any process has heard a signal; do not wait for the others."""
+        """Start to find out whether any process has got a signal, without waiting for the others."""
         number = torch.tensor(self.trainer.stopped_by or 0)
         return number, dist.all_reduce(number, op=dist.ReduceOp.MAX, group=self.group, async_op=True)
 
     def answer(self) -> int:
-        """The number of the signal that any process had heard at the last `ask`, or 0."""
+        """Return the number of the signal that any process had got at the last `ask`, or 0."""
         if self.question is None:
             return 0
         (number, work), self.question = self.question, None
@@ -92,14 +88,14 @@ class StopOnSignal(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if args.world_size > 1 and self.group is None:
-            self.group = dist.new_group(backend="gloo")  # between the hosts, so that no device has to wait
+            self.group = dist.new_group(backend="gloo")  # on the CPU, so that no device has to wait
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.group is None:
             self.stop_if_heard(self.trainer.stopped_by or 0, control)
             return
-        # The answer to the question of one step ago is there by now; that of this step would keep all waiting for
-        # the slowest.
+        # The answer to the previous step's question has arrived by now. Waiting for this step's would hold up all
+        # processes for the slowest.
         number, self.question = self.answer(), self.ask()
         self.stop_if_heard(number, control)
 
@@ -107,11 +103,11 @@ class StopOnSignal(TrainerCallback):
         if not self.trainer.is_in_train:
             return
         self.on_step_end(args, state, control)
-        self.stop_if_heard(self.answer(), control)  # an evaluation may take long: learn what was heard meanwhile
+        self.stop_if_heard(self.answer(), control)  # an evaluation may be long, so ask again
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        """Leave out what is due at the end of an epoch when a run stops inside one. Save if the step did not: with
-        `save_strategy` "best" an evaluation overrules what a callback asks for."""
+        """Skip what is due at the end of an epoch if the run stops within it. Save if the step did not: with
+        `save_strategy` "best" an evaluation overrules a callback."""
         if self.is_agreed and state.global_step < state.max_steps:
             control.should_evaluate = control.should_log = False
             control.should_save = not self.trainer.has_saved(state.global_step)
@@ -121,11 +117,11 @@ class StopOnSignal(TrainerCallback):
 
 
 def ignore_stop_signals(worker: int, then: Callable[[int], None] | None = None) -> None:
-    """Let a data worker outlive the signals of `STOP_SIGNALS`, which a launcher sends to all processes of a run: its
-    batches are needed until the last checkpoint is saved. It ends with the process that it works for, or when that
-    process tells it to."""
+    """Let a data worker outlive the `STOP_SIGNALS`, which a launcher sends to all processes of a run.
+
+    Its batches are needed until the last checkpoint is saved. It ends with its parent, or when its parent ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # macOS lacks it: there, a worker ends at the first SIGTERM
+    if hasattr(signal, "sigwaitinfo"):  # macOS lacks it, and a worker ends at the first SIGTERM there
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=exit_when_parent_says, daemon=True).start()
     if then is not None:
@@ -135,9 +131,8 @@ def ignore_stop_signals(worker: int, then: Callable[[int], None] | None = None) 
 def exit_when_parent_says() -> None:
     """Exit only on a SIGTERM from the parent; ignore all others.
 
-    To ignore them all would keep the parent from ending: at its exit it waits for the workers that are left, such as
-    those of a failed run."""
-    parent = multiprocessing.parent_process()  # `os.getppid()` may be the server that forks for it
+    A worker that ignored all of them would keep its parent from ending, which sends one at exit and waits."""
+    parent = multiprocessing.parent_process()  # `os.getppid()` may be a fork server
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != (parent and parent.pid):
         pass
     os._exit(0)
@@ -145,10 +140,10 @@ def exit_when_parent_says() -> None:
 
 @contextmanager
 def processes_end_together() -> Iterator[None]:
-    """Make a script's processes wait for each other at its end, and close their connection themselves.
+    """Make a script's processes wait for each other at its end, and close their connection.
 
-    If that were left to the interpreter's exit, a process might abort, and its launcher would kill the others while
-    they still write.
+    If the interpreter closed it at exit, a process might abort, and the launcher would kill the others while they
+    still write.
     """
     try:
         yield
@@ -160,5 +155,5 @@ def processes_end_together() -> Iterator[None]:
 
 
 def is_connected() -> bool:
-    """Whether this process is one of several, and can talk to the others."""
+    """Return whether this process is one of several and connected to the others."""
     return dist.is_available() and dist.is_initialized()

@@ -19,7 +19,7 @@ REFUSED = {
     "missing named column": ({"columns": "label=gold"}, r"no column 'gold'\. The columns are: sentence1, label"),
     "one column twice": (
         {"columns": "sentence2=sentence1"},
-        r"the column 'sentence1' would be both sentence1 and sentence2",
+        r"the column 'sentence1' cannot be both sentence1 and sentence2",
     ),
     "several labels": ({"train_file": "{home}/label_lists.jsonl"}, r"row 1: the label \[0, 1\] is not one value"),
     "answers that are no lists": (

@@ -18,7 +18,14 @@ from span_electra.common.command_line import run_command
 from span_electra.common.errors import InputError
 from span_electra.tokenization import text as text_module
 from span_electra.tokenization.create_features import cached_features, create_features, load_features, main
-from span_electra.tokenization.packing import add_special_tokens, connect_documents, cut_rows, make_packer, share_rows
+from span_electra.tokenization.packing import (
+    add_special_tokens,
+    assign_rows,
+    connect_documents,
+    cut_rows,
+    join_sequences,
+    make_packer,
+)
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
 
@@ -147,7 +154,7 @@ def test_features_without_their_rows_are_damaged(tmp_path, tokenizers):
     next(out.glob("data-*.arrow")).unlink()
     for use in (load_features, partial(create_features, path)):
         folder_and_tokenizer = (out, tokenizer) if use is load_features else (tokenizer, out)
-        with pytest.raises(InputError, match=r"out: damaged \(.*\)\. Make these features again: .* --overwrite"):
+        with pytest.raises(InputError, match=r"out: damaged \(.*\)\. Make .* again with --overwrite"):
             use(*folder_and_tokenizer)
     assert create_features(path, tokenizer, out, overwrite=True)["input_ids"][:] == rows
 
@@ -183,13 +190,13 @@ def test_the_cache_makes_damaged_features_anew_and_removes_what_was_not_finished
 
 def test_sequences_share_the_row_that_they_fill_best():
     sequences = [[0, 5, 5, 5, 1], [0, 6, 6, 1], [0, 7, 1], [0, 8, 1], [0, 9, 9, 9, 9, 9, 1], []]
-    shared = share_rows(pa.array(sequences), 8).to_pylist()
+    shared = join_sequences(pa.array(sequences), assign_rows([*map(len, sequences)], 8)).to_pylist()
     assert shared == [
         [0, 5, 5, 5, 1, 0, 7, 1],
         [0, 6, 6, 1, 0, 8, 1],
         [0, 9, 9, 9, 9, 9, 1],
     ]
-    assert share_rows(pa.array([], type=pa.list_(pa.int32())), 8).to_pylist() == []
+    assert join_sequences(pa.array([], type=pa.list_(pa.int32())), assign_rows([], 8)).to_pylist() == []
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -299,7 +306,7 @@ def test_bad_text_leaves_nothing_behind(tmp_path, tokenizers):
     with pytest.raises(InputError, match=r"line 401, byte 1: 0xff"):
         create_features([path], tokenizers["BPE"], tmp_path / "new" / "out")
     path.write_text("the sea")
-    with pytest.raises(InputError, match=r"[1-9] tokens altogether, .*\(10\)"):
+    with pytest.raises(InputError, match=r"only [1-9] tokens, .*\(10\)"):
         create_features([path], tokenizers["BPE"], tmp_path / "new" / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
@@ -397,6 +404,6 @@ def test_text_that_a_tokenizer_strips_altogether_is_refused_in_words(tmp_path):
     (tmp_path / "text.txt").write_text("words to learn from, some of them twice: words to learn\n" * 9)
     tokenizer = train_tokenizer([tmp_path / "text.txt"], tmp_path / "it", tokenizer_type="BERT", vocab_size=60)
     (tmp_path / "nothing.txt").write_text("\u200b\n\u200b\u200d\n", encoding="utf-8")  # found by fuzzing
-    with pytest.raises(InputError, match="0 tokens altogether"):
+    with pytest.raises(InputError, match="only 0 tokens"):
         create_features([tmp_path / "nothing.txt"], tokenizer, tmp_path / "out", max_seq_length=32)
     assert not (tmp_path / "out").exists()

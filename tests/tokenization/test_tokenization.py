@@ -210,7 +210,7 @@ def test_a_dataset_saved_to_disk_is_told_from_a_folder_of_text(tmp_path):
     datasets.DatasetDict(train=dataset).save_to_disk(tmp_path / "it")
     for folder in (tmp_path / "it", tmp_path / "it" / "train"):
         message = (
-            r"it/train: what `save_to_disk` .* datasets\.load_from_disk\('.*it/train'\)\.to_parquet\('text\.parquet'\)"
+            r"it/train: .*`save_to_disk` .* datasets\.load_from_disk\('.*it/train'\)\.to_parquet\('text\.parquet'\)"
         )
         with pytest.raises(InputError, match=message):
             Corpus([folder]).identity()
@@ -219,7 +219,7 @@ def test_a_dataset_saved_to_disk_is_told_from_a_folder_of_text(tmp_path):
 def test_features_are_told_from_a_folder_of_text(tmp_path):
     datasets.Dataset.from_dict({"input_ids": [[0, 5, 1]]}).save_to_disk(tmp_path / "text" / "features")
     (tmp_path / "text" / "features" / "features.json").write_text("{}")
-    with pytest.raises(InputError, match=r"text/features: features, not text. Give a folder without them; run_pre"):
+    with pytest.raises(InputError, match=r"text/features: features, not text. .*run_pretraining"):
         Corpus([tmp_path / "text"]).identity()
 
 
@@ -368,18 +368,14 @@ def test_impossible_tokenizer_settings_are_refused(tmp_path, corpus_file, option
 def test_a_mount_point_is_refused_before_the_work(tmp_path, corpus_file, monkeypatch):
     (tmp_path / "volume").mkdir()
     monkeypatch.setattr("os.path.ismount", lambda path: path == tmp_path / "volume")
-    with pytest.raises(
-        InputError, match=r"volume: is a mount point, which another folder cannot replace; give a folder inside"
-    ):
+    with pytest.raises(InputError, match=r"volume: is a mount point, which cannot be replaced; give a folder inside"):
         train_tokenizer([corpus_file], tmp_path / "volume", vocab_size=300)
 
 
 def test_the_current_folder_is_refused_before_the_work(tmp_path, corpus_file, monkeypatch):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    with pytest.raises(
-        InputError, match=r"\.: is the current folder, which another folder cannot replace; give a folder inside"
-    ):
+    with pytest.raises(InputError, match=r"\.: is the current folder, which cannot be replaced; give a folder inside"):
         train_tokenizer([corpus_file], ".", vocab_size=300)
 
 
@@ -425,19 +421,9 @@ def test_a_folder_with_something_else_is_never_replaced(tmp_path, corpus_file):
     assert corpus_file.read_text(encoding="utf-8") == TEXT
 
 
-def test_the_command_saves_under_the_model_name(tmp_path, corpus_file):
-    main(
-        [
-            "--input",
-            str(corpus_file),
-            "--output_dir",
-            str(tmp_path),
-            "--model_name",
-            "mine",
-            "--vocab_size",
-            "270",
-        ]
-    )
+def test_the_command_saves_a_tokenizer(tmp_path, corpus_file):
+    options = {"input": corpus_file, "output_dir": tmp_path / "mine", "vocab_size": 270}
+    main([str(part) for name, value in options.items() for part in (f"--{name}", value)])
     assert len(AutoTokenizer.from_pretrained(tmp_path / "mine")) == 270
 
 
