@@ -76,8 +76,8 @@ def push_run(
 ) -> CommitInfo:
     """Publish the folder of a run, or one of its checkpoints, as a model that loads without this package.
 
-    One commit holds weights, configuration, modelling code, tokenizer, model card, history, curves, the page of samples
-    and the run's options, and nothing else from the folder.
+    One commit holds weights, configuration, modelling code, tokenizer, model card, history, curves, the page of
+    samples and the run's options, and nothing else from the folder.
 
     Args:
         folder: The folder of a run, or any other that holds a model.
