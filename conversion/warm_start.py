@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ from span_electra.encoders.configuration_span_encoder import (
 from span_electra.encoders.modeling_span_encoder import SpanEncoderForPreTraining, is_of_heads
 from span_electra.encoders.stock_encoders import load_whole, refuse_missing, without_pooler
 from span_electra.modeling_span_electra import WORD_EMBEDDINGS, SpanElectraForMaskedLM, SpanElectraForPreTraining
-from span_electra.span_objectives import SpanBoundaryHead, SpanObjectives
+from span_electra.span_objectives import SpanBoundaryHead
 
 logger = logging.getLogger(__name__)
 
@@ -283,17 +283,15 @@ def new_parts(model: SpanElectraForPreTraining, loaded: Iterable[nn.Module]) -> 
     return [new for child, part in model.named_children() for new in new_in(part, child)]
 
 
-def known_parameters(model: SpanObjectives, loaded: Iterable[nn.Module], missing: Container[str] = ()) -> set[int]:
-    """The ids of the parameters that a checkpoint gave: those of the modules in `loaded`, without the ones that it
-    lacked, which `model` calls `missing`."""
+def known_parameters(model: SpanElectraForPreTraining, loaded: Iterable[nn.Module]) -> set[int]:
+    """The ids of the parameters that are not new once the modules in `loaded` have their weights."""
     tables = (model.generator.get_input_embeddings(), model.get_input_embeddings())
-    given = {id(parameter) for module in (*loaded, *tables) for parameter in module.parameters()}
-    return given - {id(parameter) for name, parameter in model.named_parameters() if name in missing}
+    return {id(parameter) for module in (*loaded, *tables) for parameter in module.parameters()}
 
 
-def mark_new(model: SpanObjectives, loaded: Iterable[nn.Module], missing: Container[str] = ()) -> None:
-    """Note in `model.new_parameters` which parameters a checkpoint did not give; arguments as above."""
-    known = known_parameters(model, loaded, missing)
+def mark_new(model: SpanElectraForPreTraining, loaded: Iterable[nn.Module]) -> None:
+    """Note the names of the new parameters in `model.new_parameters`; arguments as above."""
+    known = known_parameters(model, loaded)
     model.new_parameters = {name for name, parameter in model.named_parameters() if id(parameter) not in known}
 
 

@@ -17,9 +17,7 @@ from transformers import (
 )
 
 from span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining, SpanElectraModel
-from span_electra.conversion.warm_start import from_electra, from_encoder, from_generator, from_stock_encoder
-from span_electra.encoders.configuration_span_encoder import SpanEncoderConfig
-from span_electra.encoders.modeling_span_encoder import SpanEncoderForPreTraining
+from span_electra.conversion.warm_start import from_electra, from_encoder, from_generator
 
 SIZES = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SIZES |= {"intermediate_size": 37, "max_position_embeddings": 64}
@@ -266,30 +264,6 @@ def test_only_the_boundary_heads_are_new_beside_both_halves(tmp_path):
     ElectraForMaskedLM(ElectraConfig(**sizes)).save_pretrained(tmp_path / "g")
     model = from_electra(tmp_path / "d", tmp_path / "g")
     assert {name.split(".")[0] for name in model.new_parameters} == {"sbgo_head", "sbpo_head", "sbpo_prediction"}
-
-
-def test_a_stock_encoder_brings_the_generator_all_but_a_head_that_it_lacks(tmp_path):
-    randomised(BertModel(BertConfig(**SIZES))).save_pretrained(tmp_path / "encoder")
-    randomised(BertForMaskedLM(BertConfig(**SIZES))).save_pretrained(tmp_path / "with_head")
-    heads = {"discriminator_predictions", "sbgo_head", "sbpo_head", "sbpo_prediction"}
-    for folder, of_generator in (("encoder", {"generator"}), ("with_head", set())):
-        new = from_stock_encoder(tmp_path / folder).new_parameters
-        assert {name.split(".")[0] for name in new} == heads | of_generator
-        assert all("cls.predictions" in name for name in new if name.startswith("generator."))
-
-
-@pytest.mark.parametrize("is_loaded", [True, False], ids=["loaded", "new"])
-def test_a_disentangled_span_encoder_begins_with_the_tables_it_is_given(tmp_path, is_loaded):
-    source = randomised(BertForMaskedLM(BertConfig(**SIZES)))
-    source.save_pretrained(tmp_path)
-    config = SpanEncoderConfig(discriminator=source.config, generator=source.config)
-    networks = (BertModel.from_pretrained(tmp_path), BertForMaskedLM.from_pretrained(tmp_path)) if is_loaded else ()
-    model = SpanEncoderForPreTraining(config, *networks)
-    embedding = model.get_input_embeddings()
-    assert not embedding.residual.weight.any()
-    if is_loaded:
-        assert torch.equal(embedding.weight, source.get_input_embeddings().weight)
-        assert torch.equal(model.generator.get_output_embeddings().weight, source.get_output_embeddings().weight)
 
 
 def test_what_electra_cannot_hold_is_refused(tmp_path):

@@ -6,7 +6,7 @@ from trainer_examples import make_trainer, tiny_model
 from transformers import BertConfig, BertModel
 
 from span_electra.common.errors import InputError
-from span_electra.conversion.warm_start import from_encoder
+from span_electra.conversion.warm_start import from_encoder, from_stock_encoder
 from span_electra.pretraining.arguments import parse_arguments
 
 SIZES = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -54,6 +54,20 @@ def test_the_rate_of_loaded_weights_is_low_by_default(tokenizer, tmp_path, bert)
     trainer = make_trainer(tokenizer, tmp_path, from_encoder(bert))
     trainer.create_optimizer()
     assert sorted({rate for rate, _ in rates(trainer).values()}) == pytest.approx([1e-5, 5e-4])
+
+
+def test_both_networks_of_a_stock_encoder_are_trained_slowly_and_only_heads_fast(tokenizer, tmp_path, bert):
+    trainer = make_trainer(tokenizer, tmp_path, from_stock_encoder(bert), learning_rate=4e-4)
+    trainer.create_optimizer()
+    fast = {name for name, (rate, _) in rates(trainer).items() if rate == 4e-4}
+    heads = (
+        "discriminator_predictions.",
+        "sbgo_head.",
+        "sbpo_head.",
+        "sbpo_prediction.",
+        "generator.cls.predictions.",
+    )
+    assert fast == {name for name in rates(trainer) if name.startswith(heads)}
 
 
 def test_a_new_model_has_one_rate(tokenizer, tmp_path):
