@@ -28,7 +28,9 @@ def page(tmp_path_factory):
     """Two checkpoints whose samples differ, with words that no screen is wide enough for."""
     samples = example(("step 100",))
     samples["steps"] += example(("step 200",), model=tiny_model(initializer_range=0.5))["steps"]
-    samples["passages"][0]["tokens"][2] = " " + "long" * 60
+    shown, older = samples["passages"][0], samples["steps"][0]["passages"][0]
+    older["put"][0] = shown["tokens"][shown["masked"][0]]  # a sample that is the original
+    shown["tokens"][2] = " " + "long" * 60
     path = tmp_path_factory.mktemp("page") / "page.html"
     path.write_text(render("my_model", samples, HISTORY, "A note."), encoding="utf-8")
     return path
