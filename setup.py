@@ -61,6 +61,7 @@ setup(
         "numpy>=1.26",
         "matplotlib>=3.8",
         "jinja2",
+        "pandas",
         "pyyaml",
         "zstandard",
         "scikit-learn>=1.3",
