@@ -181,7 +181,8 @@ def from_stock_encoder(
     if embedding_width(config) != embedding_width(start.config):
         settings.setdefault("embedding_sharing", "separate")
     shared = settings.get("embedding_sharing") == "tied" and not torch.equal(
-        discriminator.get_input_embeddings().weight, start.get_input_embeddings().weight
+        discriminator.get_input_embeddings().weight,  # type: ignore[arg-type]
+        start.get_input_embeddings().weight,  # type: ignore[arg-type]
     )
     if shared:
         logger.warning(f"{generator}: its embeddings differ from the discriminator's and are replaced by them.")
@@ -318,7 +319,8 @@ def load_encoders(
 ) -> None:
     """Load the discriminator's `encoder`, and the `generator` or, without one, its word embeddings."""
     if generator is None:
-        model.generator.get_input_embeddings().weight.copy_(encoder["embeddings.word_embeddings.weight"])
+        table: nn.Embedding = model.generator.get_input_embeddings()  # type: ignore[operator, assignment]
+        table.weight.copy_(encoder["embeddings.word_embeddings.weight"])
     else:
         # The generator goes first: where the two share parameters, the discriminator's values must win.
         model.generator.load_state_dict(generator.state_dict())

@@ -2,7 +2,7 @@
 
 from typing import TypeAlias
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from span_electra.common.errors import InputError, as_input_error
 from span_electra.common.vocabulary import vocabulary_size
@@ -39,7 +39,8 @@ def build_model(
             "own tokenizer."
         )
     model.config.pad_token_id = tokenizer.pad_token_id
-    for embeddings in (model.get_input_embeddings(), model.generator.get_input_embeddings()):
+    generator: PreTrainedModel = model.generator  # type: ignore[assignment]
+    for embeddings in (model.get_input_embeddings(), generator.get_input_embeddings()):
         embeddings.padding_idx = tokenizer.pad_token_id  # no gradient reaches its row; loaded weights may have another
     # The tokenizer is saved with the model, and its users truncate and pair texts by these settings.
     if model.config.max_position_embeddings is not None:
