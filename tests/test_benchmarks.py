@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import sys
 import time
 from argparse import Namespace
@@ -384,18 +385,18 @@ def race(monkeypatch, capsys, folder, features, tokenizer, *options):
 def test_every_contestant_races_to_the_targets_and_a_resumed_race_is_the_same(features, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(time_to_quality, "TARGETS", {"auc": 0.0, "perplexity": 1.0})  # one at once, one never
     rows, tokenizer = features
-    whole, shown = race(monkeypatch, capsys, tmp_path / "whole", rows, tokenizer, "--max_tokens", "500")
+    whole, shown = race(monkeypatch, capsys, tmp_path / "whole", rows, tokenizer, "--max_tokens", "1000")
     families, ours = ("ELECTRA", "ModernBERT"), "SpanElectra, ELECTRA"
     kinds = ("SpanElectra", "naive composition", "masked LM")
     assert {f"{kind}, {family}" for kind in kinds for family in families} <= whole.keys()
     for name, entry in whole.items():
         first, *_, last = entry["points"]["0"]
-        assert last["tokens"] >= 500 and 0 < first["seconds"] < last["seconds"]
+        assert last["tokens"] >= 1000 and 0 < first["seconds"] < last["seconds"]
         assert ("auc" in first) == ("auc" in entry["reached"]) == (not name.startswith("masked LM"))
         assert "perplexity" not in entry["reached"]
     assert "not yet: " in shown
-    race(monkeypatch, capsys, tmp_path / "parts", rows, tokenizer, "--max_tokens", "200", "--only", ours)
-    parts, _ = race(monkeypatch, capsys, tmp_path / "parts", rows, tokenizer, "--max_tokens", "500", "--only", ours)
+    race(monkeypatch, capsys, tmp_path / "parts", rows, tokenizer, "--max_tokens", "300", "--only", ours)
+    parts, _ = race(monkeypatch, capsys, tmp_path / "parts", rows, tokenizer, "--max_tokens", "1000", "--only", ours)
     timeless = [
         [point | {"seconds": None} for point in contestants[ours]["points"]["0"]] for contestants in (whole, parts)
     ]
@@ -429,6 +430,19 @@ def test_a_table_holds_medians_and_spreads_of_every_rung():
     assert readme_table.with_table(page, "new") == page.replace("old", "new")
     with pytest.raises(ValueError, match="end of results"):
         readme_table.with_table("no markers", "new")
+
+
+@pytest.mark.parametrize("name", ["cpu_hour", "cpu_day", "gpu_hour"])
+def test_a_recipe_says_how_many_tokens_it_buys_and_that_they_are_computed(name):
+    path = ladder.RECIPES / f"{name}.yaml"
+    options = [str(path), "--use_cpu", "true", "--train_file", str(path), "--output_dir", "out"]
+    model, data, training = parse_arguments(options)
+    comment = " ".join(line.lstrip("# ") for line in path.read_text().splitlines() if line.startswith("#"))
+    million = float(re.search(r"([\d,.]+) million tokens", comment)[1].replace(",", ""))
+    assert "Computed, not measured" in comment
+    tokens = training.max_steps * training.per_device_train_batch_size * data.max_seq_length
+    assert tokens / 1e6 == pytest.approx(million, rel=0.005)
+    assert build_model(model, data, word_tokenizer()).config.discriminator.model_type == "modernbert"
 
 
 @pytest.mark.slow

@@ -276,7 +276,7 @@ REFUSED = {
     "other id": ({"config": "{home}/wrong_id.json"}, r"mask_id is 4, but the tokenizer's mask token is 3"),
     "misspelt setting": ({"config": "{home}/misspelt.json"}, r"`hiden_size` .* Did you mean `hidden_size`"),
     "broken file": ({"config": "{home}/broken.json"}, r"broken\.json: not valid JSON"),
-    "no such config": ({"config": "huge"}, r"--config huge: no such file, and not one of base, small, tiny, tutorial"),
+    "no such config": ({"config": "huge"}, r"--config huge: no such file, and not one of base, .*tiny, tutorial"),
     "no such model": ({"config": None, "model_name_or_path": "{home}/missing"}, r"missing: cannot be used"),
     "no model": ({"config": None}, r"neither of --config and --model_name_or_path given"),
     "two models": ({"model_name_or_path": "x"}, r"both of --config and --model_name_or_path given"),
@@ -323,7 +323,7 @@ REFUSED = {
     "no order": ({"data_seed": 2**32}, r"--data_seed is 4294967296; it must lie between"),
     "no workers": ({"dataloader_num_workers": -1}, r"--dataloader_.*num_workers option should be non-negative"),
     "a tracker of no name": ({"report_to": "paper"}, r"--report_to is \['paper'\]: paper is not supported"),
-    "an optimizer's package": ({"optim": "grokadamw"}, r"--optim is grokadamw: .*install.*grokadamw"),
+    "an optimizer's package": ({"optim": "adamw_anyprecision"}, r"--optim is adamw_anyprecision: .*install"),
     "a schedule's settings": (
         {"lr_scheduler_type": "warmup_stable_decay"},
         r"--lr_scheduler_type is warmup_stable_decay: .*'num_decay_steps'.*--lr_scheduler_kwargs",
@@ -644,7 +644,7 @@ def test_a_file_system_without_locks_is_used_all_the_same(home, tmp_path, monkey
 
     monkeypatch.setattr("filelock.FileLock.acquire", without)
     main(arguments(home, tmp_path / "out", train_file=home / "features", max_steps=1))
-    assert "has no locks, so nothing keeps a second run out" in caplog.text
+    assert "its file system has no locks" in caplog.text
 
 
 @pytest.mark.slow

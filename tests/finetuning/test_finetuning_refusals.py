@@ -156,7 +156,7 @@ REFUSED = {
     "resume": ({"resume_from_checkpoint": "true"}, r"--resume_from_checkpoint is true; .* leave it out"),
     "no output": ({"output_dir": None}, r"--output_dir is missing"),
     "used folder": ({"output_dir": "{home}/used"}, r"already holds something else .*thesis\.txt"),
-    "earlier run": ({"output_dir": "{home}/run"}, r"already holds a run; replace it by --overwrite_output_dir"),
+    "earlier run": ({"output_dir": "{home}/run"}, r"already holds a run; replace it with --overwrite_output_dir"),
     "pretraining's folder": (
         {"output_dir": "{home}/pretraining_run", "overwrite_output_dir": True},
         r"already holds something else",
