@@ -332,7 +332,7 @@ class SpanElectraForPreTraining(SpanObjectives, SpanElectraPreTrainedModel):
         table = self.generator.resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         summed = self.get_input_embeddings()
         summed.resize(table.num_embeddings)
-        self.config.vocab_size = self.electra.config.vocab_size = table.num_embeddings
+        self.vocab_size = self.config.vocab_size = self.electra.config.vocab_size = table.num_embeddings
         self.tie_weights()
         self.freeze_untrained()
         return summed

@@ -53,7 +53,7 @@ setup(
         "transformers>=5.15",
         "tokenizers>=0.22.1",
         "datasets>=4.0",
-        "accelerate>=1.3",
+        "accelerate>=1.8.1",
         "evaluate>=0.4.3",
         "huggingface_hub>=1.5",
         "safetensors",

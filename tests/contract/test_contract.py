@@ -146,8 +146,13 @@ class TestTiedContract(common.ModelTesterMixin, unittest.TestCase):
         self.config_tester = ConfigTester(self, config_class=SpanElectraConfig, hidden_size=32)
         # Sampling differs from call to call, where the mixin compares two.
         best = mock.patch("span_electra.span_objectives.sample_tokens", lambda logits, *_: logits.argmax(dim=-1))
-        best.start()
-        self.addCleanup(best.stop)
+        # The library sets every name that any configuration has for this; ours refuses what is nearly a setting.
+        steady = mock.patch.object(
+            common, "set_config_for_less_flaky_test", lambda config: setattr(config, "layer_norm_eps", 1.0)
+        )
+        for patch in (best, steady):
+            patch.start()
+            self.addCleanup(patch.stop)
 
     def test_config(self):
         self.config_tester.run_common_tests()
@@ -175,6 +180,17 @@ class TestTiedContract(common.ModelTesterMixin, unittest.TestCase):
 
 class TestDisentangledContract(TestTiedContract):
     embedding_sharing = "disentangled"
+
+    def test_model_get_set_embeddings(self):
+        # The pretraining model's input embeddings are a sum of two tables, and no `nn.Embedding`.
+        self.all_model_classes = tuple(
+            name for name in self.all_model_classes if name is not SpanElectraForPreTraining
+        )
+        super().test_model_get_set_embeddings()
+
+    @pytest.mark.xfail(strict=True, reason="a checkpoint that lacks the sum of both tables is not loaded")
+    def test_model_weights_reload_no_missing_tied_weights(self):
+        super().test_model_weights_reload_no_missing_tied_weights()
 
 
 class TestSeparateContract(TestTiedContract):
