@@ -21,61 +21,63 @@ class DataCollatorForSpanMasking:
     """
     Masks spans of whole words and pads the rows to a batch for masked language modelling.
 
-    Span lengths in words are geometric, cut off at `max_span_words` and renormalised (SpanBERT, section 3.1). The
-    number of masked tokens of a row is `mask_ratio` times its ordinary tokens, rounded up or down by chance, at least
-    one: met exactly where whole words that do not touch can meet it, never exceeded. The last span of a row is cut for
-    that, and single words fill it up: in rows of 128 word pieces spans are 3.2 words long on average, not 3.8. Between
-    two spans, and between a span and the row's ends, lies at least one visible token. Special tokens are never masked.
-    Documents that share a row are masked one by one, each with its part of that number. A word of more than ten
-    tokens, or of more than there are to mask, is masked token by token; one of nearly as many is masked less often
-    than others (half as often, if it has 4 tokens of which a row of 32 masks 4 or 5).
+    Span lengths in words follow a geometric distribution, cut off at `max_span_words` and renormalised (SpanBERT,
+    section 3.1). The share `mask_ratio` of a row's ordinary tokens is masked, rounded up or down at random, but at
+    least one token. This number is never exceeded, and it is met wherever whole words that do not touch can meet it:
+    the last span of a row is cut, and single words fill what is left. Spans are therefore shorter than the
+    distribution alone would make them: in rows of 128 word pieces, 3.2 words on average instead of 3.8.
 
-    The masks are a function of the seed, the epoch and the row's own ids: neither the other rows of the batch nor
-    the padding nor the number of workers plays a part. Call `set_epoch` before each epoch.
+    At least one visible token lies between two spans, and between a span and the ends of the row. Special tokens are
+    never masked. Documents that share a row are masked separately, each with its part of the number. A word of more
+    than ten tokens, or of more tokens than there are to mask, is masked token by token. A word of nearly as many
+    tokens is masked less often than others: half as often, if it has 4 tokens and its row of 32 masks 4 or 5.
+
+    The masks depend on the seed, the epoch and the row's own ids only, not on the other rows of the batch, the padding
+    or the number of workers. Call `set_epoch` before each epoch.
 
     Args:
         tokenizer: A fast tokenizer with a mask and a pad token: WordPiece, byte-level BPE or SentencePiece.
         mask_ratio: Share of a row's ordinary tokens that is masked.
         span_p: Parameter of the geometric distribution.
         max_span_words: Longest span, in words.
-        whole_words: Whether spans are of whole words. If not, every token counts as a word: with `max_span_words=1`
-            that is ELECTRA's masking, but that two masked tokens are never neighbours.
-        mask_token_share: Share of the spans that become [MASK].
+        whole_words: Whether spans consist of whole words. If not, every token counts as a word. With
+            `max_span_words=1` this is ELECTRA's masking, except that two masked tokens are never neighbours.
+        mask_token_share: Share of the spans that become `[MASK]`.
         random_token_share: Share of the spans that become random ordinary tokens. The rest is kept as it is.
             ELECTRA's published runs used 0.85 and 0.
         seed: Any integer.
         pad_to_multiple_of: Pad the batch's length to a multiple of this.
-        pack_documents: Whether several documents may share a row. True: every batch has `position_ids`, so that all
-            have one form, and a model is compiled once. False: none has. Default: a batch has them if any of its rows
-            is shared.
+        pack_documents: Whether several documents may share a row. If True, every batch has `position_ids`, so that
+            all batches have the same form and a model is compiled once. If False, no batch has them. Default: a batch
+            has them if documents share any of its rows.
 
     Raises:
-        ValueError: if a value is out of its range, the tokenizer cannot be used, a row is empty or holds an id that
-            the tokenizer does not have, or something else than one row's ids.
+        ValueError: A value is out of its range, the tokenizer cannot be used, or a row is empty, holds an id that the
+            tokenizer does not have, or is something else than the ids of one row.
 
-    Example:
-
-    >>> from tokenizers import Tokenizer, models
-    >>> from transformers import PreTrainedTokenizerFast
-    >>> pieces = "[CLS] [SEP] [PAD] [MASK] [UNK] the qu ##ick fox jump ##s over a lazy dog".split()
-    >>> model = models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")
-    >>> tokenizer = PreTrainedTokenizerFast(
-    ...     tokenizer_object=Tokenizer(model), cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]",
-    ...     mask_token="[MASK]", unk_token="[UNK]",
-    ... )
-    >>> collator = DataCollatorForSpanMasking(tokenizer, mask_ratio=0.4)
-    >>> batch = collator([{"input_ids": [0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 1]}, {"input_ids": [0, 12, 13, 14, 1]}])
-    >>> batch["input_ids"]
-    tensor([[ 0,  5,  6,  7,  3,  9, 10,  3, 12,  3,  3,  1],
-            [ 0,  3, 13, 14,  1,  2,  2,  2,  2,  2,  2,  2]])
-    >>> batch["labels"]
-    tensor([[-100, -100, -100, -100,    8, -100, -100,   11, -100,   13,   14, -100],
-            [-100,   12, -100, -100, -100, -100, -100, -100, -100, -100, -100, -100]])
-    >>> batch["attention_mask"]
-    tensor([[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
-            [1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]])
-    >>> batch["sampling_keys"].shape
-    torch.Size([2])
+    Examples:
+        >>> from tokenizers import Tokenizer, models
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> pieces = "[CLS] [SEP] [PAD] [MASK] [UNK] the qu ##ick fox jump ##s over a lazy dog".split()
+        >>> model = models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")
+        >>> tokenizer = PreTrainedTokenizerFast(
+        ...     tokenizer_object=Tokenizer(model), cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]",
+        ...     mask_token="[MASK]", unk_token="[UNK]",
+        ... )
+        >>> collator = DataCollatorForSpanMasking(tokenizer, mask_ratio=0.4)
+        >>> rows = [[0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 1], [0, 12, 13, 14, 1]]
+        >>> batch = collator([{"input_ids": row} for row in rows])
+        >>> batch["input_ids"]
+        tensor([[ 0,  5,  6,  7,  3,  9, 10,  3, 12,  3,  3,  1],
+                [ 0,  3, 13, 14,  1,  2,  2,  2,  2,  2,  2,  2]])
+        >>> batch["labels"]
+        tensor([[-100, -100, -100, -100,    8, -100, -100,   11, -100,   13,   14, -100],
+                [-100,   12, -100, -100, -100, -100, -100, -100, -100, -100, -100, -100]])
+        >>> batch["attention_mask"]
+        tensor([[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+                [1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]])
+        >>> batch["sampling_keys"].shape
+        torch.Size([2])
     """
 
     def __init__(
@@ -135,14 +137,19 @@ class DataCollatorForSpanMasking:
         self._epoch.fill_(epoch)
 
     def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
-        """Return `input_ids`, `attention_mask` and `labels` (the original id where masked, else -100), all int64
-        of shape (rows, longest row), and `sampling_keys`, int32 of shape (rows), by which the generator's samples
-        are as reproducible as the masks. Where documents share a row (`create_features --pack_documents`) there are
-        `position_ids`, too, which start over with each document: by them the model keeps the documents apart.
+        """Mask rows and pad them to a batch.
 
-        Of each feature only `input_ids`, special tokens included, is read; `attention_mask` where there is one, for
-        padding is taken off; and `epoch` where a row brings its own, as a stream's rows do: a batch of these may be of
-        two epochs."""
+        Args:
+            features: Rows with `input_ids`, special tokens included. An `attention_mask` marks padding, which is
+                removed. An `epoch` takes the place of the collator's, as in the rows of a stream, of which a batch
+                may hold two epochs. Nothing else is read.
+
+        Returns:
+            `input_ids`, `attention_mask` and `labels` (the original id where masked, -100 elsewhere), int64 of shape
+            (rows, longest row), and `sampling_keys`, int32 of shape (rows), which make the generator's samples as
+            reproducible as the masks. If documents share rows (`create_features --pack_documents`), also
+            `position_ids`, which start over with each document, so that the model keeps the documents apart.
+        """
         input_ids, row_tokens = self._read(features)  # (N,) and (B,)
         epoch = int(self._epoch)
         epochs = np.array([feature.get("epoch", epoch) for feature in features], dtype=np.uint64)  # (B,)
