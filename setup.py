@@ -77,6 +77,8 @@ setup(
             "hypothesis",
             "parameterized",
             "tensorboard",
+            "nbclient>=0.8",
+            "ipykernel>=6",
         ],
         # The libraries that docs/clients.md shows.
         "clients": [
@@ -89,6 +91,7 @@ setup(
             "onnxscript",
             "onnxruntime",
         ],
+        "docs": ["zensical>=0.0.70", "mkdocstrings-python>=1.16"],
         "check": ["ruff>=0.8", "mypy>=1.13", "types-PyYAML"],
     },
     classifiers=[
