@@ -27,6 +27,8 @@ from span_electra import (
     SpanElectraForSequenceClassification,
     SpanElectraForTokenClassification,
     SpanElectraModel,
+    SpanEncoderConfig,
+    SpanEncoderForPreTraining,
 )
 
 pytestmark = [
@@ -194,4 +196,40 @@ class TestDisentangledContract(TestTiedContract):
 
 
 class TestSeparateContract(TestTiedContract):
+    embedding_sharing = "separate"
+
+
+class PairTester(ModelTester):
+    def get_config(self):
+        return SpanEncoderConfig.from_settings(
+            {
+                "model_type": "modernbert",
+                "vocab_size": self.vocab_size,
+                "pad_token_id": 0,
+                "hidden_size": self.hidden_size,
+                "num_hidden_layers": self.num_hidden_layers,
+                "num_attention_heads": self.num_attention_heads,
+                "intermediate_size": 37,
+                "max_position_embeddings": 64,
+                "boundary_position_size": 12,
+                "embedding_sharing": self.embedding_sharing,
+            }
+        )
+
+
+class TestTiedPairContract(common.ModelTesterMixin, unittest.TestCase):
+    """The pair of stock encoders."""
+
+    embedding_sharing = "tied"
+    all_model_classes = (SpanEncoderForPreTraining,)
+
+    def setUp(self):
+        self.model_tester = PairTester(self, self.embedding_sharing)
+
+
+class TestDisentangledPairContract(TestTiedPairContract):
+    embedding_sharing = "disentangled"
+
+
+class TestSeparatePairContract(TestTiedPairContract):
     embedding_sharing = "separate"
