@@ -117,7 +117,7 @@ def published_files(folder: Path) -> list[Path]:
     """Return those files of a folder that are published."""
     names = [CONFIG_NAME, SAFE_WEIGHTS_NAME, *TOKENIZER_FILES, CARD, HISTORY, CURVES, SAMPLES, ARGUMENTS]
     for part in (GENERATOR_FOLDER, PRETRAINING_FOLDER):  # of a pair of stock encoders
-        names += [f"{part}/{name}" for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME)]
+        names += [f"{part}/{name}" for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME, *TOKENIZER_FILES)]
     names += [Path(path).name for path in (MODEL_CODE, *get_relative_import_files(MODEL_CODE))]
     if (index := folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
         names += [index.name, *set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())]

@@ -20,6 +20,7 @@ from span_electra.common.attributes import replaced_attribute
 from span_electra.common.errors import InputError, one_line
 from span_electra.common.run_files import step_of
 from span_electra.data_collator import largest_masked_share
+from span_electra.encoders.configuration_span_encoder import GENERATOR_FOLDER
 from span_electra.hub.publishing import PublishingError, is_from_the_hub
 from span_electra.pretraining.alarms import LearningMonitor
 from span_electra.pretraining.arguments import PretrainingArguments
@@ -289,6 +290,12 @@ class SpanElectraTrainer(StreamingTrainer):
     def save_model(self, output_dir=None, _internal_call=False):
         self.check_finite()
         super().save_model(output_dir, _internal_call)
+
+    def write_model(self, folder: Path) -> None:
+        super().write_model(folder)
+        generator = folder / GENERATOR_FOLDER
+        if self.args.should_save and self.processing_class is not None and generator.is_dir():
+            self.processing_class.save_pretrained(generator)  # so that the generator's folder can be used alone
 
     def check_finite(self) -> None:
         """Raise a `NonFiniteLossError` if any process has seen a loss or a gradient that is not finite."""
