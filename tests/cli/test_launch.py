@@ -1,6 +1,8 @@
 """Where a script runs: in this process, in its place, or in several under a launcher."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -98,3 +100,12 @@ def test_several_processes_start_on_a_cpu_too(started):
 def test_a_refusal_of_accelerate_is_one_line(started):
     with pytest.raises(InputError, match=r"^accelerate launch: You need to use at least 2 processes"):
         launch(SCRIPT, GROUPS, ["--multi_gpu", "--num_processes", "1"])
+
+
+@pytest.mark.slow
+def test_the_exit_status_is_that_of_the_processes(tmp_path):
+    command = [sys.executable, "-m", "span_electra.cli.main", "pretrain", "--num_processes", "2"]
+    command += ["--config", "tiny", "--train_file", "missing.txt", "--tokenizer", "missing", "--output_dir", "out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "error: The tokenizer missing" in done.stderr
+    assert "Traceback" not in done.stderr
