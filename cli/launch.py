@@ -20,8 +20,10 @@ from span_electra.common.errors import InputError, one_line
 
 NOT_PASSED_ON = {"h", "help", "m", "module", "no_python"}  # options of accelerate that would start something else
 # What tells a process that it is one of several, or that `accelerate launch` has settled how it runs.
-LAUNCHERS_SET = ("RANK", "LOCAL_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
-LAUNCHERS_SET += ("ACCELERATE_MIXED_PRECISION",)
+LAUNCHERS_SET = (
+    *("RANK", "LOCAL_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"),
+    "ACCELERATE_MIXED_PRECISION",
+)
 
 
 def launch(script: str, groups: Sequence[type], arguments: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import datasets
 import numpy as np
@@ -236,7 +237,8 @@ def occasions(strategy: str, every: float, steps: int, epochs: int) -> int:
 
 def seconds_of_evaluation(trainer: SpanElectraTrainer) -> float:
     """The time of an evaluation, with all that belongs to one, from the time of a few batches."""
-    rows, size = trainer.eval_dataset, trainer.args.eval_batch_size * trainer.args.world_size
+    rows: Any = trainer.eval_dataset
+    size = trainer.args.eval_batch_size * trainer.args.world_size
 
     def timed(batches: int) -> float:
         started = clock()
@@ -287,7 +289,8 @@ def flops_per_token(trainer: SpanElectraTrainer) -> float | None:
 
 
 def table(trainer: SpanElectraTrainer, text: Text, costs: Costs, flops: float | None) -> dict[str, str]:
-    model, seconds = trainer.model, costs.seconds
+    model: Any = trainer.model
+    seconds = costs.seconds
     tokens_per_step = costs.rows_per_step * text.row_length
     memory = "of the GPU" if trainer.args.device.type == "cuda" else "of this process"
     rows = {
