@@ -72,13 +72,14 @@ def test_a_process_that_a_launcher_started_runs_here(started, monkeypatch):
         launch(SCRIPT, GROUPS, ["--num_processes", "2"])
 
 
-def test_a_single_process_with_options_of_accelerate_takes_this_ones_place(started):
+def test_a_single_process_with_options_of_accelerate_takes_this_ones_place(started, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     with pytest.raises(Replaced):
         launch(SCRIPT, GROUPS, ["demo.yaml", "--mixed_precision", "bf16", "--seed", "1"])
     ((_, command, environment),) = started
     assert command[1:] == ["-m", SCRIPT, "demo.yaml", "--seed", "1"]
     assert environment["ACCELERATE_MIXED_PRECISION"] == "bf16"
-    assert environment["OMP_NUM_THREADS"] == str(torch.get_num_threads())  # all cores, and not accelerate's one
+    assert environment["OMP_NUM_THREADS"] == "7"  # all cores, and not accelerate's one
 
 
 def test_a_configuration_of_accelerate_is_followed(started, tmp_path):

@@ -126,7 +126,7 @@ MISMATCHES = {
     "long documents": ({"long_documents": 0.75}, {}, r"75% of the documents are longer than a row of 128"),
     "large vocabulary": ({}, {"vocabulary": 8001}, r"has 8,001 tokens, and about 2,000 fit"),
     "small vocabulary": ({}, {"vocabulary": 499}, r"has 499 tokens"),
-    "much text": ({"rows": 10**8}, {"vocabulary": 50_000}, None),
+    "much text": ({"rows": 10**9}, {"vocabulary": 50_000}, None),
     "given vocabulary": ({}, {"vocabulary": None}, None),
     "a stream": ({"rows": None}, {}, None),
 }
