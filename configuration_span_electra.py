@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields
 
 from huggingface_hub.dataclasses import strict
 from transformers import ElectraConfig, PreTrainedConfig
-from transformers.activations import ACT2FN
 from transformers.utils.versions import require_version
 
 require_version(
@@ -198,6 +197,8 @@ class SpanElectraConfig(SpanObjectivesConfig, ElectraConfig):
             raise ValueError(
                 f"`position_embedding_type` is {self.position_embedding_type!r}; only 'absolute' is supported."
             )
+        from transformers.activations import ACT2FN  # takes a second, which `--help` does without
+
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"`hidden_act` is {self.hidden_act!r}; choose {', '.join(sorted(ACT2FN))}.")
         for name in ("layer_norm_eps", "initializer_range"):

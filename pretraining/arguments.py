@@ -149,6 +149,7 @@ class PretrainingArguments(RunArguments):
     stop_on_save_error: bool = option(
         False, "Stop if a checkpoint cannot be written, for example because the disk is full. Default: continue."
     )
+    plan: bool = option(False, "Train a few steps, say what the whole run costs, and write nothing.")
     remove_unused_columns: bool = option(False, "Not needed, because the collator selects its columns.")
 
     def __post_init__(self):
@@ -176,16 +177,17 @@ class PretrainingArguments(RunArguments):
         return MOST_WARMUP_STEPS
 
 
+GROUPS = (ModelArguments, DataArguments, PretrainingArguments)
+
+
 def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, PretrainingArguments]:
     """Parse `[recipe.yaml] [--option value ...]`. An option on the command line wins over the recipe.
 
     Raises:
         InputError: An option is unknown, or its value cannot be used.
     """
-    groups = (ModelArguments, DataArguments, PretrainingArguments)
-    model, data, training = parse_options(
-        groups, arguments, "run_pretraining.py", "Pretrain SpanElectra.", frozenset({"config", "model_name_or_path"})
-    )
+    alternatives = frozenset({"config", "model_name_or_path"})
+    model, data, training = parse_options(GROUPS, arguments, "Pretrain SpanElectra.", alternatives)
     check_values(model, data, training)
     return model, data, training
 

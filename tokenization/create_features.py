@@ -18,9 +18,8 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
-from accelerate.utils import patch_environment
 from filelock import FileLock
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from span_electra.common.command_line import run_command
 from span_electra.common.errors import InputError, as_input_error, first_line
@@ -153,6 +152,8 @@ def load_features(folder: str | Path, tokenizer: PreTrainedTokenizerBase | str |
 def load_tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer unless it is loaded, and check that span masking can use it."""
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        from transformers import AutoTokenizer  # imports torch, which the help does without
+
         fix = "Give a folder that train_tokenizer wrote, or a name on the Hub."
         with as_input_error(f"The tokenizer {tokenizer}", fix):
             tokenizer = AutoTokenizer.from_pretrained(str(tokenizer))
@@ -177,6 +178,8 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _write_rows(corpus: Corpus, packer: Packer, workers: int, fingerprint: str, folder: Path) -> dict[str, Any]:
+    from accelerate.utils import patch_environment  # imports torch, too
+
     # Workers are processes. The tokenizer's own threads would compete with them, and do not survive a fork.
     with tempfile.TemporaryDirectory(dir=folder) as work, patch_environment(tokenizers_parallelism="false"):
         blocks, counts = _write_blocks(corpus, Path(work, "blocks.arrow"))
@@ -316,7 +319,7 @@ def _hash(value: Any) -> str:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = corpus_parser("create_features", "Turn raw text into training rows of token ids, once.")
+    parser = corpus_parser("Turn raw text into training rows of token ids, once.")
     parser.add_argument("--tokenizer", required=True, help="a tokenizer's folder, or its name on the Hub")
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens in a full row, with special tokens")
     parser.add_argument(

@@ -307,13 +307,9 @@ def _group(documents: Iterable[Document]) -> Iterator[Block]:
         yield Block("\n".join(lines), document_lines, ended)
 
 
-def corpus_parser(module: str, description: str) -> argparse.ArgumentParser:
+def corpus_parser(description: str) -> argparse.ArgumentParser:
     """Make the parser of a command that reads a corpus and writes a folder, with the options that all of them have."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m span_electra.tokenization.{module}",
-        description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     names = "files, folders, globs or `datasets` names (name or name:configuration)"
     parser.add_argument("--input", nargs="+", required=True, help=names)
     parser.add_argument("--text_column", default="text", help="the text column of JSON, CSV, Parquet or `datasets`")

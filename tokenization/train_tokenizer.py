@@ -209,7 +209,7 @@ def _as_pretrained(backend: Tokenizer, model_max_length: int) -> PreTrainedToken
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = corpus_parser("train_tokenizer", "Train a tokenizer and save it for AutoTokenizer.")
+    parser = corpus_parser("Train a tokenizer and save it for AutoTokenizer.")
     types = [*SMALLEST_VOCABULARY]
     parser.add_argument("--tokenizer_type", default="BPE", choices=types, help="byte-level BPE, or BERT's WordPiece")
     parser.add_argument("--vocab_size", type=int, default=10_000, help="number of tokens, with the five special ones")

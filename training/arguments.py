@@ -12,13 +12,14 @@ import torch
 from accelerate.utils import parse_flag_from_env
 from torch.optim import SGD
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments, get_scheduler
-from transformers.integrations import get_reporting_integration_callbacks, is_tensorboard_available
+from transformers import TrainingArguments
 from transformers.training_args import ParallelMode
 
 from span_electra.common.command_line import check_positive, option
 from span_electra.common.errors import InputError, first_line
 from span_electra.common.paths import lies_in
+
+# The Trainer and its integrations are imported where they are used: they take seconds, which `--help` does without.
 
 MOST_SEEDS = 2**32  # NumPy's limit
 SCHEDULES_BY_METRIC = ("reduce_lr_on_plateau", "greedy")  # these follow the metric of the evaluations
@@ -59,6 +60,8 @@ class RunArguments(TrainingArguments):
         if self.output_dir is None:
             raise ValueError("--output_dir is missing: give a new or empty folder for the run.")
         if self.report_to is None:
+            from transformers.integrations import is_tensorboard_available
+
             self.report_to = "tensorboard" if is_tensorboard_available() else "none"
         refuse_others(self, ACCEPTED_BY_ALL)
         for name in ("logging_steps", "eval_steps", "save_steps", "warmup_steps"):
@@ -144,6 +147,8 @@ def check_with_library(training: RunArguments) -> None:
 
 
 def make_optimizer(training: RunArguments) -> None:
+    from transformers import Trainer
+
     try:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(training)
     except ValueError:
@@ -155,6 +160,8 @@ def make_optimizer(training: RunArguments) -> None:
 
 
 def make_schedule(training: RunArguments) -> None:
+    from transformers import get_scheduler
+
     optimizer = SGD([torch.zeros(1)], training.learning_rate or ANY_RATE)
     get_scheduler(training.lr_scheduler_type, optimizer, 1, 2, training.lr_scheduler_kwargs)  # type: ignore[arg-type]
 
@@ -173,6 +180,8 @@ def make_data_loaders(training: RunArguments) -> None:
 
 
 def make_trackers(training: RunArguments) -> None:
+    from transformers.integrations import get_reporting_integration_callbacks
+
     for tracker in get_reporting_integration_callbacks(training.report_to):
         tracker()
     if (folder := os.environ.get("TENSORBOARD_LOGGING_DIR")) and "tensorboard" in training.report_to:
