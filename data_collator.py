@@ -1,15 +1,14 @@
 """Span masking: rows of token ids in, a batch of tensors out.
 
-The rows of a batch lie end to end in one flat array, and so do their words: N tokens and W words in B rows. Where
-words begin is a matter of the tokenizer (masking/word_boundaries.py); which are masked, of chance (masking/spans.py).
+The rows of a batch lie end to end in one flat array, and so do their words: N tokens and W words in B rows.
+masking/word_boundaries.py finds where words begin, and masking/spans.py chooses which of them are masked.
 """
-
-from collections.abc import Mapping
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from span_electra.common.vocabulary import check_tokenizer
 from span_electra.masking.randomness import RANDOM_TOKENS, REPLACEMENT, SAMPLING, random_bits, row_keys
 from span_electra.masking.spans import runs, sample_span_mask, sequence_budgets, span_length_tables
 from span_electra.masking.word_boundaries import BREAKS, MAX_WORD_TOKENS, word_starts, word_tables
@@ -19,39 +18,40 @@ IGNORED_LABEL = -100
 
 class DataCollatorForSpanMasking:
     """
-    Masks spans of whole words and pads the rows to a batch for masked language modelling.
+    Masks spans of whole words, and pads the rows to a batch for masked language modelling.
 
-    Span lengths in words are geometric, cut off at `max_span_words` and renormalised (SpanBERT, section 3.1). The
-    number of masked tokens of a row is `mask_ratio` times its ordinary tokens, rounded up or down by chance, at least
-    one: met exactly where whole words that do not touch can meet it, never exceeded. The last span of a row is cut for
-    that, and single words fill it up: in rows of 128 word pieces spans are 3.2 words long on average, not 3.8. Between
-    two spans, and between a span and the row's ends, lies at least one visible token. Special tokens are never masked.
-    Documents that share a row are masked one by one, each with its part of that number. A word of more than ten
-    tokens, or of more than there are to mask, is masked token by token; one of nearly as many is masked less often
-    than others (half as often, if it has 4 tokens of which a row of 32 masks 4 or 5).
+    Span lengths in words follow a geometric distribution that is cut off at `max_span_words` and renormalised
+    (SpanBERT, section 3.1). A row masks `mask_ratio` of its ordinary tokens: rounded up or down at random, at least
+    one, and fewer only if whole words that do not touch cannot make up that number. To meet it, the last span is
+    shortened and single words are added, so that in rows of 128 word pieces spans have 3.2 words on average, not 3.8.
+    Special tokens are never masked. At least one visible token separates two spans, or a span and an end of the row.
+    Documents that share a row are masked one by one.
 
-    The masks are a function of the seed, the epoch and the row's own ids: neither the other rows of the batch nor
-    the padding nor the number of workers plays a part. Call `set_epoch` before each epoch.
+    A word of more than ten tokens, or of more tokens than its row masks, is masked token by token. A word of almost as
+    many is masked less often than others: half as often, if it has 4 tokens in a row of 32, which masks 4 or 5.
+
+    Masks depend only on the seed, the epoch and the row's own ids, not on the other rows of the batch, the padding or
+    the number of workers. Call `set_epoch` before each epoch.
 
     Args:
         tokenizer: A fast tokenizer with a mask and a pad token: WordPiece, byte-level BPE or SentencePiece.
-        mask_ratio: Share of a row's ordinary tokens that is masked.
-        span_p: Parameter of the geometric distribution.
-        max_span_words: Longest span, in words.
-        whole_words: Whether spans are of whole words. If not, every token counts as a word: with `max_span_words=1`
-            that is ELECTRA's masking, but that two masked tokens are never neighbours.
-        mask_token_share: Share of the spans that become [MASK].
-        random_token_share: Share of the spans that become random ordinary tokens. The rest is kept as it is.
-            ELECTRA's published runs used 0.85 and 0.
+        mask_ratio: The ratio of a row's ordinary tokens to mask.
+        span_p: The parameter of the geometric distribution.
+        max_span_words: The length of the longest span, in words.
+        whole_words: Whether to mask whole words. If not, every token counts as a word. With `max_span_words=1`, this
+            is ELECTRA's masking, except that masked tokens are never neighbours.
+        mask_token_share: The ratio of spans that become [MASK].
+        random_token_share: The ratio of spans that become random ordinary tokens. The rest stays as it is. ELECTRA's
+            published runs used 0.85 and 0.
         seed: Any integer.
         pad_to_multiple_of: Pad the batch's length to a multiple of this.
-        pack_documents: Whether several documents may share a row. True: every batch has `position_ids`, so that all
-            have one form, and a model is compiled once. False: none has. Default: a batch has them if any of its rows
-            is shared.
+        pack_documents: Whether documents may share a row. If true, every batch has `position_ids`, so that all batches
+            have one form and a model is compiled once; if false, none has. By default a batch has them if any of its
+            rows is shared.
 
     Raises:
-        ValueError: if a value is out of its range, the tokenizer cannot be used, a row is empty or holds an id that
-            the tokenizer does not have, or something else than one row's ids.
+        ValueError: An argument is out of its range, the tokenizer cannot be used, or (when the collator is called) a
+            row is empty, is not one row's ids, or holds an id that the tokenizer does not have.
 
     Example:
 
@@ -91,7 +91,7 @@ class DataCollatorForSpanMasking:
         pad_to_multiple_of: int | None = None,
         pack_documents: bool | None = None,
     ):
-        check_tokenizer(tokenizer)
+        check_tokenizer(tokenizer, "mask", "pad")
         if not 0 < mask_ratio < 1:
             raise ValueError(f"mask_ratio={mask_ratio} is not between 0 and 1 (both excluded); BERT's is 0.15.")
         if not 0 < span_p <= 1:
@@ -103,8 +103,6 @@ class DataCollatorForSpanMasking:
                 f"mask_token_share={mask_token_share} and random_token_share={random_token_share} must each be at "
                 "least 0 and together at most 1; BERT's are 0.8 and 0.1, and the rest is kept."
             )
-        if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
-            raise ValueError(f"pad_to_multiple_of={pad_to_multiple_of} is less than 1; leave it out or use 8.")
         self.mask_ratio = mask_ratio
         self.span_p = span_p
         self.max_span_words = max_span_words
@@ -114,9 +112,9 @@ class DataCollatorForSpanMasking:
         self.random_token_share = random_token_share
         self.pad_to_multiple_of = pad_to_multiple_of
         self.seed = seed
-        # A worker keeps the collator it was started with: only shared memory tells it of a new epoch.
+        # A worker keeps the collator that it was started with. Only shared memory tells it of a new epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        # The tokenizer itself is not kept: a worker that is spawned would pickle its whole vocabulary.
+        # The tokenizer is not kept, because a spawned worker would pickle its whole vocabulary.
         self.mask_token_id, self.pad_token_id = tokenizer.mask_token_id, tokenizer.pad_token_id
         self.cls_token_id, self.sep_token_id = tokenizer.cls_token_id, tokenizer.sep_token_id
         self.opens, self.closes, self.ordinary = word_tables(tokenizer)
@@ -131,18 +129,22 @@ class DataCollatorForSpanMasking:
         self._epoch.share_memory_()  # a copy's tensor is private
 
     def set_epoch(self, epoch: int):
-        """Give every row new masks from here on, in running workers too; the same epoch gives the same masks."""
+        """Mask rows as in this epoch from here on, in running workers too."""
         self._epoch.fill_(epoch)
 
     def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
-        """Return `input_ids`, `attention_mask` and `labels` (the original id where masked, else -100), all int64
-        of shape (rows, longest row), and `sampling_keys`, int32 of shape (rows), by which the generator's samples
-        are as reproducible as the masks. Where documents share a row (`create_features --pack_documents`) there are
-        `position_ids`, too, which start over with each document: by them the model keeps the documents apart.
+        """Mask a batch of rows.
 
-        Of each feature only `input_ids`, special tokens included, is read; `attention_mask` where there is one, for
-        padding is taken off; and `epoch` where a row brings its own, as a stream's rows do: a batch of these may be of
-        two epochs."""
+        Args:
+            features: Each has `input_ids` with special tokens. An `attention_mask` marks padding, which is removed
+                first. An `epoch` overrides that of `set_epoch`, because a stream's batch may hold rows of two epochs.
+
+        Returns:
+            `input_ids`, `attention_mask` and `labels` (the original id where masked, otherwise -100), all int64 of
+            shape (rows, longest row). `sampling_keys`, int32 of shape (rows), make the generator's samples as
+            reproducible as the masks. If documents share a row, `position_ids` start over with each document, by which
+            the model keeps them apart.
+        """
         input_ids, row_tokens = self._read(features)  # (N,) and (B,)
         epoch = int(self._epoch)
         epochs = np.array([feature.get("epoch", epoch) for feature in features], dtype=np.uint64)  # (B,)
@@ -177,7 +179,7 @@ class DataCollatorForSpanMasking:
         return tensors
 
     def _read(self, features: list[dict]) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of all rows, end to end, and how many each has."""
+        """Return the ids of all rows, end to end, and the number of each row's tokens."""
         rows = [real_tokens(feature, i) for i, feature in enumerate(features)]
         row_tokens = np.array([row.size for row in rows])
         if not rows or not row_tokens.all():
@@ -189,12 +191,12 @@ class DataCollatorForSpanMasking:
             raise ValueError(
                 f"input id {wrong} is unknown to the tokenizer, which has ids from 0 to {len(self.ordinary) - 1} (so "
                 f"a model needs a `vocab_size` of {len(self.ordinary)}). Make the features again with this "
-                "tokenizer, or give the collator the tokenizer they were made with."
+                "tokenizer, or give the collator the one that they were made with."
             )
         return input_ids, row_tokens
 
     def _sequence_starts(self, input_ids: np.ndarray, row_starts: np.ndarray) -> np.ndarray:
-        """Where sequences begin: each row does, and within it another where [CLS] follows [SEP]."""
+        """Return where sequences begin: at the start of each row, and wherever [CLS] follows [SEP]."""
         begins = np.zeros(input_ids.size, dtype=bool)
         if self.pack_documents is not False and self.cls_token_id not in (None, self.sep_token_id):
             begins[1:] = (input_ids[1:] == self.cls_token_id) & (input_ids[:-1] == self.sep_token_id)
@@ -202,7 +204,7 @@ class DataCollatorForSpanMasking:
         return np.flatnonzero(begins)
 
     def _mask(self, input_ids, row_tokens, keys, budgets) -> tuple[np.ndarray, np.ndarray]:
-        """Mask so many tokens of each row, or sequence: return the corrupted ids and the labels, (N,) each."""
+        """Mask the budget of each row or sequence; return the corrupted ids and the labels, (N,) each."""
         row_starts = np.cumsum(row_tokens) - row_tokens  # (B,)
         longest = np.clip(budgets, 1, MAX_WORD_TOKENS)
         starts = word_starts(input_ids, row_starts, self.opens, self.closes, longest)  # (W,)
@@ -221,7 +223,7 @@ class DataCollatorForSpanMasking:
         return self._replace(input_ids, span_starts, span_ends, keys[span_rows], row_starts[span_rows])
 
     def _replace(self, input_ids, span_starts, span_ends, keys, row_starts):
-        """Replace every span as a whole; `keys` and `row_starts` are those of each span's row."""
+        """Replace each span as a whole. `keys` and `row_starts` hold a value of each span's row."""
         span_tokens = span_ends - span_starts
         positions = np.repeat(span_ends - np.cumsum(span_tokens), span_tokens) + np.arange(span_tokens.sum())
         labels = np.full(input_ids.size, IGNORED_LABEL)
@@ -241,46 +243,16 @@ class DataCollatorForSpanMasking:
 
 
 def real_tokens(feature: dict, row: int) -> np.ndarray:
-    """The ids of a feature, the `row`th of its batch, without padding."""
-    if not isinstance(feature, Mapping) or "input_ids" not in feature:
-        held = f"the columns {', '.join(map(str, feature))}" if isinstance(feature, Mapping) else repr(feature)
-        raise ValueError(
-            f"row {row} of the batch is {held[:80]}: a dictionary with `input_ids` is needed, as tokenizers give them."
-        )
+    """Return the ids of a feature, the `row`th of its batch, without padding."""
     ids, mask = np.asarray(feature["input_ids"]), feature.get("attention_mask")
     if ids.ndim != 1:
         raise ValueError(
             f"row {row} of the batch has `input_ids` of shape {ids.shape}: the ids of one row are needed, (tokens,). "
             "Leave return_tensors out of the tokenizer's call, or take the batch apart."
         )
-    if mask is None:
-        return ids
-    mask = np.asarray(mask)
-    if mask.shape != ids.shape:
-        raise ValueError(
-            f"row {row} of the batch has {ids.size} `input_ids` and an `attention_mask` of shape {mask.shape}: one "
-            "number for each id is needed; leave it out where nothing is padded."
-        )
-    return ids[mask == 1]
+    return ids if mask is None else ids[np.asarray(mask) == 1]
 
 
 def largest_masked_share(mask_ratio: float, max_seq_length: int) -> float:
-    """Of the tokens of a full row, how many are masked at most: rounded up, and at least one."""
+    """Return the largest ratio of a full row's tokens that may be masked, as numbers are rounded up."""
     return mask_ratio + 1 / max_seq_length
-
-
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase):
-    """Raise a ValueError if spans cannot be masked with this tokenizer."""
-    name = type(tokenizer).__name__
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(
-            f"{name} is not a fast tokenizer, and only those say where words start: load it with "
-            "AutoTokenizer.from_pretrained, or train one with span_electra.tokenization.train_tokenizer."
-        )
-    for role in ("mask", "pad"):
-        if getattr(tokenizer, f"{role}_token_id") is None:
-            raise ValueError(
-                f"This {name} has no {role} token, which span masking needs: set one with "
-                f"tokenizer.add_special_tokens({{'{role}_token': '[{role.upper()}]'}}) and resize the model's "
-                "embeddings, or use a tokenizer that has one."
-            )

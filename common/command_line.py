@@ -49,9 +49,6 @@ def parse_options(
 
     Returns:
         An instance of each group.
-
-    Raises:
-        InputError: An option is unknown, or the Trainer's arguments refuse its value.
     """
     parser = HfArgumentParser(
         groups,  # type: ignore[arg-type]
@@ -150,11 +147,7 @@ def load_yaml(text: str) -> object:
 
 
 def load_json(text: str) -> object:
-    """Read JSON.
-
-    Raises:
-        ValueError: It is not JSON, gives a name twice, or nests lists too deeply.
-    """
+    """Read JSON. A name that is given twice is a ValueError too."""
 
     def once(pairs: list[tuple[str, object]]) -> dict:
         refuse_repeated([name for name, _ in pairs])
