@@ -103,11 +103,7 @@ class FinetuningArguments(RunArguments):
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[EncoderArguments, TaskArguments, FinetuningArguments]:
-    """Parse `[recipe.yaml] [--option value ...]`. An option on the command line wins over the recipe.
-
-    Raises:
-        InputError: An option is unknown, or its value cannot be used.
-    """
+    """Parse `[recipe.yaml] [--option value ...]`. An option on the command line wins over the recipe."""
     groups = (EncoderArguments, TaskArguments, FinetuningArguments)
     encoder, task, training = parse_options(groups, arguments, "run_finetuning.py", "Fine-tune an encoder on a task.")
     check_values(encoder, task, training)
