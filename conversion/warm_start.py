@@ -68,22 +68,13 @@ def from_electra(
         ValueError: the halves differ in vocabulary, embedding size or activation, one lacks weights or is a decoder,
             or the generator's output layer is not its word embeddings.
     """
-    source, report = ElectraForPreTraining.from_pretrained(discriminator, output_loading_info=True)
-    lost_of_head = {key for key in report["missing_keys"] if key.startswith("discriminator_predictions.")}
-    refuse_missing(discriminator, report["missing_keys"] - lost_of_head)
-    check_encoder(discriminator, source.config)
+    source, has_head = load_discriminator(discriminator)
     shape = {name: getattr(source.config, name) for name in STOCK_SETTINGS} | {"tie_word_embeddings": True}
     generator_model = None
     if generator is not None:
         generator_model, _ = load_whole(ElectraForMaskedLM, generator)
         check_generator(generator, generator_model)
-        for name in COMMON_SETTINGS:
-            ours, theirs = getattr(source.config, name), getattr(generator_model.config, name)
-            if ours != theirs:
-                raise ValueError(
-                    f"`{name}` is {ours} in the discriminator {str(discriminator)!r} and {theirs} in the "
-                    f"generator {str(generator)!r}; give two halves of one model."
-                )
+        check_halves(source.config, generator_model.config)
         shape |= {f"generator_{name}": getattr(generator_model.config, name) for name in ENCODER_SHAPE}
         ours, theirs = source.electra.state_dict(), generator_model.electra.state_dict()
         differing = {name for name in ours if name not in theirs or not torch.equal(ours[name], theirs[name])}
@@ -95,16 +86,39 @@ def from_electra(
     model = SpanElectraForPreTraining(SpanElectraConfig(**shape | settings))
     model.discriminator_predictions.load_state_dict(source.discriminator_predictions.state_dict())
     load_encoders(model, source.electra.state_dict(), generator_model)
-    loaded = [model.electra, *([] if lost_of_head else [model.discriminator_predictions])]
-    mark_new(model, [*loaded, *([model.generator] if generator_model else [])])
-    start = (
-        ""
-        if generator_model
-        else " The generator takes over the discriminator's word embeddings. Its new weights are "
-        f"random, so its perplexity starts near or above the size of the vocabulary ({model.config.vocab_size:,})."
-    )
+    loaded: list[nn.Module] = [model.electra]
+    loaded += [model.discriminator_predictions] if has_head else []
+    loaded += [model.generator] if generator_model else []
+    mark_new(model, loaded)
+    start = ""
+    if generator_model is None:
+        start = (
+            " The generator takes over the discriminator's word embeddings. Its new weights are random, so its "
+            f"perplexity starts near or above the size of the vocabulary ({model.config.vocab_size:,})."
+        )
     logger.warning(f"{discriminator}: new, to be trained: {listed(parts_of(model, model.new_parameters))}.{start}")
     return model
+
+
+def load_discriminator(name: str | os.PathLike) -> tuple[Any, bool]:
+    """Load an ELECTRA discriminator. Return it, and whether its head was saved too."""
+    kind: Any = ElectraForPreTraining
+    model, loaded = kind.from_pretrained(name, output_loading_info=True)
+    lost_of_head = {key for key in loaded["missing_keys"] if key.startswith("discriminator_predictions.")}
+    refuse_missing(name, loaded["missing_keys"] - lost_of_head)
+    check_encoder(name, model.config)
+    return model, not lost_of_head
+
+
+def check_halves(discriminator: PretrainedConfig, generator: PretrainedConfig) -> None:
+    """Raise a ValueError if two halves are not of one model."""
+    for name in COMMON_SETTINGS:
+        ours, theirs = getattr(discriminator, name), getattr(generator, name)
+        if ours != theirs:
+            raise ValueError(
+                f"`{name}` is {ours} in the discriminator {discriminator.name_or_path!r} and {theirs} in the "
+                f"generator {generator.name_or_path!r}; give two halves of one model."
+            )
 
 
 def from_stock_encoder(

@@ -306,7 +306,8 @@ def _group(documents: Iterable[Document]) -> Iterator[Block]:
 
 def corpus_parser(module: str, description: str, settings: type) -> HfArgumentParser:
     """Make the parser of a command that reads a corpus and writes a folder. `settings` is a dataclass of options."""
-    parser = HfArgumentParser(settings, prog=f"python -m span_electra.tokenization.{module}", description=description)
+    prog = f"python -m span_electra.tokenization.{module}"
+    parser = HfArgumentParser(settings, prog=prog, description=description)  # type: ignore[arg-type]
     names = "Files, folders, globs or `datasets` names (name or name:configuration)."
     parser.add_argument("--input", nargs="+", required=True, help=names)
     parser.add_argument("--output_dir", required=True, help="A new or empty folder.")
