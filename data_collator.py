@@ -18,64 +18,65 @@ IGNORED_LABEL = -100
 
 class DataCollatorForSpanMasking:
     """
-    Masks spans of whole words, and pads the rows to a batch for masked language modelling.
+    Masks spans of whole words and pads the rows to a batch for masked language modelling.
 
-    Span lengths in words follow a geometric distribution that is cut off at `max_span_words` and renormalised
-    (SpanBERT, section 3.1). A row masks `mask_ratio` of its ordinary tokens: rounded up or down at random, at least
-    one, and fewer only if whole words that do not touch cannot make up that number. To meet it, the last span is
-    shortened and single words are added, so that in rows of 128 word pieces spans have 3.2 words on average, not 3.8.
-    Special tokens are never masked. At least one visible token separates two spans, or a span and an end of the row.
-    Documents that share a row are masked one by one.
+    Span lengths in words follow a geometric distribution, cut off at `max_span_words` and renormalised (SpanBERT,
+    section 3.1). The share `mask_ratio` of a row's ordinary tokens is masked, rounded up or down at random, but at
+    least one token. This number is never exceeded, and it is met wherever whole words that do not touch can meet it:
+    the last span of a row is cut, and single words fill what is left. Spans are therefore shorter than the
+    distribution alone would make them: in rows of 128 word pieces, 3.2 words on average instead of 3.8.
 
-    A word of more than ten tokens, or of more tokens than its row masks, is masked token by token. A word of almost as
-    many is masked less often than others: half as often, if it has 4 tokens in a row of 32, which masks 4 or 5.
+    At least one visible token lies between two spans, and between a span and the ends of the row. Special tokens are
+    never masked. Documents that share a row are masked separately, each with its part of the number. A word of more
+    than ten tokens, or of more tokens than there are to mask, is masked token by token. A word of nearly as many
+    tokens is masked less often than others: half as often, if it has 4 tokens and its row of 32 masks 4 or 5.
 
-    Masks depend only on the seed, the epoch and the row's own ids, not on the other rows of the batch, the padding or
-    the number of workers. Call `set_epoch` before each epoch.
+    The masks depend on the seed, the epoch and the row's own ids only, not on the other rows of the batch, the padding
+    or the number of workers. Call `set_epoch` before each epoch.
 
     Args:
         tokenizer: A fast tokenizer with a mask and a pad token: WordPiece, byte-level BPE or SentencePiece.
-        mask_ratio: The ratio of a row's ordinary tokens to mask.
-        span_p: The parameter of the geometric distribution.
-        max_span_words: The length of the longest span, in words.
-        whole_words: Whether to mask whole words. If not, every token counts as a word. With `max_span_words=1`, this
-            is ELECTRA's masking, except that masked tokens are never neighbours.
-        mask_token_share: The ratio of spans that become [MASK].
-        random_token_share: The ratio of spans that become random ordinary tokens. The rest stays as it is. ELECTRA's
-            published runs used 0.85 and 0.
+        mask_ratio: Share of a row's ordinary tokens that is masked.
+        span_p: Parameter of the geometric distribution.
+        max_span_words: Longest span, in words.
+        whole_words: Whether spans consist of whole words. If not, every token counts as a word. With
+            `max_span_words=1` this is ELECTRA's masking, except that two masked tokens are never neighbours.
+        mask_token_share: Share of the spans that become `[MASK]`.
+        random_token_share: Share of the spans that become random ordinary tokens. The rest is kept as it is.
+            ELECTRA's published runs used 0.85 and 0.
         seed: Any integer.
         pad_to_multiple_of: Pad the batch's length to a multiple of this.
-        pack_documents: Whether documents may share a row. If true, every batch has `position_ids`, so that all batches
-            have one form and a model is compiled once; if false, none has. By default a batch has them if any of its
-            rows is shared.
+        pack_documents: Whether several documents may share a row. If True, every batch has `position_ids`, so that
+            all batches have the same form and a model is compiled once. If False, no batch has them. Default: a batch
+            has them if documents share any of its rows.
 
     Raises:
-        ValueError: An argument is out of its range, the tokenizer cannot be used, or (when the collator is called) a
-            row is empty, is not one row's ids, or holds an id that the tokenizer does not have.
+        ValueError: A value is out of its range, the tokenizer cannot be used, or a row is empty, holds an id that the
+            tokenizer does not have, or is something else than the ids of one row.
 
-    Example:
-
-    >>> from tokenizers import Tokenizer, models
-    >>> from transformers import PreTrainedTokenizerFast
-    >>> pieces = "[CLS] [SEP] [PAD] [MASK] [UNK] the qu ##ick fox jump ##s over a lazy dog".split()
-    >>> model = models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")
-    >>> tokenizer = PreTrainedTokenizerFast(
-    ...     tokenizer_object=Tokenizer(model), cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]",
-    ...     mask_token="[MASK]", unk_token="[UNK]",
-    ... )
-    >>> collator = DataCollatorForSpanMasking(tokenizer, mask_ratio=0.4)
-    >>> batch = collator([{"input_ids": [0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 1]}, {"input_ids": [0, 12, 13, 14, 1]}])
-    >>> batch["input_ids"]
-    tensor([[ 0,  5,  6,  7,  3,  9, 10,  3, 12,  3,  3,  1],
-            [ 0,  3, 13, 14,  1,  2,  2,  2,  2,  2,  2,  2]])
-    >>> batch["labels"]
-    tensor([[-100, -100, -100, -100,    8, -100, -100,   11, -100,   13,   14, -100],
-            [-100,   12, -100, -100, -100, -100, -100, -100, -100, -100, -100, -100]])
-    >>> batch["attention_mask"]
-    tensor([[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
-            [1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]])
-    >>> batch["sampling_keys"].shape
-    torch.Size([2])
+    Examples:
+        >>> from tokenizers import Tokenizer, models
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> pieces = "[CLS] [SEP] [PAD] [MASK] [UNK] the qu ##ick fox jump ##s over a lazy dog".split()
+        >>> model = models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")
+        >>> tokenizer = PreTrainedTokenizerFast(
+        ...     tokenizer_object=Tokenizer(model), cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]",
+        ...     mask_token="[MASK]", unk_token="[UNK]",
+        ... )
+        >>> collator = DataCollatorForSpanMasking(tokenizer, mask_ratio=0.4)
+        >>> rows = [[0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 1], [0, 12, 13, 14, 1]]
+        >>> batch = collator([{"input_ids": row} for row in rows])
+        >>> batch["input_ids"]
+        tensor([[ 0,  5,  6,  7,  3,  9, 10,  3, 12,  3,  3,  1],
+                [ 0,  3, 13, 14,  1,  2,  2,  2,  2,  2,  2,  2]])
+        >>> batch["labels"]
+        tensor([[-100, -100, -100, -100,    8, -100, -100,   11, -100,   13,   14, -100],
+                [-100,   12, -100, -100, -100, -100, -100, -100, -100, -100, -100, -100]])
+        >>> batch["attention_mask"]
+        tensor([[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+                [1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]])
+        >>> batch["sampling_keys"].shape
+        torch.Size([2])
     """
 
     def __init__(
@@ -133,17 +134,18 @@ class DataCollatorForSpanMasking:
         self._epoch.fill_(epoch)
 
     def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
-        """Mask a batch of rows.
+        """Mask rows and pad them to a batch.
 
         Args:
-            features: Each has `input_ids` with special tokens. An `attention_mask` marks padding, which is removed
-                first. An `epoch` overrides that of `set_epoch`, because a stream's batch may hold rows of two epochs.
+            features: Rows with `input_ids`, special tokens included. An `attention_mask` marks padding, which is
+                removed. An `epoch` takes the place of the collator's, as in the rows of a stream, of which a batch
+                may hold two epochs. Nothing else is read.
 
         Returns:
-            `input_ids`, `attention_mask` and `labels` (the original id where masked, otherwise -100), all int64 of
-            shape (rows, longest row). `sampling_keys`, int32 of shape (rows), make the generator's samples as
-            reproducible as the masks. If documents share a row, `position_ids` start over with each document, by which
-            the model keeps them apart.
+            `input_ids`, `attention_mask` and `labels` (the original id where masked, -100 elsewhere), int64 of shape
+            (rows, longest row), and `sampling_keys`, int32 of shape (rows), which make the generator's samples as
+            reproducible as the masks. If documents share rows (`create_features --pack_documents`), also
+            `position_ids`, which start over with each document, so that the model keeps the documents apart.
         """
         input_ids, row_tokens = self._read(features)  # (N,) and (B,)
         epoch = int(self._epoch)
@@ -250,7 +252,8 @@ def real_tokens(feature: dict, row: int) -> np.ndarray:
             f"row {row} of the batch has `input_ids` of shape {ids.shape}: the ids of one row are needed, (tokens,). "
             "Leave return_tensors out of the tokenizer's call, or take the batch apart."
         )
-    return ids if mask is None else ids[np.asarray(mask) == 1]
+    # Some libraries number the sequences that share a row: 1, 1, 2, 2.
+    return ids if mask is None else ids[np.asarray(mask) != 0]
 
 
 def largest_masked_share(mask_ratio: float, max_seq_length: int) -> float:

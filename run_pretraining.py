@@ -34,7 +34,7 @@ from span_electra.pretraining.linear_probe import build_probe
 from span_electra.pretraining.model import build_model
 from span_electra.pretraining.model_card import model_card
 from span_electra.pretraining.report import describe, write_report
-from span_electra.pretraining.rows import build_rows, resolve_rows
+from span_electra.pretraining.rows import are_full, build_rows, resolve_rows
 from span_electra.pretraining.stream import check_stream
 from span_electra.pretraining.tokenizer import build_tokenizer
 from span_electra.pretraining.trainer import NonFiniteLossError, SpanElectraTrainer, check_shardable
@@ -140,6 +140,7 @@ def build_trainer(
         # With fixed shapes nothing is compiled twice, and the device never waits for a count.
         pad_to = data.max_seq_length
         model.largest_masked_share = largest_masked_share(data.mask_ratio, data.max_seq_length)
+        model.rows_are_full = all(are_full(rows, pad_to) for rows in (train_rows, eval_rows) if rows is not None)
     fixed_collator = partial(
         DataCollatorForSpanMasking, tokenizer, pad_to_multiple_of=pad_to, pack_documents=data.pack_documents
     )

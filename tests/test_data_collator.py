@@ -787,6 +787,14 @@ def test_rows_that_are_padded_already_are_masked_as_they_are_without(side):
     assert batch.keys() == expected.keys() and all(torch.equal(batch[name], expected[name]) for name in batch)
 
 
+def test_a_mask_that_numbers_sequences_keeps_all_of_them():
+    collator, row = DataCollatorForSpanMasking(wordpiece_tokenizer()), make_rows(1)[0].tolist()
+    numbers = [1] * 5 + [2] * (len(row) - 5) + [0, 0]
+    batch = collator([{"input_ids": [*row, 3, 3], "attention_mask": numbers}])
+    expected = collator([{"input_ids": row}])
+    assert all(torch.equal(batch[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize(
     ("feature", "message"),
     [

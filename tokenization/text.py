@@ -304,7 +304,7 @@ def _group(documents: Iterable[Document]) -> Iterator[Block]:
         yield Block("\n".join(lines), document_lines, ended)
 
 
-def corpus_parser(module: str, description: str, settings: type) -> HfArgumentParser:
+def corpus_parser(module: str, description: str, settings: type = TableSettings) -> HfArgumentParser:
     """Make the parser of a command that reads a corpus and writes a folder. `settings` is a dataclass of options."""
     prog = f"python -m span_electra.tokenization.{module}"
     parser = HfArgumentParser(settings, prog=prog, description=description)  # type: ignore[arg-type]
