@@ -27,7 +27,7 @@ from span_electra.encoders.configuration_span_encoder import (
     generator_settings,
     shallower,
 )
-from span_electra.encoders.modeling_span_encoder import SpanEncoderForPreTraining, is_of_heads
+from span_electra.encoders.modeling_span_encoder import SpanEncoderForPreTraining
 from span_electra.encoders.stock_encoders import load_whole, refuse_missing, without_pooler
 from span_electra.modeling_span_electra import WORD_EMBEDDINGS, SpanElectraForMaskedLM, SpanElectraForPreTraining
 from span_electra.span_objectives import SpanBoundaryHead
@@ -88,8 +88,9 @@ def from_electra(
     load_encoders(model, source.electra.state_dict(), generator_model)
     loaded: list[nn.Module] = [model.electra]
     loaded += [model.discriminator_predictions] if has_head else []
-    loaded += [model.generator] if generator_model else []
-    mark_new(model, loaded)
+    # A new generator's word embeddings come from the discriminator.
+    loaded += [model.generator if generator_model else model.generator.get_input_embeddings()]
+    mark_new(model, (parameter for module in loaded for parameter in module.parameters()))
     start = ""
     if generator_model is None:
         start = (
@@ -161,7 +162,11 @@ def from_stock_encoder(
     model = SpanEncoderForPreTraining(SpanEncoderConfig(discriminator=config, **settings), discriminator, start)
     if vocab_size > model.config.vocab_size:
         model.resize_token_embeddings(vocab_size)
-    model.new_parameters = new_parameters_of(model, new)
+    of_generator = dict(model.generator.named_parameters(remove_duplicate=False))
+    known = [weight for name, weight in of_generator.items() if name not in new]
+    # The table that disentangled embeddings share is the generator's.
+    known += [w for name, w in model.discriminator.named_parameters() if not name.endswith(".shared.weight")]
+    mark_new(model, known)
     kept = {name for name, _ in model.generator.named_parameters()} - new
     logger.warning(
         f"{encoder}: is the discriminator. The generator has {start.config.num_hidden_layers} layers. From "
@@ -194,16 +199,6 @@ def load_stock_generator(
     of_encoder = {name for name in new if name.startswith(f"{start.base_model_prefix}.")}
     refuse_missing(encoder if generator is None else generator, of_encoder if generator is None else new)
     return start, new
-
-
-def new_parameters_of(model: SpanEncoderForPreTraining, of_generator: set[str]) -> set[str]:
-    """The names of the parameters of `model` that begin with random weights: its heads, and those `of_generator`."""
-    generator = dict(model.generator.named_parameters(remove_duplicate=False))
-    new = {id(generator[name]) for name in of_generator & generator.keys()}
-    loaded = {
-        id(weight) for name, weight in model.discriminator.named_parameters() if not name.endswith(".shared.weight")
-    }
-    return {name for name, weight in model.named_parameters() if is_of_heads(name) or id(weight) in new - loaded}
 
 
 def parts_of(model: nn.Module, names: set[str], prefix: str = "") -> list[str]:
@@ -240,14 +235,10 @@ def check_generator(name: str | os.PathLike, generator: ElectraForMaskedLM) -> N
         )
 
 
-def mark_new(model: SpanElectraForPreTraining, loaded: Iterable[nn.Module]) -> None:
-    """Note in `model.new_parameters` which parameters are new once the modules in `loaded` have their weights.
-
-    The generator's word embeddings are never new: without a generator to load they come from the discriminator.
-    """
-    tables = (model.generator.get_input_embeddings(), model.get_input_embeddings())
-    known = {id(parameter) for module in (*loaded, *tables) for parameter in module.parameters()}
-    model.new_parameters = {name for name, parameter in model.named_parameters() if id(parameter) not in known}
+def mark_new(model: SpanElectraForPreTraining | SpanEncoderForPreTraining, known: Iterable[nn.Parameter]) -> None:
+    """Note in `model.new_parameters` the names of the parameters that begin with random weights: all but `known`."""
+    ids = {id(parameter) for parameter in known}
+    model.new_parameters = {name for name, parameter in model.named_parameters() if id(parameter) not in ids}
 
 
 def listed(names: list[str]) -> str:
