@@ -17,6 +17,8 @@ def test_class_metrics_of_one_answer_are_zero_without_a_warning():
     assert scores["matthews_correlation"] == 0.0 and "f1" not in scores
     assert ClassMetrics().compute(predictions=[0, 0], references=[0, 0])["f1"] == 0.0
     assert ClassMetrics().compute(predictions=[0, 0], references=[0, 1])["f1"] == 0.0
+    # A class that only the predictions have does not count.
+    assert ClassMetrics().compute(predictions=[1, 0], references=[1, 1])["f1_macro"] == pytest.approx(2 / 3)
 
 
 def test_score_metrics_by_hand():
