@@ -307,7 +307,8 @@ def _group(documents: Iterable[Document]) -> Iterator[Block]:
 def corpus_parser(module: str, description: str, settings: type = TableSettings) -> HfArgumentParser:
     """Make the parser of a command that reads a corpus and writes a folder. `settings` is a dataclass of options."""
     prog = f"python -m span_electra.tokenization.{module}"
-    parser = HfArgumentParser(settings, prog=prog, description=description)  # type: ignore[arg-type]
+    usage = "%(prog)s --input TEXT [TEXT ...] --output_dir FOLDER [--option value ...]"
+    parser = HfArgumentParser(settings, prog=prog, usage=usage, description=description)  # type: ignore[arg-type]
     names = "Files, folders, globs or `datasets` names (name or name:configuration)."
     parser.add_argument("--input", nargs="+", required=True, help=names)
     parser.add_argument("--output_dir", required=True, help="A new or empty folder.")
