@@ -379,7 +379,7 @@ def test_more_than_a_hundredth_of_unknown_tokens_is_warned_of(tmp_path, caplog, 
     assert ("1.9 %" in caplog.text and "`--tokenizer_type BPE`" in caplog.text) == is_warned
 
 
-def test_the_command_makes_features_and_names_bad_input_in_one_line(tmp_path, folder, corpus_file, capsys):
+def test_the_command_makes_features_and_names_bad_input_in_one_line(tmp_path, folder, corpus_file, tokenizers, capsys):
     main(
         [
             "--input",
