@@ -1,15 +1,14 @@
 """Span masking: rows of token ids in, a batch of tensors out.
 
-The rows of a batch lie end to end in one flat array, and so do their words: N tokens and W words in B rows. Where
-words begin is a matter of the tokenizer (masking/word_boundaries.py); which are masked, of chance (masking/spans.py).
+The rows of a batch lie end to end in one flat array, and so do their words: N tokens and W words in B rows.
+masking/word_boundaries.py finds where words begin, and masking/spans.py chooses which of them are masked.
 """
-
-from collections.abc import Mapping
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from span_electra.common.vocabulary import check_tokenizer
 from span_electra.masking.randomness import RANDOM_TOKENS, REPLACEMENT, SAMPLING, random_bits, row_keys
 from span_electra.masking.spans import runs, sample_span_mask, sequence_budgets, span_length_tables
 from span_electra.masking.word_boundaries import BREAKS, MAX_WORD_TOKENS, word_starts, word_tables
@@ -21,61 +20,63 @@ class DataCollatorForSpanMasking:
     """
     Masks spans of whole words and pads the rows to a batch for masked language modelling.
 
-    Span lengths in words are geometric, cut off at `max_span_words` and renormalised (SpanBERT, section 3.1). The
-    number of masked tokens of a row is `mask_ratio` times its ordinary tokens, rounded up or down by chance, at least
-    one: met exactly where whole words that do not touch can meet it, never exceeded. The last span of a row is cut for
-    that, and single words fill it up: in rows of 128 word pieces spans are 3.2 words long on average, not 3.8. Between
-    two spans, and between a span and the row's ends, lies at least one visible token. Special tokens are never masked.
-    Documents that share a row are masked one by one, each with its part of that number. A word of more than ten
-    tokens, or of more than there are to mask, is masked token by token; one of nearly as many is masked less often
-    than others (half as often, if it has 4 tokens of which a row of 32 masks 4 or 5).
+    Span lengths in words follow a geometric distribution, cut off at `max_span_words` and renormalised (SpanBERT,
+    section 3.1). The share `mask_ratio` of a row's ordinary tokens is masked, rounded up or down at random, but at
+    least one token. This number is never exceeded, and it is met wherever whole words that do not touch can meet it:
+    the last span of a row is cut, and single words fill what is left. Spans are therefore shorter than the
+    distribution alone would make them: in rows of 128 word pieces, 3.2 words on average instead of 3.8.
 
-    The masks are a function of the seed, the epoch and the row's own ids: neither the other rows of the batch nor
-    the padding nor the number of workers plays a part. Call `set_epoch` before each epoch.
+    At least one visible token lies between two spans, and between a span and the ends of the row. Special tokens are
+    never masked. Documents that share a row are masked separately, each with its part of the number. A word of more
+    than ten tokens, or of more tokens than there are to mask, is masked token by token. A word of nearly as many
+    tokens is masked less often than others: half as often, if it has 4 tokens and its row of 32 masks 4 or 5.
+
+    The masks depend on the seed, the epoch and the row's own ids only, not on the other rows of the batch, the padding
+    or the number of workers. Call `set_epoch` before each epoch.
 
     Args:
         tokenizer: A fast tokenizer with a mask and a pad token: WordPiece, byte-level BPE or SentencePiece.
         mask_ratio: Share of a row's ordinary tokens that is masked.
         span_p: Parameter of the geometric distribution.
         max_span_words: Longest span, in words.
-        whole_words: Whether spans are of whole words. If not, every token counts as a word: with `max_span_words=1`
-            that is ELECTRA's masking, but that two masked tokens are never neighbours.
-        mask_token_share: Share of the spans that become [MASK].
+        whole_words: Whether spans consist of whole words. If not, every token counts as a word. With
+            `max_span_words=1` this is ELECTRA's masking, except that two masked tokens are never neighbours.
+        mask_token_share: Share of the spans that become `[MASK]`.
         random_token_share: Share of the spans that become random ordinary tokens. The rest is kept as it is.
             ELECTRA's published runs used 0.85 and 0.
         seed: Any integer.
         pad_to_multiple_of: Pad the batch's length to a multiple of this.
-        pack_documents: Whether several documents may share a row. True: every batch has `position_ids`, so that all
-            have one form, and a model is compiled once. False: none has. Default: a batch has them if any of its rows
-            is shared.
+        pack_documents: Whether several documents may share a row. If True, every batch has `position_ids`, so that
+            all batches have the same form and a model is compiled once. If False, no batch has them. Default: a batch
+            has them if documents share any of its rows.
 
     Raises:
-        ValueError: if a value is out of its range, the tokenizer cannot be used, a row is empty or holds an id that
-            the tokenizer does not have, or something else than one row's ids.
+        ValueError: A value is out of its range, the tokenizer cannot be used, or a row is empty, holds an id that the
+            tokenizer does not have, or is something else than the ids of one row.
 
-    Example:
-
-    >>> from tokenizers import Tokenizer, models
-    >>> from transformers import PreTrainedTokenizerFast
-    >>> pieces = "[CLS] [SEP] [PAD] [MASK] [UNK] the qu ##ick fox jump ##s over a lazy dog".split()
-    >>> model = models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")
-    >>> tokenizer = PreTrainedTokenizerFast(
-    ...     tokenizer_object=Tokenizer(model), cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]",
-    ...     mask_token="[MASK]", unk_token="[UNK]",
-    ... )
-    >>> collator = DataCollatorForSpanMasking(tokenizer, mask_ratio=0.4)
-    >>> batch = collator([{"input_ids": [0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 1]}, {"input_ids": [0, 12, 13, 14, 1]}])
-    >>> batch["input_ids"]
-    tensor([[ 0,  5,  6,  7,  3,  9, 10,  3, 12,  3,  3,  1],
-            [ 0,  3, 13, 14,  1,  2,  2,  2,  2,  2,  2,  2]])
-    >>> batch["labels"]
-    tensor([[-100, -100, -100, -100,    8, -100, -100,   11, -100,   13,   14, -100],
-            [-100,   12, -100, -100, -100, -100, -100, -100, -100, -100, -100, -100]])
-    >>> batch["attention_mask"]
-    tensor([[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
-            [1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]])
-    >>> batch["sampling_keys"].shape
-    torch.Size([2])
+    Examples:
+        >>> from tokenizers import Tokenizer, models
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> pieces = "[CLS] [SEP] [PAD] [MASK] [UNK] the qu ##ick fox jump ##s over a lazy dog".split()
+        >>> model = models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")
+        >>> tokenizer = PreTrainedTokenizerFast(
+        ...     tokenizer_object=Tokenizer(model), cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]",
+        ...     mask_token="[MASK]", unk_token="[UNK]",
+        ... )
+        >>> collator = DataCollatorForSpanMasking(tokenizer, mask_ratio=0.4)
+        >>> rows = [[0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 1], [0, 12, 13, 14, 1]]
+        >>> batch = collator([{"input_ids": row} for row in rows])
+        >>> batch["input_ids"]
+        tensor([[ 0,  5,  6,  7,  3,  9, 10,  3, 12,  3,  3,  1],
+                [ 0,  3, 13, 14,  1,  2,  2,  2,  2,  2,  2,  2]])
+        >>> batch["labels"]
+        tensor([[-100, -100, -100, -100,    8, -100, -100,   11, -100,   13,   14, -100],
+                [-100,   12, -100, -100, -100, -100, -100, -100, -100, -100, -100, -100]])
+        >>> batch["attention_mask"]
+        tensor([[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+                [1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]])
+        >>> batch["sampling_keys"].shape
+        torch.Size([2])
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class DataCollatorForSpanMasking:
         pad_to_multiple_of: int | None = None,
         pack_documents: bool | None = None,
     ):
-        check_tokenizer(tokenizer)
+        check_tokenizer(tokenizer, "mask", "pad")
         if not 0 < mask_ratio < 1:
             raise ValueError(f"mask_ratio={mask_ratio} is not between 0 and 1 (both excluded); BERT's is 0.15.")
         if not 0 < span_p <= 1:
@@ -103,8 +104,6 @@ class DataCollatorForSpanMasking:
                 f"mask_token_share={mask_token_share} and random_token_share={random_token_share} must each be at "
                 "least 0 and together at most 1; BERT's are 0.8 and 0.1, and the rest is kept."
             )
-        if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
-            raise ValueError(f"pad_to_multiple_of={pad_to_multiple_of} is less than 1; leave it out or use 8.")
         self.mask_ratio = mask_ratio
         self.span_p = span_p
         self.max_span_words = max_span_words
@@ -114,9 +113,9 @@ class DataCollatorForSpanMasking:
         self.random_token_share = random_token_share
         self.pad_to_multiple_of = pad_to_multiple_of
         self.seed = seed
-        # A worker keeps the collator it was started with: only shared memory tells it of a new epoch.
+        # A worker keeps the collator that it was started with. Only shared memory tells it of a new epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        # The tokenizer itself is not kept: a worker that is spawned would pickle its whole vocabulary.
+        # The tokenizer is not kept, because a spawned worker would pickle its whole vocabulary.
         self.mask_token_id, self.pad_token_id = tokenizer.mask_token_id, tokenizer.pad_token_id
         self.cls_token_id, self.sep_token_id = tokenizer.cls_token_id, tokenizer.sep_token_id
         self.opens, self.closes, self.ordinary = word_tables(tokenizer)
@@ -131,18 +130,23 @@ class DataCollatorForSpanMasking:
         self._epoch.share_memory_()  # a copy's tensor is private
 
     def set_epoch(self, epoch: int):
-        """Give every row new masks from here on, in running workers too; the same epoch gives the same masks."""
+        """Mask rows as in this epoch from here on, in running workers too."""
         self._epoch.fill_(epoch)
 
     def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
-        """Return `input_ids`, `attention_mask` and `labels` (the original id where masked, else -100), all int64
-        of shape (rows, longest row), and `sampling_keys`, int32 of shape (rows), by which the generator's samples
-        are as reproducible as the masks. Where documents share a row (`create_features --pack_documents`) there are
-        `position_ids`, too, which start over with each document: by them the model keeps the documents apart.
+        """Mask rows and pad them to a batch.
 
-        Of each feature only `input_ids`, special tokens included, is read; `attention_mask` where there is one, for
-        padding is taken off; and `epoch` where a row brings its own, as a stream's rows do: a batch of these may be of
-        two epochs."""
+        Args:
+            features: Rows with `input_ids`, special tokens included. An `attention_mask` marks padding, which is
+                removed. An `epoch` takes the place of the collator's, as in the rows of a stream, of which a batch
+                may hold two epochs. Nothing else is read.
+
+        Returns:
+            `input_ids`, `attention_mask` and `labels` (the original id where masked, -100 elsewhere), int64 of shape
+            (rows, longest row), and `sampling_keys`, int32 of shape (rows), which make the generator's samples as
+            reproducible as the masks. If documents share rows (`create_features --pack_documents`), also
+            `position_ids`, which start over with each document, so that the model keeps the documents apart.
+        """
         input_ids, row_tokens = self._read(features)  # (N,) and (B,)
         epoch = int(self._epoch)
         epochs = np.array([feature.get("epoch", epoch) for feature in features], dtype=np.uint64)  # (B,)
@@ -177,7 +181,7 @@ class DataCollatorForSpanMasking:
         return tensors
 
     def _read(self, features: list[dict]) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of all rows, end to end, and how many each has."""
+        """Return the ids of all rows, end to end, and the number of each row's tokens."""
         rows = [real_tokens(feature, i) for i, feature in enumerate(features)]
         row_tokens = np.array([row.size for row in rows])
         if not rows or not row_tokens.all():
@@ -189,12 +193,12 @@ class DataCollatorForSpanMasking:
             raise ValueError(
                 f"input id {wrong} is unknown to the tokenizer, which has ids from 0 to {len(self.ordinary) - 1} (so "
                 f"a model needs a `vocab_size` of {len(self.ordinary)}). Make the features again with this "
-                "tokenizer, or give the collator the tokenizer they were made with."
+                "tokenizer, or give the collator the one that they were made with."
             )
         return input_ids, row_tokens
 
     def _sequence_starts(self, input_ids: np.ndarray, row_starts: np.ndarray) -> np.ndarray:
-        """Where sequences begin: each row does, and within it another where [CLS] follows [SEP]."""
+        """Return where sequences begin: at the start of each row, and wherever [CLS] follows [SEP]."""
         begins = np.zeros(input_ids.size, dtype=bool)
         if self.pack_documents is not False and self.cls_token_id not in (None, self.sep_token_id):
             begins[1:] = (input_ids[1:] == self.cls_token_id) & (input_ids[:-1] == self.sep_token_id)
@@ -202,7 +206,7 @@ class DataCollatorForSpanMasking:
         return np.flatnonzero(begins)
 
     def _mask(self, input_ids, row_tokens, keys, budgets) -> tuple[np.ndarray, np.ndarray]:
-        """Mask so many tokens of each row, or sequence: return the corrupted ids and the labels, (N,) each."""
+        """Mask the budget of each row or sequence; return the corrupted ids and the labels, (N,) each."""
         row_starts = np.cumsum(row_tokens) - row_tokens  # (B,)
         longest = np.clip(budgets, 1, MAX_WORD_TOKENS)
         starts = word_starts(input_ids, row_starts, self.opens, self.closes, longest)  # (W,)
@@ -221,7 +225,7 @@ class DataCollatorForSpanMasking:
         return self._replace(input_ids, span_starts, span_ends, keys[span_rows], row_starts[span_rows])
 
     def _replace(self, input_ids, span_starts, span_ends, keys, row_starts):
-        """Replace every span as a whole; `keys` and `row_starts` are those of each span's row."""
+        """Replace each span as a whole. `keys` and `row_starts` hold a value of each span's row."""
         span_tokens = span_ends - span_starts
         positions = np.repeat(span_ends - np.cumsum(span_tokens), span_tokens) + np.arange(span_tokens.sum())
         labels = np.full(input_ids.size, IGNORED_LABEL)
@@ -241,46 +245,17 @@ class DataCollatorForSpanMasking:
 
 
 def real_tokens(feature: dict, row: int) -> np.ndarray:
-    """The ids of a feature, the `row`th of its batch, without padding."""
-    if not isinstance(feature, Mapping) or "input_ids" not in feature:
-        held = f"the columns {', '.join(map(str, feature))}" if isinstance(feature, Mapping) else repr(feature)
-        raise ValueError(
-            f"row {row} of the batch is {held[:80]}: a dictionary with `input_ids` is needed, as tokenizers give them."
-        )
+    """Return the ids of a feature, the `row`th of its batch, without padding."""
     ids, mask = np.asarray(feature["input_ids"]), feature.get("attention_mask")
     if ids.ndim != 1:
         raise ValueError(
             f"row {row} of the batch has `input_ids` of shape {ids.shape}: the ids of one row are needed, (tokens,). "
             "Leave return_tensors out of the tokenizer's call, or take the batch apart."
         )
-    if mask is None:
-        return ids
-    mask = np.asarray(mask)
-    if mask.shape != ids.shape:
-        raise ValueError(
-            f"row {row} of the batch has {ids.size} `input_ids` and an `attention_mask` of shape {mask.shape}: one "
-            "number for each id is needed; leave it out where nothing is padded."
-        )
-    return ids[mask != 0]  # some libraries number the sequences that share a row: 1, 1, 2, 2
+    # Some libraries number the sequences that share a row: 1, 1, 2, 2.
+    return ids if mask is None else ids[np.asarray(mask) != 0]
 
 
 def largest_masked_share(mask_ratio: float, max_seq_length: int) -> float:
-    """Of the tokens of a full row, how many are masked at most: rounded up, and at least one."""
+    """Return the largest ratio of a full row's tokens that may be masked, as numbers are rounded up."""
     return mask_ratio + 1 / max_seq_length
-
-
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase):
-    """Raise a ValueError if spans cannot be masked with this tokenizer."""
-    name = type(tokenizer).__name__
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(
-            f"{name} is not a fast tokenizer, and only those say where words start: load it with "
-            "AutoTokenizer.from_pretrained, or train one with span_electra.tokenization.train_tokenizer."
-        )
-    for role in ("mask", "pad"):
-        if getattr(tokenizer, f"{role}_token_id") is None:
-            raise ValueError(
-                f"This {name} has no {role} token, which span masking needs: set one with "
-                f"tokenizer.add_special_tokens({{'{role}_token': '[{role.upper()}]'}}) and resize the model's "
-                "embeddings, or use a tokenizer that has one."
-            )

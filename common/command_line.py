@@ -50,9 +50,6 @@ def parse_options(
 
     Returns:
         An instance of each group.
-
-    Raises:
-        InputError: An option is unknown, or the Trainer's arguments refuse its value.
     """
     parser = HfArgumentParser(
         groups,  # type: ignore[arg-type]
@@ -130,22 +127,16 @@ SettingsLoader.add_implicit_resolver(
 )
 
 
-class AsWrittenLoader(SettingsLoader):
-    """Loads values as the text that is written: `no` is Norwegian, and 0123 is not 83."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
-        for first, resolvers in SettingsLoader.yaml_implicit_resolvers.items()
-    }
-
-
 def load_recipe(text: str) -> object:
-    """Read a recipe with its values as they are written. Only values in a mapping have their types."""
-    recipe, typed = yaml.load(text, AsWrittenLoader), load_yaml(text)
+    """Read a recipe with its values as they are written: `no` is Norwegian, and 0123 is not 83.
+
+    Only values in a mapping have their types, and only a missing value is None.
+    """
+    typed = load_yaml(text)
     if not isinstance(typed, dict):
         return typed
-    mappings = {name: value for name, value in typed.items() if isinstance(value, dict)}
-    return recipe | mappings
+    written = yaml.load(text, yaml.BaseLoader)
+    return written | {name: value for name, value in typed.items() if value is None or isinstance(value, dict)}
 
 
 def load_yaml(text: str) -> object:
@@ -153,11 +144,7 @@ def load_yaml(text: str) -> object:
 
 
 def load_json(text: str) -> object:
-    """Read JSON.
-
-    Raises:
-        ValueError: It is not JSON, gives a name twice, or nests lists too deeply.
-    """
+    """Read JSON. A name that is given twice is a ValueError too."""
 
     def once(pairs: list[tuple[str, object]]) -> dict:
         refuse_repeated([name for name, _ in pairs])

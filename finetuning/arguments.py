@@ -106,11 +106,7 @@ GROUPS = (EncoderArguments, TaskArguments, FinetuningArguments)
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[EncoderArguments, TaskArguments, FinetuningArguments]:
-    """Parse `[recipe.yaml] [--option value ...]`. An option on the command line wins over the recipe.
-
-    Raises:
-        InputError: An option is unknown, or its value cannot be used.
-    """
+    """Parse `[recipe.yaml] [--option value ...]`. An option on the command line wins over the recipe."""
     encoder, task, training = parse_options(GROUPS, arguments, "Fine-tune an encoder on a task.")
     check_values(encoder, task, training)
     return encoder, task, training

@@ -245,11 +245,11 @@ REFUSED = {
     "a mean without end": ({"adam_beta2": 2}, r"Invalid beta parameter at index 1: 2\.0"),
     "an optimizer's settings": (
         {"optim": "adamw_torch", "optim_args": "foo"},
-        r"--optim is adamw_torch: not enough values .*--optim_args",
+        r"--optim adamw_torch: cannot be used \(not enough values .*--optim_args",
     ),
     "a rate below the schedule's last": (
         {"lr_scheduler_type": "polynomial", "learning_rate": 1e-8},
-        r"--lr_scheduler_type is polynomial: lr_end .*--lr_scheduler_kwargs",
+        r"--lr_scheduler_type polynomial: cannot be used \(lr_end .*--lr_scheduler_kwargs",
     ),
     "no workers to persist": (
         {"dataloader_persistent_workers": True},
@@ -307,7 +307,7 @@ REFUSED = {
     "abbreviated option": ({"max_train": 5}, r"--max_train is not an option"),
     "text as ratio": ({"config": "{home}/text_ratio.json"}, r"mask_ratio is '0\.2'; a number is expected"),
     "text as size": ({"config": "{home}/text_size.json"}, r"text_size\.json: .*hidden_size"),
-    "no such activation": ({"config": "{home}/bad_act.json"}, r"`hidden_act` is 'gelux'"),
+    "no such activation": ({"config": "{home}/bad_act.json"}, r"gelux"),
     "no such attention": ({"attn_implementation": "foo"}, r"--attn_implementation foo: cannot be used"),
     "smoothed labels": ({"label_smoothing_factor": 0.1}, r"--label_smoothing_factor is 0\.1"),
     "noise in the embeddings": (
@@ -322,11 +322,17 @@ REFUSED = {
     "no seed": ({"seed": -1}, r"--seed is -1; it must lie between 0 and 4294967295"),
     "no order": ({"data_seed": 2**32}, r"--data_seed is 4294967296; it must lie between"),
     "no workers": ({"dataloader_num_workers": -1}, r"--dataloader_.*num_workers option should be non-negative"),
-    "a tracker of no name": ({"report_to": "paper"}, r"--report_to is \['paper'\]: paper is not supported"),
-    "an optimizer's package": ({"optim": "adamw_anyprecision"}, r"--optim is adamw_anyprecision: .*install"),
+    "a tracker of no name": (
+        {"report_to": "paper"},
+        r"--report_to \['paper'\]: cannot be used \(paper is not supported",
+    ),
+    "an optimizer's package": (
+        {"optim": "adamw_anyprecision"},
+        r"--optim adamw_anyprecision: cannot be used .*install",
+    ),
     "a schedule's settings": (
         {"lr_scheduler_type": "warmup_stable_decay"},
-        r"--lr_scheduler_type is warmup_stable_decay: .*'num_decay_steps'.*--lr_scheduler_kwargs",
+        r"--lr_scheduler_type warmup_stable_decay: .*'num_decay_steps'.*--lr_scheduler_kwargs",
     ),
     "other documents": (
         {"train_file": "{home}/features", "documents": "line"},
@@ -474,7 +480,7 @@ def without(options, name):
 def test_an_optimizer_is_made_before_the_run_begins(home, tmp_path, monkeypatch):
     settings = {"lr": 5e-4, "momentum_of_inertia": 1}
     monkeypatch.setattr(Trainer, "get_optimizer_cls_and_kwargs", lambda args: (torch.optim.AdamW, settings))
-    with pytest.raises(InputError, match=r"--optim is adamw_torch_fused: .* argument 'momentum_of_inertia'"):
+    with pytest.raises(InputError, match=r"--optim adamw_torch_fused: .* argument 'momentum_of_inertia'"):
         parsed(home, tmp_path)
 
 
@@ -524,7 +530,7 @@ def test_a_run_is_not_resumed_with_other_masks(home, finished, option, value, te
 def test_a_run_of_a_version_that_masked_otherwise_is_not_resumed(home, finished, monkeypatch):
     before = snapshot(finished)
     monkeypatch.setattr("span_electra.training.resuming.MASKING_VERSION", 99)
-    with pytest.raises(InputError, match=r"a version of this package that masks in another way. Resume with that"):
+    with pytest.raises(InputError, match=r"a version of this package that masks in another way, or"):
         run(arguments(home, finished, resume_from_checkpoint="true"))
     assert snapshot(finished) == before
 
@@ -990,7 +996,6 @@ def test_a_recipe_says_what_the_command_line_would(tmp_path, line, value):
     [
         ("learnin_rate: 1", "learnin_rate is not an option: did you mean learning_rate"),
         ("- a", "holds a list"),
-        ("language: [en, null]", "language holds null; give a list of words or numbers"),
         ('bf16: "["', "Truthy value expected: got ["),
         ("[a]: 1", "not valid YAML"),
         ("seed: 1\nconfig: tiny\nseed: 2", "recipe.yaml: not valid YAML (seed is given twice)"),

@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from transformers.training_args import ParallelMode
 
 from span_electra.common.command_line import check_positive, option
-from span_electra.common.errors import InputError, first_line
+from span_electra.common.errors import InputError, as_input_error
 from span_electra.common.paths import lies_in
 
 # The Trainer and its integrations are imported where they are used: they take seconds, which `--help` does without.
@@ -130,20 +130,14 @@ def fsdp_state_dict_type(training: RunArguments) -> str | None:
 def check_with_library(training: RunArguments) -> None:
     """Build what the Trainer builds from its options, so that it refuses them before the run has a folder."""
     values = training.to_dict()  # has the names of options with a few choices
-    attempts: dict[str, tuple[Callable[[RunArguments], None], str]] = {
-        f"--optim is {values['optim']}": (make_optimizer, "--optim_args are name=value,name=value"),
-        f"--report_to is {values['report_to']}": (make_trackers, "none reports to none"),
-        f"--lr_scheduler_type is {values['lr_scheduler_type']}": (
-            make_schedule,
-            "its settings go into --lr_scheduler_kwargs, as JSON",
-        ),
-        "--per_device_*_batch_size and --dataloader_*": (make_data_loaders, "correct the option, or leave it out"),
-    }
-    for given, (attempt, fix) in attempts.items():
-        try:
-            attempt(training)
-        except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-            raise InputError(f"{given}: {first_line(error)} ({fix}).") from error
+    with as_input_error(f"--optim {values['optim']}", "Its settings go into --optim_args, as name=value,name=value."):
+        make_optimizer(training)
+    with as_input_error(f"--lr_scheduler_type {values['lr_scheduler_type']}", "Its --lr_scheduler_kwargs are JSON."):
+        make_schedule(training)
+    with as_input_error(f"--report_to {values['report_to']}", "Leave it out, or give none."):
+        make_trackers(training)
+    with as_input_error("--per_device_*_batch_size and --dataloader_*", "Correct the option, or leave it out."):
+        make_data_loaders(training)
 
 
 def make_optimizer(training: RunArguments) -> None:

@@ -41,9 +41,6 @@ def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Pa
         output_dir: Where the run will write.
         resume: A checkpoint's folder, "true" for the newest in `output_dir`, None or "false" for a new run.
         overwrite: Whether an earlier run in `output_dir` may be replaced.
-
-    Raises:
-        InputError: The folder cannot be used as asked, or there is no such checkpoint.
     """
     folder = Path(output_dir)
     names = names_in_run(folder, ARGUMENTS)
@@ -94,9 +91,6 @@ def started(arguments: TrainingArguments, marker: str, seen: list[str], start: C
 
     Args:
         seen: What `names_in_run` returned when the folder was checked. Newer names are another run's.
-
-    Raises:
-        InputError: Another run writes or has written there, or the folder cannot be written to.
     """
     with ExitStack() as stack:
         with arguments.main_process_first(desc="the run's folder"):
