@@ -30,7 +30,7 @@ from span_electra.pretraining.arguments import (
     parse_arguments,
 )
 from span_electra.pretraining.fixed_corruption import EvaluationCollator
-from span_electra.pretraining.linear_probe import build_probe
+from span_electra.pretraining.linear_probe import build_probes
 from span_electra.pretraining.model import build_model
 from span_electra.pretraining.model_card import model_card
 from span_electra.pretraining.report import describe, write_report
@@ -77,6 +77,8 @@ def run(arguments: Sequence[str]) -> None:
         if checkpoint is not None:
             check_shape(checkpoint, model.config)
             check_sharding(checkpoint, is_sharded)
+        probes = build_probes(data_arguments, tokenizer)
+        check_metric(training_arguments, model.config, [probe.key for probe in probes])
         if training_arguments.push_to_hub and training_arguments.process_index == 0:
             described = run_settings(model_arguments, data_arguments, training_arguments, model.config)
             prepare_repository(training_arguments, model_card(described, history=[]))
@@ -86,9 +88,7 @@ def run(arguments: Sequence[str]) -> None:
         if checkpoint is not None:
             check_stream(checkpoint, train_rows)
             check_same_run(checkpoint, facts)
-        probe = build_probe(data_arguments, tokenizer, eval_rows)
-        check_rows(training_arguments, facts["rows"], is_evaluated=eval_rows is not None)
-        check_metric(training_arguments, model.config, has_probe=probe is not None)
+        check_rows(data_arguments, training_arguments, facts["rows"], is_evaluated=eval_rows is not None)
     settings = run_settings(model_arguments, data_arguments, training_arguments, model.config)
     settings["rows_per_update"] = facts["rows_per_update"]
     start = partial(start_run, output_dir, settings, resumes=checkpoint is not None)
@@ -96,7 +96,7 @@ def run(arguments: Sequence[str]) -> None:
         trainer = build_trainer(
             *(model, tokenizer, train_rows, eval_rows, data_arguments, training_arguments),
             settings=settings,
-            probe=probe,
+            probes=probes,
         )
         if eval_rows is not None:
             trainer.add_callback(SamplePage(trainer))

@@ -8,6 +8,7 @@ import copy
 import logging
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -51,7 +52,7 @@ class SpanElectraTrainer(StreamingTrainer):
             object, because worker processes may keep either. An `EvaluationCollator` makes `fixed_discriminator_auc`
             comparable between runs that mask differently.
         settings: All options of the run by name, for its report; by default `args`.
-        probe: Scores the discriminator on labelled texts at every evaluation.
+        probes: They score the discriminator on labelled texts at every evaluation.
         kwargs: As for [`~transformers.Trainer`].
 
     Raises:
@@ -66,7 +67,7 @@ class SpanElectraTrainer(StreamingTrainer):
         data_collator,
         eval_data_collator=None,
         settings: dict | None = None,
-        probe: LinearProbe | None = None,
+        probes: Sequence[LinearProbe] = (),
         **kwargs,
     ):
         if eval_data_collator is data_collator:
@@ -83,7 +84,7 @@ class SpanElectraTrainer(StreamingTrainer):
             check_capacity(self.model, collator)
         self.settings = self.args.to_dict() if settings is None else settings
         self.facts = collator_facts(data_collator)
-        self.probe = probe
+        self.probes = probes
         self.eval_data_collator = copy.deepcopy(data_collator) if eval_data_collator is None else eval_data_collator
         self.eval_data_collator.set_epoch(EVALUATION_EPOCH)
         vocab_size: int = self.model.config.vocab_size  # type: ignore[assignment]
@@ -213,9 +214,8 @@ class SpanElectraTrainer(StreamingTrainer):
         if not math.isfinite(metrics["loss"]):
             self.found_nonfinite.fill_(1)  # the last update broke the weights, and training has not used them yet
             self.check_finite()
-        if self.probe is not None:
-            metrics["probe_accuracy"] = self.probe.accuracy(self.accelerator.unwrap_model(self.model))
-            metrics["probe_accuracy_baseline"] = self.probe.baseline
+        for probe in self.probes:
+            metrics |= probe.metrics(self.accelerator.unwrap_model(self.model))
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 

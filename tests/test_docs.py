@@ -140,8 +140,10 @@ def home(tmp_path_factory):
         datasets.Dataset.from_dict({"text": part}).to_parquet(home / "shards" / f"{shard}.parquet")
     (home / "held_out.txt").write_text("".join(documents[:60]), encoding="utf-8")
     examples = [json.dumps({"text": text.strip(), "label": i % 2}) + "\n" for i, text in enumerate(documents[:40])]
-    for name in ("train.jsonl", "dev.jsonl"):
+    for name in ("train.jsonl", "dev.jsonl", "reviews.jsonl"):
         (home / name).write_text("".join(examples), encoding="utf-8")
+    tags = [{"tokens": text.split(), "ner_tags": ["B-x", *"O" * text.count(" ")]} for text in documents[:40]]
+    (home / "ner.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tags), encoding="utf-8")
 
     for script in ("run_pretraining.py", "run_finetuning.py"):
         (home / script).symlink_to(ROOT / script)

@@ -231,7 +231,7 @@ def test_a_loss_that_is_not_finite_reaches_neither_weights_nor_checkpoints(token
 
 def test_weights_that_only_an_evaluation_finds_broken_are_not_kept(tokenizer, tmp_path):
     settings = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
-    trainer = make_trainer(tokenizer, tmp_path, metric_for_best_model="probe_accuracy", **settings)
+    trainer = make_trainer(tokenizer, tmp_path, metric_for_best_model="probe_sst_accuracy", **settings)
     forward = trainer.model.forward
 
     def broken_when_judged(**inputs):
@@ -241,14 +241,12 @@ def test_weights_that_only_an_evaluation_finds_broken_are_not_kept(tokenizer, tm
         return output
 
     class Probe:  # a classifier cannot be fitted to numbers that are none
-        baseline = 0.5
-
-        def accuracy(self, model):
+        def metrics(self, model):
             assert trainer.state.global_step < 4
-            return 0.75
+            return {"probe_sst_accuracy": 0.75}
 
     trainer.model.forward = broken_when_judged
-    trainer.probe = Probe()
+    trainer.probes = [Probe()]
     with pytest.raises(NonFiniteLossError):
         trainer.train()
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
