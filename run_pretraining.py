@@ -81,7 +81,7 @@ def run(arguments: Sequence[str]) -> None:
         check_metric(training_arguments, model.config, [probe.key for probe in probes])
         if training_arguments.push_to_hub and training_arguments.process_index == 0:
             described = run_settings(model_arguments, data_arguments, training_arguments, model.config)
-            prepare_repository(training_arguments, model_card(described, history=[]))
+            prepare_repository(training_arguments, model_card(described, history=[]), resumes=checkpoint is not None)
         train_rows, eval_rows = build_rows(data_arguments, tokenizer, training_arguments)
         masking = {name: getattr(data_arguments, name) for name in MASKING}
         facts = run_facts(training_arguments, train_rows) | masking

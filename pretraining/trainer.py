@@ -13,15 +13,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from huggingface_hub import run_as_future
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from transformers import TrainerCallback
+from transformers.trainer_utils import HubStrategy
 
 from span_electra.common.attributes import replaced_attribute
 from span_electra.common.errors import InputError, one_line
 from span_electra.common.run_files import step_of
 from span_electra.data_collator import largest_masked_share
-from span_electra.hub.publishing import PublishingError, is_from_the_hub
+from span_electra.hub.publishing import PublishingError, is_from_the_hub, tag_checkpoint
 from span_electra.pretraining.alarms import LearningMonitor
 from span_electra.pretraining.arguments import PretrainingArguments
 from span_electra.pretraining.fixed_corruption import trade_places
@@ -249,6 +251,17 @@ class SpanElectraTrainer(StreamingTrainer):
         best = self.state.best_model_checkpoint  # not `best_global_step`, which may have left no checkpoint
         is_loaded = best and self.args.load_best_model_at_end and not self.is_in_train
         return step_of(Path(best)) if is_loaded else self.state.global_step
+
+    def send_checkpoint(self, checkpoint: Path) -> None:
+        """Upload a checkpoint's model. If all checkpoints are to be published, make each the revision `step-N`."""
+        if self.args.hub_strategy != HubStrategy.ALL_CHECKPOINTS or not self.is_world_process_zero():
+            super().send_checkpoint(checkpoint)
+            return
+        if self.push_in_progress is not None:
+            self.push_in_progress.wait_until_done()  # the library would skip this checkpoint
+        super().send_checkpoint(checkpoint)
+        jobs = self.push_in_progress.jobs  # type: ignore[attr-defined]
+        jobs.append(run_as_future(tag_checkpoint, checkpoint, self.hub_model_id, jobs[0], token=self.args.hub_token))
 
     def push_to_hub(self, *args, **kwargs):
         """As [`~transformers.Trainer.push_to_hub`].

@@ -39,6 +39,7 @@ NOT_RUN = {
     "accelerate launch --config_file configs/accelerate/ddp.yaml --num_machines 2": "needs two machines",
     "accelerate launch run_pretraining.py configs/recipes/small.yaml --train_file my_features \\\n"
     "    --tokenizer my_tokenizer --output_dir my_model \\\n    --push_to_hub": "needs an account on the Hub",
+    "from transformers import AutoModel\n\nfor step in": "needs a repository on the Hub",
     "hf upload": "needs an account on the Hub",
     "pip install datatrove": "needs an environment of its own",
     "# write_shards.py": "needs datatrove",
