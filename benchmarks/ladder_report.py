@@ -47,7 +47,7 @@ def pretraining_result(runs: list[Path], seconds: list[float]) -> dict:
         "probes": {
             name: spread([entries[-1][name] for entries in evaluations])
             for name in (*PROBES, *linear_probes(evaluations[0][-1]))
-            if name in evaluations[0][-1]
+            if all(name in entries[-1] for entries in evaluations)
         },
         "curve": [(entry["step"], entry[CURVE]) for entry in evaluations[0] if CURVE in entry],
     }
