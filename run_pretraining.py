@@ -30,7 +30,7 @@ from span_electra.pretraining.arguments import (
     parse_arguments,
 )
 from span_electra.pretraining.fixed_corruption import EvaluationCollator
-from span_electra.pretraining.linear_probe import build_probe
+from span_electra.pretraining.linear_probe import build_probes
 from span_electra.pretraining.model import build_model
 from span_electra.pretraining.model_card import model_card
 from span_electra.pretraining.plan import plan
@@ -78,19 +78,19 @@ def run(arguments: Sequence[str]) -> None:
         if checkpoint is not None:
             check_shape(checkpoint, model.config)
             check_sharding(checkpoint, is_sharded)
+        probes = build_probes(data_arguments, tokenizer)
+        check_metric(training_arguments, model.config, [probe.key for probe in probes])
         if training_arguments.push_to_hub and training_arguments.process_index == 0 and not training_arguments.plan:
             described = run_settings(model_arguments, data_arguments, training_arguments, model.config)
-            prepare_repository(training_arguments, model_card(described, history=[]))
+            prepare_repository(training_arguments, model_card(described, history=[]), resumes=checkpoint is not None)
         train_rows, eval_rows = build_rows(data_arguments, tokenizer, training_arguments)
         masking = {name: getattr(data_arguments, name) for name in MASKING}
         facts = run_facts(training_arguments, train_rows) | masking
         if checkpoint is not None:
             check_stream(checkpoint, train_rows)
             check_same_run(checkpoint, facts)
-        probe = build_probe(data_arguments, tokenizer, eval_rows)
-        check_rows(training_arguments, facts["rows"], is_evaluated=eval_rows is not None)
-        check_metric(training_arguments, model.config, has_probe=probe is not None)
-        make_trainer = partial(build_trainer, model, tokenizer, train_rows, eval_rows, data_arguments, probe=probe)
+        check_rows(data_arguments, training_arguments, facts["rows"], is_evaluated=eval_rows is not None)
+        make_trainer = partial(build_trainer, model, tokenizer, train_rows, eval_rows, data_arguments, probes=probes)
         if training_arguments.plan:
             costs = plan(
                 make_trainer, training_arguments, data_arguments, tokenizer, model_arguments.config is not None

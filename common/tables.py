@@ -44,7 +44,13 @@ def read_examples(
 
     `renamed` maps the task's names to those in the data, from --columns. It is None if there is no such option.
     """
-    rows = read_table(name, split)
+    return task_columns(read_table(name, split), name, columns, renamed)
+
+
+def task_columns(
+    rows: datasets.Dataset, name: str, columns: Mapping[str, Column], renamed: Mapping[str, str] | None = None
+) -> datasets.Dataset:
+    """Return `rows` with only the task's columns, by the task's names. The arguments are those of `read_examples`."""
     if not len(rows):
         raise InputError(f"{name}: no rows. Give data that holds examples.")
     found: dict[str, str] = {}
@@ -80,6 +86,16 @@ def check_texts(examples: datasets.Dataset, name: str, columns: Iterable[str]) -
                     f"{name}, row {number}: {column} is {value!r}, which is not text. Give text in every row, or "
                     "another column."
                 )
+
+
+def name_of(label: int, names: list[str], where: str) -> str:
+    """Return the name of a numbered label, from the `names` in the data."""
+    if not 0 <= label < len(names):
+        raise InputError(
+            f"{where}: the label is {label}; accepted are 0 to {len(names) - 1} ({', '.join(names)}). Remove the row "
+            "or correct its label (-1 often means that there is none)."
+        )
+    return names[label]
 
 
 def parse_columns(columns: Sequence[str], roles: Iterable[str]) -> dict[str, str]:

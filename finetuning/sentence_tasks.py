@@ -16,10 +16,10 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from span_electra.common.errors import InputError
-from span_electra.common.tables import SENTENCE_COLUMNS, check_texts
+from span_electra.common.tables import SENTENCE_COLUMNS, check_texts, name_of
 from span_electra.finetuning.metrics import ClassMetrics, ScoreMetrics
 from span_electra.finetuning.report import plot_confusion
-from span_electra.finetuning.task import Task, model_inputs, name_of, only_logits
+from span_electra.finetuning.task import Task, model_inputs, only_logits
 
 logger = logging.getLogger(__name__)
 

@@ -185,16 +185,6 @@ def validation_name(arguments: TaskArguments) -> str:
     return arguments.train_file
 
 
-def name_of(label: int, names: list[str], where: str) -> str:
-    """Return the name of a numbered label, from the `names` in the data."""
-    if not 0 <= label < len(names):
-        raise InputError(
-            f"{where}: the label is {label}; accepted are 0 to {len(names) - 1} ({', '.join(names)}). Remove the row "
-            "or correct its label (-1 often means that there is none)."
-        )
-    return names[label]
-
-
 def model_inputs(tokenizer: PreTrainedTokenizerBase, encoded: Mapping) -> dict[str, list]:
     """Return the tokenizer's outputs that the model accepts."""
     return {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}

@@ -43,6 +43,7 @@ NOT_RUN = {
     "accelerate launch --config_file configs/accelerate/ddp.yaml --num_machines 2": "needs two machines",
     "accelerate launch run_pretraining.py configs/recipes/small.yaml --train_file my_features \\\n"
     "    --tokenizer my_tokenizer --output_dir my_model \\\n    --push_to_hub": "needs an account on the Hub",
+    "from transformers import AutoModel\n\nfor step in": "needs a repository on the Hub",
     "hf upload": "needs an account on the Hub",
     "pip install datatrove": "needs an environment of its own",
     "# write_shards.py": "needs datatrove",
@@ -145,8 +146,10 @@ def home(tmp_path_factory):
         datasets.Dataset.from_dict({"text": part}).to_parquet(home / "shards" / f"{shard}.parquet")
     (home / "held_out.txt").write_text("".join(documents[:60]), encoding="utf-8")
     examples = [json.dumps({"text": text.strip(), "label": i % 2}) + "\n" for i, text in enumerate(documents[:40])]
-    for name in ("train.jsonl", "dev.jsonl"):
+    for name in ("train.jsonl", "dev.jsonl", "reviews.jsonl"):
         (home / name).write_text("".join(examples), encoding="utf-8")
+    tags = [{"tokens": text.split(), "ner_tags": ["B-x", *"O" * text.count(" ")]} for text in documents[:40]]
+    (home / "ner.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tags), encoding="utf-8")
 
     for script in ("run_pretraining.py", "run_finetuning.py"):
         (home / script).symlink_to(ROOT / script)

@@ -209,7 +209,7 @@ REFUSED = {
         r"--features_cache_dir .*cache: .*--output_dir",
     ),
     "a probe without evaluation": (
-        {"probe_file": "{home}/one_class.jsonl", "validation_split_percentage": 0},
+        {"probe_file": "{home}/two_classes.jsonl", "validation_split_percentage": 0},
         r"--probe_file: is scored whenever the model is evaluated",
     ),
     "mask ratio in the file": ({"config": "{home}/bad_ratio.json"}, r"mask_ratio is 1\.5; it must lie between"),
@@ -357,6 +357,10 @@ REFUSED = {
     "a metric of a probe that is not there": (
         {"load_best_model_at_end": True, "metric_for_best_model": "probe_accuracy"},
         r"--metric_for_best_model is probe_accuracy; accepted are loss, ",
+    ),
+    "another probe's metric": (
+        {"probe_file": "{home}/two_classes.jsonl", "metric_for_best_model": "probe_two_classes_f1"},
+        r"--metric_for_best_model is probe_two_classes_f1; accepted are loss, .*, probe_two_classes_accuracy\.$",
     ),
     "the other network's metric": (
         {"objective": "generator", "load_best_model_at_end": True, "metric_for_best_model": "eval_discriminator_auc"},
@@ -709,9 +713,9 @@ def test_features_are_left_as_they_are(home, tmp_path):
 def test_labelled_texts_are_looked_at_when_the_model_is_evaluated(home, tmp_path):
     main(arguments(home, tmp_path / "out", probe_file=home / "two_classes.jsonl", max_steps=2))
     history = json.loads((tmp_path / "out" / "history.json").read_text())["history"]
-    (accuracy, *_) = [entry["eval_probe_accuracy"] for entry in history if "eval_loss" in entry]
+    (accuracy, *_) = [entry["eval_probe_two_classes_accuracy"] for entry in history if "eval_loss" in entry]
     assert 0 <= accuracy <= 1
-    assert "| probe_accuracy |" in (tmp_path / "out" / "README.md").read_text()
+    assert "| probe_two_classes_accuracy |" in (tmp_path / "out" / "README.md").read_text()
     assert json.loads((tmp_path / "out" / "tokenizer.json").read_text())["truncation"] is None
 
 
@@ -972,7 +976,6 @@ def test_options_win_over_the_recipe(tmp_path):
         ("whole_words: no", False),
         ("whole_words: off", False),
         ("learning_rate: 5e-4", 5e-4),
-        ("probe_file:", None),
         ("max_seq_length: ~", None),
         ('config_overrides: {use_sbgo: no, hidden_act: "0"}', '{"use_sbgo": false, "hidden_act": "0"}'),
         (

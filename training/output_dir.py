@@ -24,8 +24,8 @@ LOCK_SECONDS = 10  # a killed run's data workers hold its lock until they notice
 # In a run's folder before its first checkpoint. The last two are an unfinished save's and a tracker's.
 HELD_BY_ANY_RUN = {ARGUMENTS, IGNORED, ASIDE, "runs"}
 
-# Checkpoints hold the optimizer, and loading pickled arguments runs code.
-NOT_PUBLISHED = ("checkpoint-*/", f"{ASIDE}/", "runs/", "training_args.bin", LOCK)
+# Checkpoints hold the optimizer, loading pickled arguments runs code, and samples show your text.
+NOT_PUBLISHED = ("checkpoint-*/", f"{ASIDE}/", "runs/", "training_args.bin", SAMPLES, LOCK)
 
 # Everything that a run writes, as globs. --overwrite_output_dir removes nothing else.
 WRITTEN = (
