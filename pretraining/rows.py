@@ -104,7 +104,10 @@ def is_features(path: str) -> bool:
 
 def are_full(rows: datasets.Dataset | TextStream, tokens: int) -> bool:
     """Whether every row is known to have so many tokens."""
-    return has_length(rows) and pc.min(pc.list_value_length(rows.data.column("input_ids"))).as_py() == tokens
+    return (
+        isinstance(rows, datasets.Dataset)
+        and pc.min(pc.list_value_length(rows.data.column("input_ids"))).as_py() == tokens
+    )
 
 
 def build_rows(
