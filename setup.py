@@ -20,6 +20,8 @@ FOLDERS = (
     "pretraining",
     "finetuning",
     "inspection",
+    "examples",
+    "cli",
     "configs",
 )
 
@@ -48,6 +50,7 @@ setup(
     },
     include_package_data=False,
     cmdclass={"build_py": BuildPackage},
+    entry_points={"console_scripts": ["span-electra = span_electra.cli.main:main"]},
     install_requires=[
         "torch>=2.6",
         "transformers>=5.15",

@@ -25,6 +25,7 @@ from .configuration_span_electra import SpanObjectivesConfig
 IGNORED = -100  # the label of a token that is not masked
 GOLDEN_RATIO = 0x9E3779B9 - 2**32  # of 2**32, as int32: its multiples lie far apart
 CAPACITY_EXCEEDED = "There are more masked tokens than `largest_masked_share` allows: raise it, or set it to None."
+PADDING_FOUND = "`rows_are_full` is True, but a batch has padding: set it to False."
 
 
 @dataclass
@@ -71,6 +72,7 @@ class SpanObjectives(nn.Module):
     Attributes:
         largest_masked_share: the largest ratio of a batch's tokens that may be masked. With it all shapes are static,
             which a GPU wants; None counts the masked tokens of every batch.
+        rows_are_full: no batch with labels has padding, so attention takes no mask and may use its fastest kernels.
         new_parameters: the names of the parameters that start at random although the others were loaded, which the
             Trainer therefore trains at another rate. None if all start alike.
     """
@@ -78,6 +80,7 @@ class SpanObjectives(nn.Module):
     config: SpanObjectivesConfig
     generator: nn.Module
     largest_masked_share: float | None = None
+    rows_are_full: bool = False
     new_parameters: set[str] | None = None
 
     # What a model provides.
@@ -172,7 +175,10 @@ class SpanObjectives(nn.Module):
             return_dict = self.config.return_dict  # type: ignore[attr-defined]
         if position_ids is not None:
             position_ids = position_ids.expand(len(inputs_embeds if input_ids is None else input_ids), -1)
-        masks = self.attention_mask_of(attention_mask, position_ids)
+        attends_to_all = self.rows_are_full and labels is not None
+        if attends_to_all and attention_mask is not None:
+            torch._assert_async(attention_mask.all(), PADDING_FOUND)
+        masks = self.attention_mask_of(None if attends_to_all else attention_mask, position_ids)
         inputs = {"token_type_ids": token_type_ids, "position_ids": position_ids, "return_dict": True}
         wanted = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         wanted = {name: value for name, value in wanted.items() if value is not None}  # of the discriminator

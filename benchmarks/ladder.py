@@ -91,8 +91,7 @@ class Ladder:
     def check_tasks(self) -> None:
         """Refuse a folder that lacks a task's files before anything is trained."""
         parts = [(task, part) for task in self.tasks for part in ("train", "dev")]
-        if "probe" in self.size:
-            parts.append((self.size["probe"], "train"))
+        parts += [(probe, "train") for probe in self.size.get("probe", [])]
         if not parts or self.options.pieces:
             return
         if self.options.tasks is None:
@@ -155,7 +154,7 @@ class Ladder:
         recipe |= {"tokenizer": self.tokenizer, "train_file": [self.features], "seed": seed, "output_dir": run}
         recipe |= {"save_total_limit": 1, "report_to": "none", "disable_tqdm": True, **on_cpu()}
         if "probe" in self.size:
-            recipe["probe_file"] = self.options.tasks / self.size["probe"] / "train.jsonl"
+            recipe["probe_file"] = [data_file(self.options.tasks / probe, "train") for probe in self.size["probe"]]
         return recipe
 
     def pretrain(self, name: str, seed: int, run: Path) -> None:

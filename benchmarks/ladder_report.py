@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, median
 
@@ -24,8 +25,8 @@ TASKS = {
     "wnut17": ("token-classification", "overall_f1"),
     "squad": ("question-answering", "f1"),
 }
-PROBES = ("eval_generator_perplexity", "eval_discriminator_auc", "eval_fixed_discriminator_auc", "eval_probe_accuracy")
-HEADINGS = ("tokens", "FLOPs", "seconds", "perplexity", "AUC", "fixed AUC", "linear probe")
+PROBES = ("eval_generator_perplexity", "eval_discriminator_auc", "eval_fixed_discriminator_auc")
+HEADINGS = ("tokens", "FLOPs", "seconds", "perplexity", "AUC", "fixed AUC")
 CURVE = "eval_fixed_discriminator_auc"
 NORMAL_95 = 1.96
 
@@ -45,11 +46,15 @@ def pretraining_result(runs: list[Path], seconds: list[float]) -> dict:
         "flops": arguments["max_steps"] * flops_per_step(runs[0], arguments),
         "probes": {
             name: spread([entries[-1][name] for entries in evaluations])
-            for name in PROBES
-            if name in evaluations[0][-1]
+            for name in (*PROBES, *linear_probes(evaluations[0][-1]))
+            if all(name in entries[-1] for entries in evaluations)
         },
         "curve": [(entry["step"], entry[CURVE]) for entry in evaluations[0] if CURVE in entry],
     }
+
+
+def linear_probes(figures: Iterable[str]) -> list[str]:
+    return [name for name in figures if name.startswith("eval_probe_") and not name.endswith("_baseline")]
 
 
 def filled_share(features: Path) -> float:
@@ -127,9 +132,12 @@ def tasks_of(results: list[dict]) -> list[str]:
 def table(results: list[dict], command: str) -> str:
     """The comparison in Markdown, and how to repeat one of its rows."""
     tasks = tasks_of(results)
+    linear = linear_probes(dict.fromkeys(name for entry in results for name in entry.get("probes", ())))
+    columns = (*PROBES, *linear)
+    headings = [*HEADINGS, *(name.removeprefix("eval_").replace("_", " ") for name in linear)]
     lines = [
-        " | ".join(["| rung", *HEADINGS, *tasks, "mean |"]),
-        "|---" * (len(HEADINGS) + len(tasks) + 2) + "|",
+        " | ".join(["| rung", *headings, *tasks, "mean |"]),
+        "|---" * (len(headings) + len(tasks) + 2) + "|",
     ]
     for entry in results:
         cells = [entry["rung"]]
@@ -137,10 +145,10 @@ def table(results: list[dict], command: str) -> str:
             probes = entry["probes"]
             cells += [f"{entry['tokens'] / 1e6:.1f} M", f"{entry['flops']:.2e}", shown_spread(entry["seconds"], 0)]
             cells += [
-                shown_spread(probes[name], 0 if name == PROBES[0] else 3) if name in probes else "" for name in PROBES
+                shown_spread(probes[name], 0 if name == PROBES[0] else 3) if name in probes else "" for name in columns
             ]
         else:
-            cells += [""] * len(HEADINGS)
+            cells += [""] * len(headings)
         cells += [task_cell(entry["tasks"].get(task)) for task in tasks]
         cells.append(f"{entry['mean']:.1f}" if "mean" in entry else "")
         lines.append("| " + " | ".join(cells) + " |")

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from importlib.resources import files
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, get_args, get_type_hints
@@ -25,6 +26,7 @@ from span_electra.common.errors import (
 )
 
 RECIPE_SUFFIXES = (".yaml", ".yml", ".json")
+SHIPPED_RECIPES = {path.name: str(path) for path in (files("span_electra.configs") / "recipes").iterdir()}
 
 
 def option(default: Any, help: str, **settings: Any) -> Any:
@@ -35,7 +37,6 @@ def option(default: Any, help: str, **settings: Any) -> Any:
 def parse_options(
     groups: Sequence[type],
     arguments: Sequence[str],
-    script: str,
     description: str,
     alternatives: frozenset[str] = frozenset(),
 ) -> tuple:
@@ -44,20 +45,17 @@ def parse_options(
     Args:
         groups: Dataclasses whose fields are the options.
         arguments: The command line without the script's name.
-        script, description: The script's name and what it does, for the help.
+        description: What the script does, for the help.
         alternatives: Options that exclude each other. One on the command line replaces any of them in the recipe.
 
     Returns:
         An instance of each group.
-
-    Raises:
-        InputError: An option is unknown, or the Trainer's arguments refuse its value.
     """
     parser = HfArgumentParser(
         groups,  # type: ignore[arg-type]
-        prog=script,
-        usage=f"{script} [recipe.yaml] [--option value ...]",
-        description=f"{description} A recipe is a YAML or JSON file that holds options.",
+        usage="%(prog)s [recipe.yaml] [--option value ...]",
+        description=f"{description} A recipe is a YAML or JSON file that holds options, or the name of one that comes "
+        f"with the package: {', '.join(sorted(SHIPPED_RECIPES))}.",
         allow_abbrev=False,
     )
     arguments = list(arguments)
@@ -86,6 +84,8 @@ def read_recipe(path: str, groups: Sequence[type]) -> dict:
         raise InputError(
             f"{path}: neither an option, which begins with --, nor a recipe ({', '.join(RECIPE_SUFFIXES)})."
         )
+    if not Path(path).exists():
+        path = SHIPPED_RECIPES.get(path, path)
     recipe, types = read_settings(path, load_recipe), option_types(groups)
     for name in recipe.keys() - types.keys():
         raise InputError(f"{path}: {unknown_option(name, groups)}")
@@ -127,22 +127,16 @@ SettingsLoader.add_implicit_resolver(
 )
 
 
-class AsWrittenLoader(SettingsLoader):
-    """Loads values as the text that is written: `no` is Norwegian, and 0123 is not 83."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
-        for first, resolvers in SettingsLoader.yaml_implicit_resolvers.items()
-    }
-
-
 def load_recipe(text: str) -> object:
-    """Read a recipe with its values as they are written. Only values in a mapping have their types."""
-    recipe, typed = yaml.load(text, AsWrittenLoader), load_yaml(text)
+    """Read a recipe with its values as they are written: `no` is Norwegian, and 0123 is not 83.
+
+    Only values in a mapping have their types, and only a missing value is None.
+    """
+    typed = load_yaml(text)
     if not isinstance(typed, dict):
         return typed
-    mappings = {name: value for name, value in typed.items() if isinstance(value, dict)}
-    return recipe | mappings
+    written = yaml.load(text, yaml.BaseLoader)
+    return written | {name: value for name, value in typed.items() if value is None or isinstance(value, dict)}
 
 
 def load_yaml(text: str) -> object:
@@ -150,11 +144,7 @@ def load_yaml(text: str) -> object:
 
 
 def load_json(text: str) -> object:
-    """Read JSON.
-
-    Raises:
-        ValueError: It is not JSON, gives a name twice, or nests lists too deeply.
-    """
+    """Read JSON. A name that is given twice is a ValueError too."""
 
     def once(pairs: list[tuple[str, object]]) -> dict:
         refuse_repeated([name for name, _ in pairs])

@@ -4,7 +4,6 @@ import csv
 import difflib
 import json
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 SAMPLE_SEED = 0  # not the run's, so that runs with different seeds see the same rows
 TEXTS = (Value("string"), Value("large_string"))
-# Not 01, which is a name, and no more digits than a float64 holds.
-NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d+)?")
 
 
 class Column(NamedTuple):
@@ -31,31 +28,29 @@ class Column(NamedTuple):
 
     names: tuple[str, ...]  # the first of these that the data has is used
     is_required: bool = True
-    is_label: bool = False  # if all values are text that spells a number, they become numbers
 
 
 SENTENCE_COLUMNS = {
     "sentence1": Column(("sentence1", "text", "sentence")),
     "sentence2": Column(("sentence2",), is_required=False),
-    "label": Column(("label",), is_label=True),
+    "label": Column(("label",)),
 }
 
 
 def read_examples(
     name: str, split: str, columns: Mapping[str, Column], renamed: Mapping[str, str] | None = None
 ) -> datasets.Dataset:
-    """Read the rows of a file or a dataset, with only the task's columns.
+    """Read the rows of a file or of a split of a `datasets` name, with only the task's `columns`, by its own names.
 
-    Args:
-        name: A file, or a `datasets` name (`name:configuration`).
-        split: The split of a `datasets` name.
-        columns: The task's columns, by the task's names for them.
-        renamed: The task's name -> the name in the data, from --columns. None if there is no such option.
-
-    Raises:
-        InputError: The data is missing, cannot be read, has no rows or lacks a column.
+    `renamed` maps the task's names to those in the data, from --columns. It is None if there is no such option.
     """
-    rows = read_table(name, split)
+    return task_columns(read_table(name, split), name, columns, renamed)
+
+
+def task_columns(
+    rows: datasets.Dataset, name: str, columns: Mapping[str, Column], renamed: Mapping[str, str] | None = None
+) -> datasets.Dataset:
+    """Return `rows` with only the task's columns, by the task's names. The arguments are those of `read_examples`."""
     if not len(rows):
         raise InputError(f"{name}: no rows. Give data that holds examples.")
     found: dict[str, str] = {}
@@ -79,12 +74,7 @@ def read_examples(
     unread = [column for column in texts if column not in found]
     for role in columns.keys() - found.values() if unread and renamed is not None else ():
         logger.warning(f"{name} has no {role}. If that is {unread[0]}, give --columns {role}={unread[0]}.")
-    rows = rows.select_columns(list(found)).rename_columns({old: new for old, new in found.items() if old != new})
-    for role, column in columns.items():
-        if column.is_label and rows.features.get(role) in TEXTS and all(map(is_number, rows[role])):
-            rows = rows.add_column("numbers", [*map(float, rows[role])]).remove_columns(role)
-            rows = rows.rename_column("numbers", role)
-    return rows
+    return rows.select_columns(list(found)).rename_columns({old: new for old, new in found.items() if old != new})
 
 
 def check_texts(examples: datasets.Dataset, name: str, columns: Iterable[str]) -> None:
@@ -98,8 +88,14 @@ def check_texts(examples: datasets.Dataset, name: str, columns: Iterable[str]) -
                 )
 
 
-def is_number(text: str | None) -> bool:
-    return text is not None and NUMBER.fullmatch(text) is not None
+def name_of(label: int, names: list[str], where: str) -> str:
+    """Return the name of a numbered label, from the `names` in the data."""
+    if not 0 <= label < len(names):
+        raise InputError(
+            f"{where}: the label is {label}; accepted are 0 to {len(names) - 1} ({', '.join(names)}). Remove the row "
+            "or correct its label (-1 often means that there is none)."
+        )
+    return names[label]
 
 
 def parse_columns(columns: Sequence[str], roles: Iterable[str]) -> dict[str, str]:
@@ -139,7 +135,7 @@ def read_file(path: Path) -> datasets.Dataset:
     try:
         if suffix == ".parquet":
             return datasets.load_dataset("parquet", data_files=str(path), split="train")
-        return csv_table(path) if suffix == ".csv" else json_table(path)
+        return table_of([row for _, row in csv_rows(path)] if suffix == ".csv" else read_json(path), path)
     except InputError:
         raise
     except Exception as error:  # every way in which reading fails has its own class
@@ -148,28 +144,12 @@ def read_file(path: Path) -> datasets.Dataset:
         raise InputError(f"{path}: cannot be read as {kind}, or has no rows ({reason}).") from error
 
 
-def csv_table(path: Path) -> datasets.Dataset:
-    names, rows = open_csv(path)
-    columns = zip(*(row for _, row in rows), strict=True)
-    return datasets.Dataset.from_dict(dict(zip(names, map(list, columns), strict=False)))
-
-
-def json_table(path: Path) -> datasets.Dataset:
-    """Read rows from JSON lines, a list of objects, such a list under `data`, or SQuAD's nested format."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError:  # several values, so JSON lines
-        content = [row for _, row in open_json_lines(path)]
-    if isinstance(content, dict):
-        content = content.get("data", [content])
-        if content and isinstance(content, list) and isinstance(content[0], dict) and "paragraphs" in content[0]:
-            content = list(squad_rows(content, path))
-    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
-        raise InputError(f"{path}: not rows. Accepted: one JSON object per line, or a list of objects.")
+def table_of(rows: list[dict], path: Path) -> datasets.Dataset:
+    """Build a table in which a row that lacks a column has no value there."""
     table = {}
-    for name in dict.fromkeys(name for row in content for name in row):
+    for name in dict.fromkeys(name for row in rows for name in row):
         try:
-            table[name] = pa.array([row.get(name) for row in content])
+            table[name] = pa.array([row.get(name) for row in rows])
         except pa.ArrowException as error:
             raise InputError(
                 f"{path}: the column {name!r} holds values of several types ({first_line(error)}). Give it one."
@@ -177,12 +157,23 @@ def json_table(path: Path) -> datasets.Dataset:
     return datasets.Dataset.from_dict(table)
 
 
-def open_json_lines(path: Path) -> Iterator[tuple[str, dict]]:
-    """Yield each object of a file of JSON lines, after where it is.
+def read_json(path: Path) -> list[dict]:
+    """Read rows from JSON lines, a list of objects, such a list under `data`, or SQuAD's nested format."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError:  # several values, so JSON lines
+        content = [row for _, row in json_rows(path)]
+    if isinstance(content, dict):
+        content = content.get("data", [content])
+        if content and isinstance(content, list) and isinstance(content[0], dict) and "paragraphs" in content[0]:
+            content = list(squad_rows(content, path))
+    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+        raise InputError(f"{path}: not rows. Accepted: one JSON object per line, or a list of objects.")
+    return content
 
-    Raises:
-        InputError: A line is not a JSON object.
-    """
+
+def json_rows(path: Path) -> Iterator[tuple[str, dict]]:
+    """Yield where each row of a file of JSON lines is, and the row."""
     for number, line in numbered_lines(path):
         if not line or line.isspace():
             continue
@@ -224,11 +215,7 @@ def sample(rows: datasets.Dataset, count: int | None) -> datasets.Dataset:
 
 
 def load_named_dataset(name: str, split: str, streaming: bool = False) -> datasets.Dataset | datasets.IterableDataset:
-    """Load a split of the dataset `name`, or `name:configuration`, from the Hub.
-
-    Raises:
-        InputNotFoundError: There is none, or it is not in the cache and there is no network.
-    """
+    """Load a split of the dataset `name`, or `name:configuration`, from the Hub."""
     dataset_name, _, configuration = name.partition(":")
     try:
         return datasets.load_dataset(dataset_name, configuration or None, split=split, streaming=streaming)
@@ -239,31 +226,22 @@ def load_named_dataset(name: str, split: str, streaming: bool = False) -> datase
         ) from error
 
 
-def open_csv(path: Path) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
-    """Return the columns of a CSV file and an iterator over its rows, which yields where a row is and its fields.
-
-    Raises:
-        InputError: The file is not CSV, or (while rows are read) a row has more or fewer fields than columns.
-    """
+def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield where each row of a CSV file is, and the row. The first line names the columns."""
     csv.field_size_limit(LONGEST_LINE)
     reader = csv.reader((f"{line}\n" for _, line in numbered_lines(path)), strict=True)
-    rows = _csv_rows(path, reader)
-    _, names = next(rows, ("", []))
-    return names, _whole_rows(rows, len(names))
-
-
-def _csv_rows(path: Path, reader) -> Iterator[tuple[str, list[str]]]:
+    names: list[str] = []
     try:
-        yield from ((f"{path}, line {reader.line_num}", row) for row in reader if row)  # an empty line is no row
+        for row in filter(None, reader):  # an empty line is no row
+            where = f"{path}, line {reader.line_num}"
+            if not names:
+                names = row
+            elif len(row) == len(names):
+                yield where, dict(zip(names, row, strict=True))
+            else:
+                raise InputError(
+                    f"{where}: {len(row)} fields, but the first line names {len(names)} columns. Put fields with "
+                    'commas or line ends in double quotes ("), or write the file with a CSV library.'
+                )
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not CSV ({error}).") from error
-
-
-def _whole_rows(rows: Iterator[tuple[str, list[str]]], columns: int) -> Iterator[tuple[str, list[str]]]:
-    for where, row in rows:
-        if len(row) != columns:
-            raise InputError(
-                f"{where}: {len(row)} fields, but the first line names {columns} columns. Put fields with commas or "
-                'line ends in double quotes ("), or write the file with a CSV library.'
-            )
-        yield where, row

@@ -5,9 +5,9 @@
 `my_model_stock/discriminator` is the encoder to fine-tune; `my_model_stock/generator` fills masks.
 """
 
-import argparse
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import AutoTokenizer, ElectraForPreTraining, PreTrainedModel
@@ -17,6 +17,7 @@ from span_electra.common.errors import InputError, as_input_error
 from span_electra.common.output_folder import atomic_folder, check_output_dir
 from span_electra.common.run_files import without_config
 from span_electra.configuration_span_electra import SpanElectraConfig
+from span_electra.conversion.options import parse_arguments
 from span_electra.conversion.warm_start import load_whole
 from span_electra.modeling_span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining
 
@@ -99,14 +100,8 @@ def write_for_version_4(path: Path) -> None:
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m span_electra.conversion.export", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("checkpoint", help="a pretraining checkpoint: folder or Hub name")
-    parser.add_argument("--output_dir", required=True, help="a new or empty folder")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export there")
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse_arguments(arguments)
     written: list[Path] = []
     run_command(lambda: written.extend(export(options.checkpoint, options.output_dir, options.overwrite)))
     print(*written, sep="\n")

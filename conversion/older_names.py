@@ -39,11 +39,7 @@ def current_name(name: str) -> str:
 
 
 def split_data_settings(settings: dict[str, Any]) -> SplitSettings:
-    """Rename the settings of a configuration file and separate the model's from the data's.
-
-    Raises:
-        ValueError: The file has two values for one setting, under an older name and under today's.
-    """
+    """Rename the settings of a configuration file and separate the model's from the data's."""
     data = {DATA_ALIASES[name]: value for name, value in settings.items() if name in DATA_ALIASES}
     token_ids = {TOKENIZER_ALIASES[name]: value for name, value in settings.items() if name in TOKENIZER_ALIASES}
     model: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Start from existing weights: a published ELECTRA, an encoder, or a generator that was trained alone."""
+"""Start from existing weights: an ELECTRA, an encoder of any family, or a generator that was trained alone."""
 
 import logging
 import os
@@ -16,8 +16,8 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import logging as library_logging
 
+from span_electra.common.attributes import no_loading_report
 from span_electra.configuration_span_electra import ENCODER_SHAPE, STOCK_SETTINGS, SpanElectraConfig
 from span_electra.encoders.configuration_span_encoder import (
     SpanEncoderConfig,
@@ -27,17 +27,12 @@ from span_electra.encoders.configuration_span_encoder import (
     generator_settings,
     shallower,
 )
-from span_electra.encoders.modeling_span_encoder import SpanEncoderForPreTraining, is_of_heads
+from span_electra.encoders.modeling_span_encoder import SpanEncoderForPreTraining
 from span_electra.encoders.stock_encoders import load_whole, refuse_missing, without_pooler
 from span_electra.modeling_span_electra import WORD_EMBEDDINGS, SpanElectraForMaskedLM, SpanElectraForPreTraining
 from span_electra.span_objectives import SpanBoundaryHead
 
 logger = logging.getLogger(__name__)
-
-BERT_SHAPED = ("bert", "electra", "roberta", "xlm-roberta", "camembert")
-
-# These models count positions from the padding id, so the first rows of their position table are never used.
-NUMBERED_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")
 
 # What both networks must have in common: the shape of the embeddings, and what a layer computes.
 COMMON_SETTINGS = (
@@ -54,12 +49,6 @@ SETTINGS_OF_TRAINING = (
 SETTINGS_OF_NEW_HEADS = ("embedding_sharing", "use_sbgo", "use_sbpo", *BOUNDARY_HEAD_SHAPE)
 SETTINGS_OF_A_NEW_GENERATOR = ("generator_size", *(f"generator_{name}" for name in ENCODER_SHAPE))
 
-# The settings that mean the same in a BERT-shaped encoder and in ELECTRA.
-SHARED_SETTINGS = (
-    *("vocab_size", "type_vocab_size", "pad_token_id", "hidden_act", "layer_norm_eps"),
-    *("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range"),
-)
-
 
 def from_electra(
     discriminator: str | os.PathLike, generator: str | os.PathLike | None = None, **settings
@@ -67,10 +56,11 @@ def from_electra(
     """Start from ELECTRA's weights.
 
     Embeddings or encoders that are equal in both halves are shared. Anything else stays separate, unless `settings`
-    say otherwise. Without a generator, a new one takes over the discriminator's word embeddings.
+    say otherwise. Without a generator, a new one takes over the discriminator's word embeddings. The log names what is
+    new, and `new_parameters` of the model holds the names of these parameters.
 
     Args:
-        discriminator: folder or Hub name of a stock ELECTRA discriminator.
+        discriminator: folder or Hub name of a stock ELECTRA discriminator, or of an ELECTRA without its head.
         generator: folder or Hub name of its generator.
         settings: fields of [`SpanElectraConfig`] that the two do not determine.
 
@@ -78,20 +68,13 @@ def from_electra(
         ValueError: the halves differ in vocabulary, embedding size or activation, one lacks weights or is a decoder,
             or the generator's output layer is not its word embeddings.
     """
-    source, _ = load_whole(ElectraForPreTraining, discriminator)
-    check_encoder(discriminator, source.config)
+    source, has_head = load_discriminator(discriminator)
     shape = {name: getattr(source.config, name) for name in STOCK_SETTINGS} | {"tie_word_embeddings": True}
     generator_model = None
     if generator is not None:
         generator_model, _ = load_whole(ElectraForMaskedLM, generator)
         check_generator(generator, generator_model)
-        for name in COMMON_SETTINGS:
-            ours, theirs = getattr(source.config, name), getattr(generator_model.config, name)
-            if ours != theirs:
-                raise ValueError(
-                    f"`{name}` is {ours} in the discriminator {str(discriminator)!r} and {theirs} in the "
-                    f"generator {str(generator)!r}; give two halves of one model."
-                )
+        check_halves(source.config, generator_model.config)
         shape |= {f"generator_{name}": getattr(generator_model.config, name) for name in ENCODER_SHAPE}
         ours, theirs = source.electra.state_dict(), generator_model.electra.state_dict()
         differing = {name for name in ours if name not in theirs or not torch.equal(ours[name], theirs[name])}
@@ -103,50 +86,40 @@ def from_electra(
     model = SpanElectraForPreTraining(SpanElectraConfig(**shape | settings))
     model.discriminator_predictions.load_state_dict(source.discriminator_predictions.state_dict())
     load_encoders(model, source.electra.state_dict(), generator_model)
-    loaded = [model.electra, model.discriminator_predictions, *([model.generator] if generator_model else [])]
-    mark_new(model, loaded)
-    logger.warning(
-        f"{discriminator}: new, to be trained: {listed(new_parts(model, loaded))}."
-        + ("" if generator_model else new_generator(model))
-    )
+    loaded: list[nn.Module] = [model.electra]
+    loaded += [model.discriminator_predictions] if has_head else []
+    # A new generator's word embeddings come from the discriminator.
+    loaded += [model.generator if generator_model else model.generator.get_input_embeddings()]
+    mark_new(model, (parameter for module in loaded for parameter in module.parameters()))
+    start = ""
+    if generator_model is None:
+        start = (
+            " The generator takes over the discriminator's word embeddings. Its new weights are random, so its "
+            f"perplexity starts near or above the size of the vocabulary ({model.config.vocab_size:,})."
+        )
+    logger.warning(f"{discriminator}: new, to be trained: {listed(parts_of(model, model.new_parameters))}.{start}")
     return model
 
 
-def from_encoder(encoder: str | os.PathLike, **settings) -> SpanElectraForPreTraining:
-    """Start from a BERT-shaped encoder, which becomes the discriminator's and gives the same hidden states.
+def load_discriminator(name: str | os.PathLike) -> tuple[Any, bool]:
+    """Load an ELECTRA discriminator. Return it, and whether its head was saved too."""
+    kind: Any = ElectraForPreTraining
+    model, loaded = kind.from_pretrained(name, output_loading_info=True)
+    lost_of_head = {key for key in loaded["missing_keys"] if key.startswith("discriminator_predictions.")}
+    refuse_missing(name, loaded["missing_keys"] - lost_of_head)
+    check_encoder(name, model.config)
+    return model, not lost_of_head
 
-    The log names the weights that ELECTRA has no place for and those that are new. The new generator takes over the
-    encoder's word embeddings.
 
-    Args:
-        encoder: folder or Hub name of a model of one of the types in `BERT_SHAPED`.
-        settings: fields of [`SpanElectraConfig`] that the encoder does not determine, such as the generator's shape.
-
-    Raises:
-        ValueError: the model is of another type, is a decoder, has position embeddings of another kind, or lacks
-            weights.
-    """
-    config = AutoConfig.from_pretrained(encoder)
-    check_encoder(encoder, config)
-    source, heads = load_whole(AutoModel, encoder)
-    weights = source.state_dict()
-    if config.model_type in NUMBERED_FROM_PADDING:
-        table = weights["embeddings.position_embeddings.weight"]
-        weights["embeddings.position_embeddings.weight"] = table[config.pad_token_id + 1 :]
-    shape = {name: getattr(config, name) for name in (*SHARED_SETTINGS, *ENCODER_SHAPE)}
-    shape["embedding_size"] = getattr(config, "embedding_size", config.hidden_size)
-    shape["max_position_embeddings"] = len(weights["embeddings.position_embeddings.weight"])
-    model = SpanElectraForPreTraining(SpanElectraConfig(**shape | settings))
-    names = model.electra.state_dict().keys()
-    ours = {name: weight for name, weight in weights.items() if name in names}
-    left_behind = sorted({*weights} - {*ours} | heads)
-    load_encoders(model, ours)
-    mark_new(model, [model.electra])
-    logger.warning(
-        f"{encoder}: its encoder is now the discriminator's. Not used: {listed(left_behind)}. New, to be trained: "
-        f"{listed(new_parts(model, [model.electra]))}.{new_generator(model)}"
-    )
-    return model
+def check_halves(discriminator: PretrainedConfig, generator: PretrainedConfig) -> None:
+    """Raise a ValueError if two halves are not of one model."""
+    for name in COMMON_SETTINGS:
+        ours, theirs = getattr(discriminator, name), getattr(generator, name)
+        if ours != theirs:
+            raise ValueError(
+                f"`{name}` is {ours} in the discriminator {discriminator.name_or_path!r} and {theirs} in the "
+                f"generator {generator.name_or_path!r}; give two halves of one model."
+            )
 
 
 def from_stock_encoder(
@@ -189,12 +162,16 @@ def from_stock_encoder(
     model = SpanEncoderForPreTraining(SpanEncoderConfig(discriminator=config, **settings), discriminator, start)
     if vocab_size > model.config.vocab_size:
         model.resize_token_embeddings(vocab_size)
-    model.new_parameters = new_parameters_of(model, new)
-    kept = [name for name, _ in model.generator.named_parameters() if name not in new]
+    of_generator = dict(model.generator.named_parameters(remove_duplicate=False))
+    known = [weight for name, weight in of_generator.items() if name not in new]
+    # The table that disentangled embeddings share is the generator's.
+    known += [w for name, w in model.discriminator.named_parameters() if not name.endswith(".shared.weight")]
+    mark_new(model, known)
+    kept = {name for name, _ in model.generator.named_parameters()} - new
     logger.warning(
         f"{encoder}: is the discriminator. The generator has {start.config.num_hidden_layers} layers. From "
-        f"{encoder if generator is None else generator}: {listed(modules_of(kept))}. New, to be trained: "
-        f"{listed(modules_of(model.new_parameters))}."
+        f"{encoder if generator is None else generator}: {listed(parts_of(model.generator, kept))}. "
+        f"New, to be trained: {listed(parts_of(model, model.new_parameters))}."
     )
     return model
 
@@ -214,40 +191,31 @@ def load_stock_generator(
     if generator is not None:
         shape = AutoConfig.from_pretrained(generator)
         shape = shape if layers is None else shallower(shape, layers)
-    verbosity = library_logging.get_verbosity()
-    library_logging.set_verbosity_error()  # it would name every layer that is left out
-    try:
+    with no_loading_report():  # it would name every layer that is left out
         start, loaded = AutoModelForMaskedLM.from_pretrained(
             encoder if generator is None else generator, config=shape, dtype=torch.float32, output_loading_info=True
         )
-    finally:
-        library_logging.set_verbosity(verbosity)
     new = set(loaded["missing_keys"])
     of_encoder = {name for name in new if name.startswith(f"{start.base_model_prefix}.")}
     refuse_missing(encoder if generator is None else generator, of_encoder if generator is None else new)
     return start, new
 
 
-def new_parameters_of(model: SpanEncoderForPreTraining, of_generator: set[str]) -> set[str]:
-    """The names of the parameters of `model` that begin with random weights: its heads, and those `of_generator`."""
-    generator = dict(model.generator.named_parameters(remove_duplicate=False))
-    new = {id(generator[name]) for name in of_generator & generator.keys()}
-    loaded = {
-        id(weight) for name, weight in model.discriminator.named_parameters() if not name.endswith(".shared.weight")
-    }
-    return {name for name, weight in model.named_parameters() if is_of_heads(name) or id(weight) in new - loaded}
-
-
-def modules_of(names: Iterable[str]) -> list[str]:
-    """The modules that the named parameters belong to, by the first three parts of their names."""
-    return sorted({".".join(name.split(".")[:-1][:3]) or name for name in names})
+def parts_of(model: nn.Module, names: set[str], prefix: str = "") -> list[str]:
+    """Shorten the list of the named parameters: a module stands for them if they are all that it has."""
+    short = [name for own, _ in model.named_parameters(recurse=False) if (name := f"{prefix}{own}") in names]
+    for child, module in model.named_children():
+        inside = {f"{prefix}{child}.{name}" for name, _ in module.named_parameters()}
+        if inside and inside <= names:
+            short.append(f"{prefix}{child}")
+        else:
+            short += parts_of(module, names, f"{prefix}{child}.")
+    return short
 
 
 def check_encoder(name: str | os.PathLike, config) -> None:
-    """Raise a ValueError unless ELECTRA's encoder gives the same hidden states with this encoder's weights."""
-    if config.model_type not in BERT_SHAPED:
-        raise ValueError(f"{name} is of type {config.model_type!r}; accepted are {', '.join(BERT_SHAPED)}.")
-    if getattr(config, "is_decoder", False):
+    """Raise a ValueError unless our encoder gives the same hidden states with this ELECTRA's weights."""
+    if config.is_decoder:
         raise ValueError(f"{name} is a decoder (is_decoder). Give an encoder, which sees the text on both sides.")
     if (kind := getattr(config, "position_embedding_type", None) or "absolute") != "absolute":
         raise ValueError(f"{name} has position embeddings of type {kind!r}; only 'absolute' ones are supported.")
@@ -267,46 +235,10 @@ def check_generator(name: str | os.PathLike, generator: ElectraForMaskedLM) -> N
         )
 
 
-def new_parts(model: SpanElectraForPreTraining, loaded: Iterable[nn.Module]) -> list[str]:
-    """Name the modules and parameters of `model` that are new once the modules in `loaded` have their weights.
-
-    The generator's word embeddings are never new: without a generator to load they come from the discriminator.
-    """
-    known = known_parameters(model, loaded)
-
-    def new_in(module: nn.Module, name: str) -> list[str]:
-        parameters = [id(parameter) for parameter in module.parameters()]
-        if known.isdisjoint(parameters):
-            return [name] if parameters else []
-        own = [f"{name}.{own}" for own, p in module.named_parameters(recurse=False) if id(p) not in known]
-        return own + [new for child, part in module.named_children() for new in new_in(part, f"{name}.{child}")]
-
-    return [new for child, part in model.named_children() for new in new_in(part, child)]
-
-
-def known_parameters(model: SpanElectraForPreTraining, loaded: Iterable[nn.Module]) -> set[int]:
-    """The ids of the parameters that are not new once the modules in `loaded` have their weights."""
-    tables = (model.generator.get_input_embeddings(), model.get_input_embeddings())
-    return {id(parameter) for module in (*loaded, *tables) for parameter in module.parameters()}
-
-
-def mark_new(model: SpanElectraForPreTraining, loaded: Iterable[nn.Module]) -> None:
-    """Note the names of the new parameters in `model.new_parameters`; arguments as above."""
-    known = known_parameters(model, loaded)
-    model.new_parameters = {name for name, parameter in model.named_parameters() if id(parameter) not in known}
-
-
-def new_generator(model: SpanElectraForPreTraining) -> str:
-    """Say what a new generator starts from, and how well it predicts at first."""
-    start = {
-        "tied": "shares the discriminator's embeddings",
-        "disentangled": "takes over the discriminator's word embeddings",
-        "separate": "starts with a copy of the discriminator's word embeddings",
-    }[model.config.embedding_sharing]
-    return (
-        f" The generator {start}. Its new weights are random, so it starts by guessing, with a perplexity near or "
-        f"above the size of the vocabulary ({model.config.vocab_size:,})."
-    )
+def mark_new(model: SpanElectraForPreTraining | SpanEncoderForPreTraining, known: Iterable[nn.Parameter]) -> None:
+    """Note in `model.new_parameters` the names of the parameters that begin with random weights: all but `known`."""
+    ids = {id(parameter) for parameter in known}
+    model.new_parameters = {name for name, parameter in model.named_parameters() if id(parameter) not in ids}
 
 
 def listed(names: list[str]) -> str:

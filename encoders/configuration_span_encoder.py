@@ -164,15 +164,23 @@ class SpanEncoderConfig(SpanObjectivesConfig, PreTrainedConfig):
     def vocab_size(self) -> int:
         return self.discriminator.vocab_size
 
+    @vocab_size.setter
+    def vocab_size(self, value: int) -> None:
+        self.set_in_both("vocab_size", value)
+
     @property
     def pad_token_id(self) -> int | None:
         return self.discriminator.pad_token_id
 
     @pad_token_id.setter
     def pad_token_id(self, value: int | None) -> None:
-        self.discriminator.pad_token_id = value
+        self.set_in_both("pad_token_id", value)
+
+    def set_in_both(self, name: str, value: Any) -> None:
+        """Set a field of both networks; a generator that is derived follows by itself."""
+        setattr(self.discriminator, name, value)
         if (generator := vars(self)["generator"]) is not None:
-            generator.pad_token_id = value
+            setattr(generator, name, value)
 
     @property
     def hidden_size(self) -> int:

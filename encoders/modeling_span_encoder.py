@@ -97,6 +97,7 @@ class SpanEncoderForPreTraining(SpanObjectives, PreTrainedModel):
         super().__init__(config)
         self.discriminator = new_encoder(config.discriminator) if discriminator is None else discriminator
         self.generator = AutoModelForMaskedLM.from_config(config.generator) if generator is None else generator
+        config.generator = self.generator.config  # not derived any more: the library looks for this very object
         self.discriminator_predictions = ReplacedTokenHead(config)
         self.add_boundary_heads(
             self.generator.config.hidden_size,
@@ -135,11 +136,6 @@ class SpanEncoderForPreTraining(SpanObjectives, PreTrainedModel):
             for name, part in encoder.named_children():
                 if name in UNUSED_PARTS:
                     part.requires_grad_(False)
-
-    def set_attn_implementation(self, *args, **kwargs) -> None:
-        """As [`PreTrainedModel.set_attn_implementation`], for both networks."""
-        for network in (self.discriminator, self.generator):
-            network.set_attn_implementation(*args, **kwargs)
 
     # What the objectives ask for.
 
@@ -224,6 +220,7 @@ class SpanEncoderForPreTraining(SpanObjectives, PreTrainedModel):
         else:
             self.discriminator.resize_token_embeddings(table.num_embeddings, mean_resizing=mean_resizing)
         self.vocabulary_head = (without_encoder(self.generator),)
+        self.vocab_size = table.num_embeddings
         self.tie_weights()
         self.freeze_untrained()
         return self.get_input_embeddings()
@@ -259,24 +256,35 @@ class SpanEncoderForPreTraining(SpanObjectives, PreTrainedModel):
             (rest / CONFIG_NAME).write_text(json.dumps(self.config.own_settings(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike, **settings) -> "SpanEncoderForPreTraining":
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, *, config: SpanEncoderConfig | None = None, **settings
+    ) -> Any:
         """Load what `save_pretrained` wrote.
 
         Args:
-            name: folder or Hub name.
+            pretrained_model_name_or_path: folder or Hub name.
+            config: settings of the objectives to use instead of the saved ones.
             settings: fields of [`SpanEncoderConfig`] to change, or arguments of [`PreTrainedModel.from_pretrained`]
                 for both networks (`dtype`, `attn_implementation`, `revision`, …).
+
+        Returns:
+            The model, and with `output_loading_info=True` also the names of the saved weights that have no place in
+            it, in the library's form.
 
         Raises:
             OSError: the folder, or one of its files, does not exist.
             ValueError: weights are missing, or a setting has a misspelt name.
         """
+        name = pretrained_model_name_or_path
         refuse_unknown(SpanEncoderConfig, settings, are_saved=True)
-        changes = {key: settings.pop(key) for key in OWN_SETTINGS if key in settings}
+        wants_info = settings.pop("output_loading_info", False)
+        attention = settings.pop("attn_implementation", None)
+        changes = {} if config is None else config.own_settings()
+        changes |= {key: settings.pop(key) for key in OWN_SETTINGS if key in settings}
         hub = {key: settings[key] for key in HUB_SETTINGS if key in settings}
         network_config = AutoConfig.from_pretrained(name, **hub)
-        discriminator, _ = load_whole(AutoModel, name, **settings | without_pooler(network_config))
-        generator, _ = load_whole(AutoModelForMaskedLM, name, **within(settings, GENERATOR_FOLDER))
+        discriminator, unused = load_whole(AutoModel, name, **settings | without_pooler(network_config))
+        generator, more = load_whole(AutoModelForMaskedLM, name, **within(settings, GENERATOR_FOLDER))
         hub = within(hub, PRETRAINING_FOLDER)
         saved, _ = SpanEncoderConfig.get_config_dict(name, **hub)
         networks = {"discriminator": discriminator.config, "generator": generator.config}
@@ -286,7 +294,12 @@ class SpanEncoderForPreTraining(SpanObjectives, PreTrainedModel):
                 head.to(discriminator.device, discriminator.dtype)
         model.load_heads(load_file(cached_file(name, SAFE_WEIGHTS_NAME, **hub)))
         model.name_or_path = model.config.name_or_path = str(name)
-        return model.eval()
+        if attention is not None:
+            model.set_attn_implementation(attention)
+        if not wants_info:
+            return model.eval()
+        unexpected = {f"discriminator.{key}" for key in unused} | {f"generator.{key}" for key in more}
+        return model.eval(), {"missing_keys": set(), "unexpected_keys": unexpected, "mismatched_keys": set()}
 
     def load_heads(self, weights: dict[str, torch.Tensor]) -> None:
         """Load what `pretraining/` holds: the objectives' heads, and the embedding's residual."""

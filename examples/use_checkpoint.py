@@ -4,6 +4,7 @@ python examples/use_checkpoint.py my_model
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer, pipeline
@@ -12,16 +13,19 @@ SENTENCE = "The Congress of the United States shall pass this law."
 REPLACED = SENTENCE.replace("law", "the")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", help="folder or Hub name")
-    checkpoint = parser.parse_args().checkpoint
-
+def use_checkpoint(checkpoint: str) -> None:
     # The folder holds the modelling code, so this also works on a machine without the package.
     tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=True)
     encoder = AutoModel.from_pretrained(checkpoint, trust_remote_code=True)
-    discriminator = AutoModelForPreTraining.from_pretrained(checkpoint, trust_remote_code=True)
-    fill_mask = pipeline("fill-mask", model=checkpoint, trust_remote_code=True)
+    if Path(checkpoint, "generator").is_dir():  # a pair of stock encoders, whose heads only the package knows
+        from span_electra import SpanEncoderForPreTraining
+
+        discriminator = SpanEncoderForPreTraining.from_pretrained(checkpoint)
+        generator = f"{checkpoint}/generator"
+    else:
+        discriminator = AutoModelForPreTraining.from_pretrained(checkpoint, trust_remote_code=True)
+        generator = checkpoint
+    fill_mask = pipeline("fill-mask", model=generator, tokenizer=tokenizer, trust_remote_code=True)
 
     masked = SENTENCE.replace("States", tokenizer.mask_token)
     print(f"generator:      {masked}")
@@ -41,4 +45,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", help="folder or Hub name")
+    use_checkpoint(parser.parse_args().checkpoint)

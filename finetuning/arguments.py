@@ -102,14 +102,12 @@ class FinetuningArguments(RunArguments):
         self.metric_for_best_model = chosen  # the Trainer has set it to the loss; our default is the task's metric
 
 
-def parse_arguments(arguments: Sequence[str]) -> tuple[EncoderArguments, TaskArguments, FinetuningArguments]:
-    """Parse `[recipe.yaml] [--option value ...]`. An option on the command line wins over the recipe.
+GROUPS = (EncoderArguments, TaskArguments, FinetuningArguments)
 
-    Raises:
-        InputError: An option is unknown, or its value cannot be used.
-    """
-    groups = (EncoderArguments, TaskArguments, FinetuningArguments)
-    encoder, task, training = parse_options(groups, arguments, "run_finetuning.py", "Fine-tune an encoder on a task.")
+
+def parse_arguments(arguments: Sequence[str]) -> tuple[EncoderArguments, TaskArguments, FinetuningArguments]:
+    """Parse `[recipe.yaml] [--option value ...]`. An option on the command line wins over the recipe."""
+    encoder, task, training = parse_options(GROUPS, arguments, "Fine-tune an encoder on a task.")
     check_values(encoder, task, training)
     return encoder, task, training
 

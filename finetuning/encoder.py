@@ -1,38 +1,36 @@
 """Load any encoder that the Auto classes know, with a new head, and refuse those that would train badly."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
+from span_electra.common.attributes import no_loading_report
 from span_electra.common.errors import InputError, as_input_error
-from span_electra.common.vocabulary import vocabulary_size
+from span_electra.common.vocabulary import check_tokenizer, vocabulary_size
 from span_electra.finetuning.arguments import EncoderArguments
 from span_electra.finetuning.task import Task
 
 logger = logging.getLogger(__name__)
 
 GENERATORS = ("ElectraForMaskedLM", "ElectraForCausalLM", "SpanElectraForMaskedLM")
+# In these families the position of the first token is the padding id plus one.
+NUMBERED_FROM_PADDING = (
+    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "longformer"),
+    *("mpnet", "xmod"),
+)
 DROPOUT = 0.1  # Clark et al., 2020, table 7
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
 
 def load_config(arguments: EncoderArguments) -> PretrainedConfig:
-    """Load the encoder's configuration.
-
-    Raises:
-        InputError: There is none, or the model is a generator, or only its generator was trained.
-    """
+    """Load the encoder's configuration. Refuse a checkpoint without a trained discriminator."""
     name = arguments.model_name_or_path
     with as_input_error(f"--model_name_or_path {name}"):
         config = AutoConfig.from_pretrained(name, trust_remote_code=arguments.trust_remote_code)
@@ -60,41 +58,27 @@ def load_tokenizer(arguments: EncoderArguments, config: PretrainedConfig) -> Pre
     name = arguments.tokenizer or arguments.model_name_or_path
     with as_input_error(f"The tokenizer {name}", "Give one with --tokenizer."):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=arguments.trust_remote_code)
-    if not tokenizer.is_fast:
-        raise InputError(f"{name}: a slow tokenizer cannot map tokens to the text. Give one with a tokenizer.json.")
-    if tokenizer.pad_token is None:
-        raise InputError(f"{name}: the tokenizer has no padding token. Give one that has it with --tokenizer.")
+    check_tokenizer(tokenizer, "pad")
     tokenizer.padding_side = "right"  # words and answers are found by their offsets from the left
     if getattr(config, "type_vocab_size", None) == 1:  # the model has no second token type
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     return tokenizer
 
 
-def longest_row(arguments: EncoderArguments, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+def longest_row(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the longest row in tokens that the encoder can read."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None or positions < 1:  # T5 and Funnel have none, and XLNet's -1 means no limit
         return tokenizer.model_max_length
-    return min(positions - unused_positions(arguments, config), tokenizer.model_max_length)
-
-
-def unused_positions(arguments: EncoderArguments, config: PretrainedConfig) -> int:
-    """Return how many position embeddings no token uses. RoBERTa's positions start after the padding id."""
-    with torch.device("meta"):
-        encoder = AutoModel.from_config(config, trust_remote_code=arguments.trust_remote_code)
-    for name, module in encoder.named_modules():
-        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            return module.padding_idx + 1
-    return 0
+    if config.model_type in NUMBERED_FROM_PADDING:
+        positions -= config.pad_token_id + 1
+    return min(positions, tokenizer.model_max_length)
 
 
 def set_dropout(config: PretrainedConfig, asked: float | None) -> float | None:
     """Set the dropout to `asked`, or to ELECTRA's. Return it, or None if the encoder keeps its own.
 
     Encoders are often pretrained without dropout, and would overfit a small task without it.
-
-    Raises:
-        InputError: You asked for a dropout, but the configuration has none under BERT's names.
     """
     if not all(hasattr(config, name) for name in DROPOUTS):
         if asked is not None:
@@ -121,11 +105,7 @@ def check_vocabulary(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBas
 
 
 def build_model(arguments: EncoderArguments, config: PretrainedConfig, task: Task) -> PreTrainedModel:
-    """Build the encoder with a new head for `task`. With --from_scratch all its weights are random.
-
-    Raises:
-        InputError: The encoder's weights cannot be loaded, or some are missing.
-    """
+    """Build the encoder with a new head for `task`. With --from_scratch all its weights are random."""
     name, trust = arguments.model_name_or_path, arguments.trust_remote_code
     with as_input_error(f"--model_name_or_path {name}"):
         if arguments.from_scratch:
@@ -161,14 +141,3 @@ def check_loaded(name: str, model: PreTrainedModel, loaded: dict) -> None:
             f"--model_name_or_path {name}: {len(absent)} of the encoder's weights are missing or of another shape "
             f"({', '.join(sorted(absent)[:3])}). Give a complete checkpoint, or --from_scratch for random weights."
         )
-
-
-@contextmanager
-def no_loading_report() -> Iterator[None]:
-    """Hide the report that the head is new, which is intended. `check_loaded` checks the rest."""
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(before)

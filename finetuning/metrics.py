@@ -1,9 +1,9 @@
 """Common metrics as `evaluate.Metric`s that need no network, unlike `evaluate.load`, which downloads their code.
 
-Names, arguments and results equal those of the Hub's metrics, so that scores can be compared.
+Scores have the names and values of the Hub's metrics, so that they can be compared.
 
-    >>> Accuracy().compute(predictions=[0, 1, 1], references=[0, 1, 0])
-    {'accuracy': 0.6666666666666666}
+    >>> ScoreMetrics().compute(predictions=[0.0, 1.0], references=[0.5, 1.5])
+    {'pearsonr': 1.0, 'spearmanr': 1.0, 'mae': 0.5}
 """
 
 import re
@@ -13,7 +13,6 @@ from collections import Counter
 import datasets
 import evaluate
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy import stats
 from seqeval import metrics as entity_metrics
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
@@ -31,60 +30,40 @@ class OfflineMetric(evaluate.Metric):
         return evaluate.MetricInfo(description=self.__doc__, citation="", features=self.features)
 
 
-class ClassMetric(OfflineMetric):
-    """Compares class ids."""
+class ClassMetrics(OfflineMetric):
+    """Accuracy, Matthews' correlation (Gorodkin, 2004), F1 averaged over classes, and for two classes that of class 1.
+
+    A correlation is 0 if one side is constant. Classes that the references lack do not count, so that scores of
+    different predictions can be compared.
+    """
 
     features = datasets.Features({"predictions": datasets.Value("int32"), "references": datasets.Value("int32")})
 
-
-class Accuracy(ClassMetric):
-    """The ratio of correct predictions."""
-
-    def _compute(self, predictions, references):
-        return {"accuracy": float(accuracy_score(references, predictions))}
-
-
-class F1(ClassMetric):
-    """The harmonic mean of precision and recall, for class 1 (`binary`) or averaged over classes (`macro`): those in
-    `labels`, or all that occur."""
-
-    def _compute(self, predictions, references, average="binary", labels=None):
-        return {"f1": float(f1_score(references, predictions, average=average, labels=labels, zero_division=0))}
-
-
-class MatthewsCorrelation(ClassMetric):
-    """Matthews' correlation for any number of classes (Gorodkin, 2004); 0 if one side is constant."""
-
-    def _compute(self, predictions, references):
+    def _compute(self, predictions, references, classes=2):
         varies = np.ptp(references) and np.ptp(predictions)
-        return {"matthews_correlation": float(matthews_corrcoef(references, predictions)) if varies else 0.0}
+        average = {"average": "macro", "labels": np.unique(references), "zero_division": 0}
+        scores = {
+            "accuracy": accuracy_score(references, predictions),
+            "matthews_correlation": matthews_corrcoef(references, predictions) if varies else 0,
+            "f1_macro": f1_score(references, predictions, **average),
+        }
+        if classes == 2:
+            scores["f1"] = f1_score(references, predictions, zero_division=0)
+        return {name: float(score) for name, score in scores.items()}
 
 
-class ScoreMetric(OfflineMetric):
-    """Compares numbers."""
+class ScoreMetrics(OfflineMetric):
+    """Pearson's and Spearman's correlation (0 if one side is constant or not finite), and the mean absolute error."""
 
     features = datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("float64")})
 
-
-class Pearsonr(ScoreMetric):
-    """Pearson's correlation; 0 if one side is constant or not finite."""
-
     def _compute(self, predictions, references):
-        return {"pearsonr": correlation(stats.pearsonr, predictions, references)}
-
-
-class Spearmanr(ScoreMetric):
-    """Spearman's correlation; 0 if one side is constant or not finite."""
-
-    def _compute(self, predictions, references):
-        return {"spearmanr": correlation(stats.spearmanr, predictions, references)}
-
-
-class Mae(ScoreMetric):
-    """The mean absolute difference between predictions and references."""
-
-    def _compute(self, predictions, references):
-        return {"mae": float(np.abs(np.subtract(predictions, references)).mean())}
+        varies = np.isfinite(predictions).all() and np.ptp(predictions) and np.ptp(references)
+        return {
+            "pearsonr": float(stats.pearsonr(predictions, references).statistic) if varies else 0.0,
+            "spearmanr": float(stats.spearmanr(predictions, references).statistic) if varies else 0.0,
+            "mae": float(np.abs(np.subtract(predictions, references)).mean()),
+        }
 
 
 class Seqeval(OfflineMetric):
@@ -138,13 +117,6 @@ class Squad(OfflineMetric):
             exact.append(max(guess == answer for answer in answers))
             f1.append(max(word_f1(guess, answer) for answer in answers))
         return {"exact_match": 100 * float(np.mean(exact)), "f1": 100 * float(np.mean(f1))}
-
-
-def correlation(function, first: ArrayLike, second: ArrayLike) -> float:
-    """Return a correlation from scipy, or 0 if one side is constant or not finite."""
-    if not (np.isfinite(first).all() and np.ptp(first) and np.ptp(second)):
-        return 0.0
-    return float(function(first, second).statistic)
 
 
 def normal_words(text: str) -> list[str]:

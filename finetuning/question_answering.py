@@ -195,13 +195,10 @@ def cut_questions(
 
 
 def answer_tokens(offsets: list[tuple[int, int]], start: int, end: int) -> tuple[int, int] | None:
-    """Return the first and the last token of an answer, or None if no token belongs to it.
+    """Return the first and the last token of the characters from `start` to before `end`, or None if there is none.
 
-    Args:
-        offsets: Where in the context each token begins and ends, in characters. Tokens that are bytes of one character
-            share it, and characters that the tokenizer drops belong to no token.
-        start: The position of the answer's first character.
-        end: The position after its last character.
+    `offsets` say where in the context each token begins and ends. Tokens that are bytes of one character share it, and
+    characters that the tokenizer drops belong to no token.
     """
     begins, ends = np.array(offsets, dtype=int).reshape(-1, 2).T
     covering = np.flatnonzero((begins < end) & (start < ends) & (begins < ends))
@@ -211,9 +208,7 @@ def answer_tokens(offsets: list[tuple[int, int]], start: int, end: int) -> tuple
 def best_span(start: np.ndarray, end: np.ndarray) -> tuple[float, int, int]:
     """Return the highest sum of a start score and an end score, and the positions of the two.
 
-    Args:
-        start, end: A score for each token of the context. NaN counts as lowest. An answer has at most `LONGEST_ANSWER`
-            tokens.
+    The scores are those of the context's tokens; NaN counts as lowest. An answer has at most `LONGEST_ANSWER` tokens.
     """
     if not len(start):
         return -np.inf, 0, 0

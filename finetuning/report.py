@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
+from sklearn.metrics import ConfusionMatrixDisplay
 
 from span_electra.common.run_files import without_nan
 
@@ -78,13 +78,17 @@ def results_table(summary: dict) -> str:
 
 def plot_confusion(answers: np.ndarray, references: list[int], labels: list[str], path: Path) -> None:
     """Draw how often each class was predicted for each true class, as a share of the true class."""
-    shares = confusion_matrix(references, answers, labels=range(len(labels)), normalize="true")  # (true, predicted)
     # In matplotlib's text, a $ begins a formula unless it is escaped.
     names = [shorten(label, LONGEST_LABEL).replace("$", r"\$") for label in labels]
     size = 3 + 0.5 * min(len(labels), MOST_CLASSES_WITH_NUMBERS)
     with matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(size + 1, size), layout="constrained")
-        ConfusionMatrixDisplay(shares, display_labels=names).plot(
+        ConfusionMatrixDisplay.from_predictions(
+            references,
+            answers,
+            labels=range(len(labels)),
+            display_labels=names,
+            normalize="true",
             ax=figure.subplots(),
             include_values=len(labels) <= MOST_CLASSES_WITH_NUMBERS,
             values_format=".2f",

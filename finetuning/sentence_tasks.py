@@ -16,14 +16,14 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from span_electra.common.errors import InputError
-from span_electra.common.tables import SENTENCE_COLUMNS, check_texts
-from span_electra.finetuning.metrics import F1, Accuracy, Mae, MatthewsCorrelation, Pearsonr, Spearmanr
+from span_electra.common.tables import SENTENCE_COLUMNS, check_texts, name_of
+from span_electra.finetuning.metrics import ClassMetrics, ScoreMetrics
 from span_electra.finetuning.report import plot_confusion
-from span_electra.finetuning.task import Task, model_inputs, name_of, only_logits
+from span_electra.finetuning.task import Task, model_inputs, only_logits
 
 logger = logging.getLogger(__name__)
 
-NUMBER = re.compile(r"-?\d+")
+WHOLE, SCORE = re.compile(r"-?\d+"), re.compile(r"-?\d+\.\d+")
 SMALLEST_SPREAD = 1e-3  # of the labels' spread: predicted scores that vary less count as one score
 
 
@@ -73,7 +73,7 @@ class Classification(SentenceTask):
         self.names = {self.validation_name: class_names(validation), self.train_name: class_names(train)}
         counts = Counter(self.class_name(label, self.train_name, row) for row, label in enumerate(train["label"], 1))
         if (names := self.names[self.train_name]) is None:
-            self.labels = sorted(counts, key=lambda name: (int(name) if NUMBER.fullmatch(name) else math.inf, name))
+            self.labels = sorted(counts, key=lambda name: (int(name) if WHOLE.fullmatch(name) else math.inf, name))
         else:
             self.labels = [name for name in names if name in counts]
         if len(self.labels) < 2:
@@ -95,12 +95,10 @@ class Classification(SentenceTask):
         names = self.names[name]
         if names is not None and isinstance(label, int):
             return name_of(label, names, f"{name}, row {row}")
-        if isinstance(label, float) and label.is_integer():
-            label = int(label)
-        text = "" if label is None or label != label else str(label).strip()  # NaN is no label
+        text = "" if label is None or label != label else str(label).strip().removesuffix(".0")  # NaN is no label
         if not text:
             raise InputError(f"{name}, row {row}: no label. Give each row one, or leave the row out.")
-        if isinstance(label, float):
+        if SCORE.fullmatch(text):
             raise InputError(
                 f"{name}, row {row}: the label {label} is a score. Use --task regression. If it names a class, give "
                 f"it a name that is not a number, such as v{label}."
@@ -128,14 +126,7 @@ class Classification(SentenceTask):
         return [self.label_of(label, self.validation_name) for label in self.validation["label"]]
 
     def score(self, answers):
-        pairs = {"predictions": answers, "references": self.references}
-        scores = Accuracy().compute(**pairs) | MatthewsCorrelation().compute(**pairs)
-        if len(self.labels) == 2:
-            scores |= F1().compute(**pairs)
-        occurring = sorted(
-            set(pairs["references"])
-        )  # the same classes whatever the answers, so that scores can be compared
-        return scores | {"f1_macro": F1().compute(**pairs, average="macro", labels=occurring)["f1"]}
+        return ClassMetrics().compute(predictions=answers, references=self.references, classes=len(self.labels))
 
     def all_alike(self, answers):
         return len(np.unique(answers)) == 1 < len(set(self.references))
@@ -205,17 +196,16 @@ class Regression(SentenceTask):
         return [float(label) for label in self.validation["label"]]
 
     def score(self, answers):
-        pairs = {"predictions": answers, "references": self.references}
-        scores = Mae().compute(**pairs)
+        scores = ScoreMetrics().compute(predictions=answers, references=self.references)
         if self.all_alike(answers):  # they differ only by rounding errors, which correlate with anything
-            pairs["predictions"] = np.full(len(answers), self.centre)
-        return Pearsonr().compute(**pairs) | Spearmanr().compute(**pairs) | scores
+            scores |= {"pearsonr": 0.0, "spearmanr": 0.0}
+        return scores
 
     def all_alike(self, answers):
         return not np.std(answers) > SMALLEST_SPREAD * self.spread  # `not`, so that NaN counts as alike
 
     def baseline(self):
-        return Mae().compute(predictions=np.full(len(self.validation), self.centre), references=self.references)
+        return {"mae": self.score(np.full(len(self.validation), self.centre))["mae"]}
 
 
 def score_layer(model: nn.Module) -> nn.Linear | None:

@@ -93,13 +93,7 @@ class Task(ABC):
         )
 
     def report_windows(self, name: str, texts: list[int], count: int) -> None:
-        """Warn if texts were split into windows.
-
-        Args:
-            name: What messages call the data.
-            texts: For each window, the text that it is from.
-            count: The number of texts.
-        """
+        """Warn if some of the `count` texts were split. `texts` holds the text of each window."""
         _, windows = np.unique(texts, return_counts=True)
         if split := int((windows > 1).sum()):
             logger.warning(
@@ -110,10 +104,8 @@ class Task(ABC):
     def compare_labels(self, kind: str, known: Sequence[str], found: Iterable[tuple[str, str]]) -> None:
         """Refuse labels that only the validation rows have, and warn of labels that only the training rows have.
 
-        Args:
-            kind: What messages call a label.
-            known: The labels of the training rows.
-            found: Each validation row's label, after where it stands.
+        Messages call a label `kind`. `known` are the labels of the training rows, and `found` those of the validation
+        rows, each after where it stands.
         """
         seen = set()
         for where, label in found:
@@ -191,16 +183,6 @@ def validation_name(arguments: TaskArguments) -> str:
     if looks_like_path(arguments.train_file):
         raise InputError("--validation_file is missing: the best checkpoint is chosen on it.")
     return arguments.train_file
-
-
-def name_of(label: int, names: list[str], where: str) -> str:
-    """Return the name of a numbered label, from the `names` in the data."""
-    if not 0 <= label < len(names):
-        raise InputError(
-            f"{where}: the label is {label}; accepted are 0 to {len(names) - 1} ({', '.join(names)}). Remove the row "
-            "or correct its label (-1 often means that there is none)."
-        )
-    return names[label]
 
 
 def model_inputs(tokenizer: PreTrainedTokenizerBase, encoded: Mapping) -> dict[str, list]:

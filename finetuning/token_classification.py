@@ -8,9 +8,9 @@ import numpy as np
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, PreTrainedTokenizerBase
 
 from span_electra.common.errors import InputError
-from span_electra.common.tables import Column
+from span_electra.common.tagged_words import TAGGED_COLUMNS, first_tokens, tag_names, word_tags
 from span_electra.finetuning.metrics import Seqeval
-from span_electra.finetuning.task import Task, model_inputs, name_of, only_logits
+from span_electra.finetuning.task import Task, model_inputs, only_logits
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class TokenClassification(Task):
     auto_class = AutoModelForTokenClassification
     reads_windows = True
     metrics = ("overall_f1", "overall_precision", "overall_recall", "overall_accuracy")
-    columns = {"tokens": Column(("tokens", "words")), "ner_tags": Column(("ner_tags", "tags", "labels"))}
+    columns = TAGGED_COLUMNS
 
     def check(self, train, validation):
         kinds = {tag.partition("-")[2] for _, _, tag in self.all_tags(train, self.train_name) if tag != OUTSIDE}
@@ -42,27 +42,13 @@ class TokenClassification(Task):
 
     def all_tags(self, examples: datasets.Dataset, name: str):
         """Check every tag; yield its row, its position and the tag. Rows and positions count from 1."""
-        names = tag_names(examples)
-        for row, example in enumerate(examples, 1):
-            words, tags = example["tokens"], example["ner_tags"]
-            if not isinstance(words, list) or not isinstance(tags, list) or len(words) != len(tags):
+        for row, position, tag in word_tags(examples, name):
+            if not isinstance(tag, str) or not (tag == OUTSIDE or (tag[:2] in ("B-", "I-") and tag[2:])):
                 raise InputError(
-                    f"{name}, row {row}: tokens and ner_tags must be lists of the same length; they are "
-                    f"{brief(words)} and {brief(tags)}."
+                    f"{name}, row {row}, tag {position}: {tag!r} is not a BIO tag. Accepted are {OUTSIDE}, and "
+                    "B- or I- with an entity type, such as B-person. Convert the tags."
                 )
-            for position, (word, tag) in enumerate(zip(words, tags, strict=True), 1):
-                if not isinstance(word, str):
-                    raise InputError(
-                        f"{name}, row {row}, token {position}: {word!r} is not text. Give each token as text."
-                    )
-                if names is not None and isinstance(tag, int):
-                    tag = name_of(tag, names, f"{name}, row {row}, tag {position}")
-                if not isinstance(tag, str) or not (tag == OUTSIDE or (tag[:2] in ("B-", "I-") and tag[2:])):
-                    raise InputError(
-                        f"{name}, row {row}, tag {position}: {tag!r} is not a BIO tag. Accepted are {OUTSIDE}, and "
-                        "B- or I- with an entity type, such as B-person. Convert the tags."
-                    )
-                yield row, position, tag
+            yield row, position, tag
 
     def named_tags(self, examples: datasets.Dataset) -> list[list[str]]:
         names = tag_names(examples)
@@ -166,37 +152,3 @@ def encode_documents(
     # A batch that holds only windows without labels, such as those of empty documents, would have no loss.
     labelled = [window for window, found in enumerate(words) if found]
     return {name: [values[window] for window in labelled] for name, values in rows.items()}
-
-
-def first_tokens(offsets: list[tuple[int, int]], words: list[str], is_first: bool) -> dict[int, int]:
-    """Map each word that begins in a window to the position of its first token.
-
-    Args:
-        offsets: For each token of the window, where it begins and ends in the joined words. Special tokens have an
-            empty range.
-        words: The words of the whole document.
-        is_first: Whether this is the document's first window. Other windows may begin within a word.
-    """
-    starts = np.cumsum([0, *(len(word) + 1 for word in words)])
-    positions: dict[int, int] = {}
-    before = -1 if is_first else None  # the previous token's word
-    for position, (begin, end) in enumerate(offsets):
-        if begin == end:
-            continue
-        word = int(np.searchsorted(starts, end - 1, side="right")) - 1
-        if end == starts[word + 1]:  # only a space
-            continue
-        # A token may begin with the space before its word, and the tokenizer may drop a word's first character.
-        if word != before and (before is not None or begin <= starts[word]):
-            positions[word] = position
-        before = word
-    return positions
-
-
-def tag_names(examples: datasets.Dataset) -> list[str] | None:
-    """Return the names of the tags if the data has them beside ids, as datasets on the Hub do."""
-    return getattr(getattr(examples.features["ner_tags"], "feature", None), "names", None)
-
-
-def brief(value: Any) -> str:
-    return f"{len(value)} long" if isinstance(value, list) else repr(value)

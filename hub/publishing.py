@@ -1,7 +1,10 @@
 """Publish on the Hub. Permission is checked before training, because a failure afterwards would cost hours."""
 
 import json
+import logging
+import re
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard, constants, get_session
@@ -9,12 +12,15 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 from huggingface_hub.utils import hf_raise_for_status
 from transformers import TrainingArguments
 from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.trainer_utils import HubStrategy
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from span_electra.common.errors import InputError, one_line
-from span_electra.common.run_files import ARGUMENTS, CARD, CURVES, HISTORY, SAMPLES, without_config
+from span_electra.common.run_files import ARGUMENTS, CARD, CURVES, HISTORY, step_of, without_config
 from span_electra.encoders.configuration_span_encoder import GENERATOR_FOLDER, PRETRAINING_FOLDER
 from span_electra.modeling_span_electra import __file__ as MODEL_CODE
+
+logger = logging.getLogger(__name__)
 
 # The files that tokenizers of any kind save. Patterns would also match your notes of a similar name.
 TOKENIZER_FILES = (
@@ -22,6 +28,7 @@ TOKENIZER_FILES = (
     *("chat_template.jinja", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model"),
     *("sentencepiece.bpe.model", "tokenizer.model"),
 )
+STEP = re.compile("step-[0-9]+")  # the revision of a checkpoint
 LOGIN = "log in with `hf auth login`, set HF_TOKEN, or give --hub_token (huggingface.co/settings/tokens makes one)"
 
 
@@ -29,15 +36,17 @@ class PublishingError(RuntimeError):
     """An upload failed after training. The trained model is on the disk."""
 
 
-def prepare_repository(arguments: TrainingArguments, card: ModelCard) -> None:
+def prepare_repository(arguments: TrainingArguments, card: ModelCard, resumes: bool = False) -> None:
     """Create the repository for `--push_to_hub` unless it exists, and set its full name in `arguments`.
 
     Args:
         arguments: The arguments of a run with `push_to_hub`.
         card: The model card so far, whose metadata the Hub checks.
+        resumes: Whether the run resumes an earlier one, whose checkpoints may be revisions already.
 
     Raises:
-        InputError: There is no token, no permission or no connection, or the Hub rejects the name or the metadata.
+        InputError: There is no token, no permission or no connection, the Hub rejects the name or the metadata, or
+            the repository has the checkpoints of another run.
     """
     name = arguments.hub_model_id or Path(arguments.output_dir).absolute().name
     api = HfApi(token=arguments.hub_token)
@@ -45,6 +54,8 @@ def prepare_repository(arguments: TrainingArguments, card: ModelCard) -> None:
         user = api.whoami()["name"]
         check_metadata(card)
         arguments.hub_model_id = create_repository(api, name, user, arguments.hub_private_repo)
+        if arguments.hub_strategy == HubStrategy.ALL_CHECKPOINTS and not resumes:
+            refuse_steps(api, arguments.hub_model_id)
     except HFValidationError as error:
         raise InputError(f"--hub_model_id {name}: not a name that the Hub accepts; write it as user/model.") from error
     except (HTTPError, OSError) as error:
@@ -66,6 +77,41 @@ def create_repository(api: HfApi, name: str, user: str, private: bool | None) ->
     return repository
 
 
+def refuse_steps(api: HfApi, repository: str) -> None:
+    """Refuse a repository in which a run's checkpoints are revisions: those of another run may have the same steps."""
+    refs = api.list_repo_refs(repository)
+    if taken := [ref.name for ref in (*refs.tags, *refs.branches) if STEP.fullmatch(ref.name)]:
+        raise InputError(
+            f"--hub_model_id {repository}: has the checkpoints of another run ({', '.join(taken[:3])}). Give "
+            "a repository of its own, resume that run, or publish only the last model with --hub_strategy every_save."
+        )
+
+
+def tag_checkpoint(checkpoint: Path, repository: str, upload: Future[CommitInfo], token: str | None = None) -> None:
+    """Make the commit of a checkpoint's upload the revision `step-N`, unless there is one with that name."""
+    api, tag = HfApi(token=token), f"step-{step_of(checkpoint)}"
+    names = [path.relative_to(checkpoint).as_posix() for path in published_files(checkpoint)]
+
+    def content(revision: str) -> set[tuple[str, str]]:
+        return {(file.path, file.blob_id) for file in api.get_paths_info(repository, names, revision=revision)}
+
+    try:
+        commit = upload.result().oid
+        try:
+            api.create_tag(repository, tag=tag, revision=commit)
+        except HfHubHTTPError as error:
+            if error.response.status_code != 409:
+                raise
+            if content(tag) != content(commit):
+                logger.warning(
+                    f"{repository} already has a revision {tag}, which holds another model. It stays as it is, and "
+                    f"{checkpoint} is not published under that name. Give a new repository as --hub_model_id to "
+                    "publish both."
+                )
+    except Exception as error:  # whatever it is, nobody looks at what fails in the background
+        logger.warning(f"{checkpoint} was not published as the revision {tag} of {repository} ({one_line(error)}).")
+
+
 def push_run(
     folder: str | Path,
     repo_id: str,
@@ -76,8 +122,8 @@ def push_run(
 ) -> CommitInfo:
     """Publish the folder of a run, or one of its checkpoints, as a model that loads without this package.
 
-    One commit holds weights, configuration, modelling code, tokenizer, model card, history, curves, the page of
-    samples and the run's options, and nothing else from the folder.
+    One commit holds weights, configuration, modelling code, tokenizer, model card, history, curves and the run's
+    options, and nothing else from the folder.
 
     Args:
         folder: The folder of a run, or any other that holds a model.
@@ -115,9 +161,9 @@ def push_run(
 
 def published_files(folder: Path) -> list[Path]:
     """Return those files of a folder that are published."""
-    names = [CONFIG_NAME, SAFE_WEIGHTS_NAME, *TOKENIZER_FILES, CARD, HISTORY, CURVES, SAMPLES, ARGUMENTS]
+    names = [CONFIG_NAME, SAFE_WEIGHTS_NAME, *TOKENIZER_FILES, CARD, HISTORY, CURVES, ARGUMENTS]
     for part in (GENERATOR_FOLDER, PRETRAINING_FOLDER):  # of a pair of stock encoders
-        names += [f"{part}/{name}" for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME)]
+        names += [f"{part}/{name}" for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME, *TOKENIZER_FILES)]
     names += [Path(path).name for path in (MODEL_CODE, *get_relative_import_files(MODEL_CODE))]
     if (index := folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
         names += [index.name, *set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())]

@@ -6,7 +6,7 @@ matplotlib's SVG would do, but takes seconds, and the page is written at every e
 import math
 from typing import Any
 
-from span_electra.pretraining.history import PANELS, evaluation_points, training_points
+from span_electra.pretraining.history import evaluation_points, panels, training_points
 
 WIDTH, HEIGHT = 320, 150  # of the plot, in the units of the SVG
 
@@ -17,7 +17,7 @@ Points = list[tuple[int, float]]
 
 def charts(history: list[dict]) -> list[dict[str, Any]]:
     """A chart for each panel that the history has figures for."""
-    made = [chart(title, history, names) for title, names in PANELS.items()]
+    made = [chart(title, history, names) for title, names in panels(history).items()]
     return [found for found in made if found["lines"]]
 
 

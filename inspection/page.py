@@ -7,7 +7,6 @@ considered, and how likely the discriminator finds each token replaced. If the f
 checkpoints, a slider on the page goes through them.
 """
 
-import argparse
 import base64
 import hashlib
 import json
@@ -34,6 +33,7 @@ from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.conversion.warm_start import load_whole
 from span_electra.encoders.modeling_span_encoder import SpanEncoderForPreTraining
 from span_electra.inspection.line_chart import HEIGHT, WIDTH, charts, readable
+from span_electra.inspection.options import parse_arguments
 from span_electra.inspection.samples import (
     MOST_PASSAGES,
     WORDS,
@@ -259,17 +259,6 @@ def embedded_samples(page: str) -> dict[str, Any]:
     """The samples in a page that `render` made."""
     _, _, rest = page.partition(DATA)
     return json.loads(rest.partition("</script>")[0])
-
-
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m span_electra.inspection.page", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("checkpoint", help="a pretraining checkpoint or a run: folder or Hub name")
-    parser.add_argument("--text", required=True, help="a sentence, or a file with text")
-    parser.add_argument("--output", required=True, help="the HTML file to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier page there")
-    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -89,10 +89,10 @@ class DataArguments:
         "Without validation_file, hold back this percentage of the rows for evaluation, as whole documents. 0 holds "
         "none back.",
     )
-    probe_file: str | None = option(
-        None,
-        "Labelled sentences, as for fine-tuning. Every evaluation fits a linear classifier to the discriminator's "
-        "hidden states on them, which quickly shows what it has learnt.",
+    probe_file: list[str] = option(
+        list,
+        "Files of labelled sentences or tagged words, as for fine-tuning. Every evaluation fits a linear classifier "
+        "to the discriminator's hidden states on each file, which quickly shows what it has learnt.",
     )
     max_train_samples: int | None = option(None, "Train on at most this many rows, drawn at random.")
     max_eval_samples: int | None = option(
@@ -149,11 +149,11 @@ class PretrainingArguments(RunArguments):
     stop_on_save_error: bool = option(
         False, "Stop if a checkpoint cannot be written, for example because the disk is full. Default: continue."
     )
+    plan: bool = option(False, "Train a few steps, say what the whole run costs, and write nothing.")
     remove_unused_columns: bool = option(False, "Not needed, because the collator selects its columns.")
 
     def __post_init__(self):
-        metric = (self.metric_for_best_model or "loss").removeprefix("eval_")
-        is_larger_better = not metric.endswith(("loss", "perplexity"))
+        is_larger_better = not metric_of(self).endswith(("loss", "perplexity"))
         if self.greater_is_better not in (None, is_larger_better):
             raise ValueError(
                 f"--greater_is_better is {self.greater_is_better}, which contradicts the metric; leave it out."
@@ -176,16 +176,17 @@ class PretrainingArguments(RunArguments):
         return MOST_WARMUP_STEPS
 
 
+GROUPS = (ModelArguments, DataArguments, PretrainingArguments)
+
+
 def parse_arguments(arguments: Sequence[str]) -> tuple[ModelArguments, DataArguments, PretrainingArguments]:
     """Parse `[recipe.yaml] [--option value ...]`. An option on the command line wins over the recipe.
 
     Raises:
         InputError: An option is unknown, or its value cannot be used.
     """
-    groups = (ModelArguments, DataArguments, PretrainingArguments)
-    model, data, training = parse_options(
-        groups, arguments, "run_pretraining.py", "Pretrain SpanElectra.", frozenset({"config", "model_name_or_path"})
-    )
+    alternatives = frozenset({"config", "model_name_or_path"})
+    model, data, training = parse_options(GROUPS, arguments, "Pretrain SpanElectra.", alternatives)
     check_values(model, data, training)
     return model, data, training
 
@@ -207,7 +208,8 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
             "rows: leave it out."
         )
     check_devices(training)
-    refuse_metrics(training, set(SUMMARY) - UNDIRECTED)
+    if not (data.probe_file and metric_of(training).startswith("probe_")):  # the files say which these are
+        refuse_metrics(training, [name for name in SUMMARY if name not in UNDIRECTED])
     if data.streaming:
         check_streaming(data, training)
     if data.features_cache_dir is not None and lies_in(data.features_cache_dir, training.output_dir):
@@ -217,7 +219,7 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
         )
     check_source("--model_name_or_path", model.model_name_or_path, training)
     check_source("--generator_name_or_path", model.generator_name_or_path, training)
-    if data.probe_file is not None and model.objective == "generator":
+    if data.probe_file and model.objective == "generator":
         raise InputError(
             "--probe_file: probes the discriminator, which --objective generator does not train; leave it out."
         )
@@ -263,29 +265,38 @@ def check_devices(training: PretrainingArguments) -> None:
         )
 
 
-def refuse_metrics(training: PretrainingArguments, accepted: set[str]) -> None:
+def metric_of(training: PretrainingArguments) -> str:
+    return (training.metric_for_best_model or "loss").removeprefix("eval_")
+
+
+def refuse_metrics(training: PretrainingArguments, accepted: Sequence[str]) -> None:
     """Refuse to choose the best model by a metric that is not `accepted`."""
-    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
-    if metric not in accepted:
-        names = ", ".join(name for name in SUMMARY if name in accepted)
-        raise InputError(f"--metric_for_best_model is {training.metric_for_best_model}; accepted are {names}.")
+    if metric_of(training) not in accepted:
+        raise InputError(
+            f"--metric_for_best_model is {training.metric_for_best_model}; accepted are {', '.join(accepted)}."
+        )
 
 
-def check_metric(training: PretrainingArguments, config: SpanObjectivesConfig, has_probe: bool) -> None:
-    """Refuse to choose the best model by a metric that the run does not compute."""
-    absent = UNDIRECTED | (set() if has_probe else {"probe_accuracy"})
+def check_metric(training: PretrainingArguments, config: SpanObjectivesConfig, probes: Sequence[str]) -> None:
+    """Refuse to choose the best model by a metric that the run does not compute. `probes` are its probes' metrics."""
+    absent = set(UNDIRECTED)
     absent |= {f"{name}_loss" for name in ("sbgo", "sbpo") if not getattr(config, f"use_{name}")}
     if config.objective == "generator":
         absent |= {name for name in SUMMARY if "discriminator" in name or name in ("rtd_loss", "sbpo_loss")}
-    refuse_metrics(training, set(SUMMARY) - absent)
+    refuse_metrics(training, [*(name for name in SUMMARY if name not in absent), *probes])
 
 
-def check_rows(training: PretrainingArguments, rows: int | None, is_evaluated: bool) -> None:
+def check_rows(data: DataArguments, training: PretrainingArguments, rows: int | None, is_evaluated: bool) -> None:
     """Refuse options that need an evaluation in a run without one, and dropping the only batch.
 
     Args:
         rows: The number of rows to train on; None for a stream.
     """
+    if data.probe_file and not is_evaluated:
+        raise InputError(
+            "--probe_file: is scored whenever the model is evaluated, and this run has no evaluation. Give a "
+            "--validation_file."
+        )
     by_evaluation = {
         "load_best_model_at_end": training.load_best_model_at_end,
         "save_strategy best": training.save_strategy == "best",

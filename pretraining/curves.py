@@ -6,15 +6,18 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from span_electra.pretraining.history import PANELS, evaluation_points, training_points
+from span_electra.pretraining.history import evaluation_points, panels, training_points
 
 
 def plot_curves(history: list[dict], path: Path) -> None:
     """Draw the losses and scores of generator and discriminator over the steps."""
     with matplotlib.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
-        figure = Figure(figsize=(10, 6), layout="constrained")
+        shown = panels(history)
+        height = (len(shown) + 1) // 2  # panels
+        figure = Figure(figsize=(10, 3 * height), layout="constrained")
         figure.suptitle("lines: training, dots: evaluation")
-        for axes, (title, names) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
+        for number, (title, names) in enumerate(shown.items(), 1):
+            axes = figure.add_subplot(height, 2, number)
             draw(axes, history, *names)
             axes.set(title=title, xlabel="step")
             if "discriminator_auc" in names:
@@ -32,9 +35,8 @@ def draw(axes: Axes, history: list[dict], *names: str) -> None:
     for i, name in enumerate(names):
         color = "gray" if name.endswith("_baseline") else f"C{i}"
         line = ":" if name.endswith("_baseline") else "-"
-        for style, label, points in (
-            (line, name, training_points(history, name)),
-            ("o", None, evaluation_points(history, name)),
-        ):
+        label: str | None = name
+        for style, points in ((line, training_points(history, name)), ("o", evaluation_points(history, name))):
             if points:
                 axes.plot(*zip(*points, strict=True), style, color=color, markersize=3, label=label)
+                label = None

@@ -12,7 +12,6 @@ from span_electra.conversion.warm_start import (
     SETTINGS_OF_NEW_HEADS,
     SETTINGS_OF_TRAINING,
     from_electra,
-    from_encoder,
     from_generator,
     load_whole,
 )
@@ -119,8 +118,6 @@ def load_model(arguments: ModelArguments, settings: dict) -> SpanElectraForPreTr
             return load_whole(SpanElectraForPreTraining, name, dtype=torch.float32, **settings)[0]
         if arguments.objective == "discriminator":
             settings.setdefault("embedding_sharing", "separate")  # if tied, training one would change the other
-        if saved_as != "ElectraForPreTraining":
-            return from_encoder(name, **settings)
         return from_electra(name, generator, **settings)
 
 

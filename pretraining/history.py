@@ -4,20 +4,13 @@ import math
 
 from span_electra.pretraining.metrics import LOSSES
 
-BASELINES = {
-    "generator_accuracy": "generator_accuracy_baseline",
-    "discriminator_accuracy": "discriminator_accuracy_baseline",
-    "discriminator_auc": 0.5,
-    "fixed_discriminator_auc": 0.5,
-    "probe_accuracy": "probe_accuracy_baseline",
-    "span_discriminator_accuracy": "span_discriminator_accuracy_baseline",
-    "span_discriminator_auc": 0.5,
-}
+# Other metrics have their baseline beside them, under their name and `_baseline`.
+BASELINES = {"discriminator_auc": 0.5, "fixed_discriminator_auc": 0.5, "span_discriminator_auc": 0.5}
 SUMMARY = (
     *("loss", *LOSSES, "generator_perplexity", "generator_accuracy", "replaced_share", "span_replaced_share"),
     *("discriminator_auc", "discriminator_precision", "discriminator_recall", "discriminator_f1"),
     *("discriminator_accuracy", "span_discriminator_auc", "span_discriminator_recall", "span_discriminator_accuracy"),
-    *("fixed_discriminator_auc", "probe_accuracy"),
+    "fixed_discriminator_auc",
 )
 
 # What is drawn: the title of each panel, and the metrics in it.
@@ -29,6 +22,18 @@ PANELS = {
         *("discriminator_auc", "discriminator_recall", "span_discriminator_auc", "fixed_discriminator_auc"),
     ),
 }
+
+
+def probe_scores(metrics: dict[str, float]) -> list[str]:
+    """Return the names of the scores of linear probes."""
+    return [name for name in metrics if name.startswith("probe_") and not name.endswith("_baseline")]
+
+
+def panels(history: list[dict]) -> dict[str, tuple[str, ...]]:
+    """Return what is drawn of a history: `PANELS`, and a panel for each linear probe."""
+    probes = [name for metrics in last_evaluations(history).values() for name in probe_scores(metrics)]
+    titles = {name: f"Linear probe: {name.removeprefix('probe_').replace('_', ' ')}" for name in probes}
+    return PANELS | {title: (name, f"{name}_baseline") for name, title in titles.items()}
 
 
 def until(history: list[dict], step: int | None) -> list[dict]:
@@ -63,10 +68,9 @@ def evaluation_prefix(entry: dict) -> str | None:
 def metric_rows(metrics: dict[str, float]) -> list[tuple[str, str, str]]:
     """Return name, value and baseline of the main metrics."""
     rows = []
-    for name in SUMMARY:
+    for name in (*SUMMARY, *probe_scores(metrics)):
         if math.isfinite(metrics.get(name, math.nan)):
-            baseline = BASELINES.get(name)
-            baseline = metrics.get(baseline) if isinstance(baseline, str) else baseline
+            baseline = BASELINES.get(name, metrics.get(f"{name}_baseline"))
             note = "" if baseline is None else f"baseline {baseline:.4f}"
             rows.append((name, f"{metrics[name]:.4f}", note))
     return rows

@@ -125,7 +125,7 @@ classifier = AutoModelForSequenceClassification.from_pretrained(path, num_labels
 FIGURES = """{metrics}
 Metrics are over all real tokens, and (`span_`) over the masked ones only; losses are in nats. A baseline always gives
 the most frequent answer. `fixed_`: on a text in which the masked tokens of a row have swapped positions, the same for
-every model.
+every model. `probe_`: a linear classifier on the discriminator's hidden states.
 
 ![Losses, generator and discriminator over the steps]({curves})
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.compute as pc
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.trainer_utils import has_length
 from transformers.utils.generic import is_flash_attention_requested
@@ -99,6 +100,14 @@ def settle_length(data: DataArguments, prepared: dict[str, dict], positions: int
 
 def is_features(path: str) -> bool:
     return (Path(path) / METADATA).is_file()
+
+
+def are_full(rows: datasets.Dataset | TextStream, tokens: int) -> bool:
+    """Whether every row is known to have so many tokens."""
+    return (
+        isinstance(rows, datasets.Dataset)
+        and pc.min(pc.list_value_length(rows.data.column("input_ids"))).as_py() == tokens
+    )
 
 
 def build_rows(

@@ -8,19 +8,23 @@ import copy
 import logging
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from huggingface_hub import run_as_future
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from transformers import TrainerCallback
+from transformers.trainer_utils import HubStrategy
 
 from span_electra.common.attributes import replaced_attribute
 from span_electra.common.errors import InputError, one_line
 from span_electra.common.run_files import step_of
 from span_electra.data_collator import largest_masked_share
-from span_electra.hub.publishing import PublishingError, is_from_the_hub
+from span_electra.encoders.configuration_span_encoder import GENERATOR_FOLDER
+from span_electra.hub.publishing import PublishingError, is_from_the_hub, tag_checkpoint
 from span_electra.pretraining.alarms import LearningMonitor
 from span_electra.pretraining.arguments import PretrainingArguments
 from span_electra.pretraining.fixed_corruption import trade_places
@@ -51,7 +55,7 @@ class SpanElectraTrainer(StreamingTrainer):
             object, because worker processes may keep either. An `EvaluationCollator` makes `fixed_discriminator_auc`
             comparable between runs that mask differently.
         settings: All options of the run by name, for its report; by default `args`.
-        probe: Scores the discriminator on labelled texts at every evaluation.
+        probes: They score the discriminator on labelled texts at every evaluation.
         kwargs: As for [`~transformers.Trainer`].
 
     Raises:
@@ -66,7 +70,7 @@ class SpanElectraTrainer(StreamingTrainer):
         data_collator,
         eval_data_collator=None,
         settings: dict | None = None,
-        probe: LinearProbe | None = None,
+        probes: Sequence[LinearProbe] = (),
         **kwargs,
     ):
         if eval_data_collator is data_collator:
@@ -83,7 +87,7 @@ class SpanElectraTrainer(StreamingTrainer):
             check_capacity(self.model, collator)
         self.settings = self.args.to_dict() if settings is None else settings
         self.facts = collator_facts(data_collator)
-        self.probe = probe
+        self.probes = probes
         self.eval_data_collator = copy.deepcopy(data_collator) if eval_data_collator is None else eval_data_collator
         self.eval_data_collator.set_epoch(EVALUATION_EPOCH)
         vocab_size: int = self.model.config.vocab_size  # type: ignore[assignment]
@@ -213,9 +217,8 @@ class SpanElectraTrainer(StreamingTrainer):
         if not math.isfinite(metrics["loss"]):
             self.found_nonfinite.fill_(1)  # the last update broke the weights, and training has not used them yet
             self.check_finite()
-        if self.probe is not None:
-            metrics["probe_accuracy"] = self.probe.accuracy(self.accelerator.unwrap_model(self.model))
-            metrics["probe_accuracy_baseline"] = self.probe.baseline
+        for probe in self.probes:
+            metrics |= probe.metrics(self.accelerator.unwrap_model(self.model))
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
@@ -249,6 +252,17 @@ class SpanElectraTrainer(StreamingTrainer):
         best = self.state.best_model_checkpoint  # not `best_global_step`, which may have left no checkpoint
         is_loaded = best and self.args.load_best_model_at_end and not self.is_in_train
         return step_of(Path(best)) if is_loaded else self.state.global_step
+
+    def send_checkpoint(self, checkpoint: Path) -> None:
+        """Upload a checkpoint's model. If all checkpoints are to be published, make each the revision `step-N`."""
+        if self.args.hub_strategy != HubStrategy.ALL_CHECKPOINTS or not self.is_world_process_zero():
+            super().send_checkpoint(checkpoint)
+            return
+        if self.push_in_progress is not None:
+            self.push_in_progress.wait_until_done()  # the library would skip this checkpoint
+        super().send_checkpoint(checkpoint)
+        jobs = self.push_in_progress.jobs  # type: ignore[attr-defined]
+        jobs.append(run_as_future(tag_checkpoint, checkpoint, self.hub_model_id, jobs[0], token=self.args.hub_token))
 
     def push_to_hub(self, *args, **kwargs):
         """As [`~transformers.Trainer.push_to_hub`].
@@ -289,6 +303,12 @@ class SpanElectraTrainer(StreamingTrainer):
     def save_model(self, output_dir=None, _internal_call=False):
         self.check_finite()
         super().save_model(output_dir, _internal_call)
+
+    def write_model(self, folder: Path) -> None:
+        super().write_model(folder)
+        generator = folder / GENERATOR_FOLDER
+        if self.args.should_save and self.processing_class is not None and generator.is_dir():
+            self.processing_class.save_pretrained(generator)  # so that the generator's folder can be used alone
 
     def check_finite(self) -> None:
         """Raise a `NonFiniteLossError` if any process has seen a loss or a gradient that is not finite."""

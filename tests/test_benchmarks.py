@@ -297,9 +297,11 @@ def test_means_are_of_the_tasks_that_every_rung_has(tmp_path):
     assert "70.0 (50.0 to 80.0), 1 collapsed" in shown and "± 4.5 (95 %)" in shown
     probes = {name: ladder_report.spread([0.25, 0.75, 0.5]) for name in ladder_report.PROBES[1:]}
     probes[ladder_report.PROBES[0]] = ladder_report.spread([30.0])
+    probes["eval_probe_sst2_train_accuracy"] = ladder_report.spread([0.625])
     trained = {**second, "tokens": 10**6, "flops": 1, "probes": probes, "pretraining_seeds": 3}
     trained["seconds"] = ladder_report.spread([1000.0, 3000.0, 2000.0])
     shown = ladder_report.table([first, trained], "python ladder.py")
+    assert "| fixed AUC | probe sst2 train accuracy |" in shown and "| 0.500 (0.250 to 0.750) | 0.625 |" in shown
     assert "| 2,000 (1,000 to 3,000) | 30 | 0.500 (0.250 to 0.750) |" in shown and "of 3 seeds of pretraining" in shown
     ladder_report.picture([first, second], tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000

@@ -262,8 +262,8 @@ def test_a_head_changes_nothing_in_the_configuration_that_it_is_given(checkpoint
 
 
 def test_settings_out_of_range_are_refused_before_a_head_is_trained(checkpoint):
-    with pytest.raises(ValueError, match=r"`hidden_dropout_prob` is 1\.0"):
-        AutoModelForSequenceClassification.from_pretrained(checkpoint[1], hidden_dropout_prob=1.0)
+    with pytest.raises(ValueError, match="`sampling_temperature` is 0"):
+        AutoModelForSequenceClassification.from_pretrained(checkpoint[1], sampling_temperature=0.0)
 
 
 def test_exported_halves_need_no_custom_code(checkpoint, tmp_path):

@@ -742,7 +742,6 @@ def test_rows_without_a_maskable_word_come_back_as_they_are(wordpiece):
         ({"max_span_words": 0}, "max_span_words=0 is less than 1; use 1 to mask single words."),
         ({"mask_token_share": 0.95}, "mask_token_share=0.95 and random_token_share=0.1 must each be at least 0"),
         ({"random_token_share": -1}, "together at most 1; BERT's are 0.8 and 0.1"),
-        ({"pad_to_multiple_of": 0}, "pad_to_multiple_of=0 is less than 1; leave it out or use 8."),
     ],
 )
 def test_a_value_out_of_range_is_named(wordpiece, arguments, message):
@@ -754,12 +753,12 @@ def test_a_value_out_of_range_is_named(wordpiece, arguments, message):
 def test_a_tokenizer_without_mask_or_pad_token_is_refused(wordpiece, role):
     tokenizer = wordpiece_tokenizer()
     setattr(tokenizer, f"{role}_token", None)
-    with pytest.raises(ValueError, match=f"has no {role} token.*add_special_tokens.*'{role}_token'"):
+    with pytest.raises(ValueError, match=f"no {role}_token.*add_special_tokens"):
         DataCollatorForSpanMasking(tokenizer)
 
 
 def test_a_slow_tokenizer_is_refused():
-    with pytest.raises(ValueError, match=r"object is not a fast tokenizer.*AutoTokenizer.from_pretrained"):
+    with pytest.raises(ValueError, match=r"object: a slow tokenizer.*tokenizer\.json"):
         DataCollatorForSpanMasking(object())
 
 
@@ -788,11 +787,17 @@ def test_rows_that_are_padded_already_are_masked_as_they_are_without(side):
     assert batch.keys() == expected.keys() and all(torch.equal(batch[name], expected[name]) for name in batch)
 
 
+def test_a_mask_that_numbers_sequences_keeps_all_of_them():
+    collator, row = DataCollatorForSpanMasking(wordpiece_tokenizer()), make_rows(1)[0].tolist()
+    numbers = [1] * 5 + [2] * (len(row) - 5) + [0, 0]
+    batch = collator([{"input_ids": [*row, 3, 3], "attention_mask": numbers}])
+    expected = collator([{"input_ids": row}])
+    assert all(torch.equal(batch[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize(
     ("feature", "message"),
     [
-        ([5, 6, 7], r"row 1 of the batch is \[5, 6, 7\]: a dictionary with `input_ids` is needed"),
-        ({"text": "a", "label": 1}, r"row 1 of the batch is the columns text, label: a dictionary with `input_ids`"),
         (
             {"input_ids": torch.tensor([[5, 6, 7]])},
             r"row 1 of the batch has `input_ids` of shape \(1, 3\): .* one row",
@@ -800,10 +805,6 @@ def test_rows_that_are_padded_already_are_masked_as_they_are_without(side):
         (
             {"input_ids": torch.ones(2, 3), "attention_mask": torch.ones(2, 3)},
             r"row 1 of the batch has `input_ids` of shape \(2, 3\): .* one row",
-        ),
-        (
-            {"input_ids": [5, 6, 7], "attention_mask": [1, 1]},
-            r"row 1 of the batch has 3 `input_ids` and an `attention_mask` of shape \(2,\): one number for each",
         ),
     ],
 )

@@ -24,7 +24,8 @@ LAYERS = (
     ("hub",),
     ("pretraining", "finetuning"),
     ("inspection",),
-    ("run_pretraining", "run_finetuning", "__init__"),
+    ("run_pretraining", "run_finetuning", "__init__", "examples"),
+    ("cli",),
 )
 FOLDERS = [part for layer in LAYERS for part in layer if (ROOT / part).is_dir()]
 TRAVEL_WITH_CHECKPOINTS = ("configuration_span_electra", "span_objectives", "modeling_span_electra")

@@ -453,6 +453,21 @@ def test_flash_attention_gets_its_padding_mask_where_shapes_are_static():
     assert model.attention_mask_of(mask, None)["discriminator"] is mask
 
 
+def test_full_rows_need_no_mask_of_pairs(monkeypatch):
+    model, inputs = random_model(), batch()
+    inputs["attention_mask"].fill_(1)
+    model.largest_masked_share = 0.3
+    expected = seeded(model, inputs)
+    model.rows_are_full = True
+    monkeypatch.setattr(model, "mask_of_sequences", lambda mask, positions: mask)
+    output = seeded(model, inputs)
+    for name in ("loss", "mlm_loss", "sbgo_loss", "rtd_loss", "sbpo_loss"):
+        torch.testing.assert_close(output[name], expected[name])
+    inputs["attention_mask"][0, -1] = 0
+    with pytest.raises(RuntimeError, match="`rows_are_full` is True"):
+        model(**inputs)
+
+
 @pytest.mark.parametrize("sharing", ["tied", "disentangled", "separate"])
 def test_padding_the_vocabulary_alone_resizes_both_networks(sharing, tmp_path):
     model = random_model(embedding_sharing=sharing)

@@ -12,7 +12,7 @@ import pytest
 import span_electra
 
 ROOT = Path(span_electra.__file__).parent
-LEFT_OUT = ("setup.py", "tests", "benchmarks", "examples", "docs", "Makefile", "constraints.txt")
+LEFT_OUT = ("setup.py", "tests", "benchmarks", "docs", "Makefile", "constraints.txt")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 python -m span_electra.tokenization.create_features --input corpus/ --tokenizer my_tokenizer --output_dir features
 """
 
-import argparse
 import hashlib
 import json
 import logging
@@ -12,21 +11,22 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
-from accelerate.utils import patch_environment
 from filelock import FileLock
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from span_electra.common.command_line import run_command
+from span_electra.common.command_line import option, run_command
 from span_electra.common.errors import InputError, as_input_error, first_line
 from span_electra.common.output_folder import atomic_folder, check_output_dir
+from span_electra.common.vocabulary import check_tokenizer
 from span_electra.tokenization.packing import SHORT_SEQ_PROBABILITY, Packer, make_packer
-from span_electra.tokenization.text import DEFAULT_DOCUMENTS, DOCUMENT_RULES, Corpus, corpus_parser
+from span_electra.tokenization.text import DEFAULT_DOCUMENTS, DOCUMENT_RULES, Corpus, TableSettings, corpus_parser
 
 logger = logging.getLogger(__name__)
 
@@ -41,67 +41,70 @@ FEATURES = datasets.Features(
 )
 
 
+@dataclass
+class FeatureSettings(TableSettings):
+    """How text becomes rows."""
+
+    max_seq_length: int = option(128, "Tokens in a full row, with special tokens.")
+    documents: str = option(
+        DEFAULT_DOCUMENTS,
+        "What ends a document; no row spans two documents. In tables, blank_line means every row.",
+        metadata={"choices": DOCUMENT_RULES},
+    )
+    pack_documents: bool = option(
+        False, "Let short documents share a row without seeing each other, which saves padding."
+    )
+    short_seq_probability: float = option(SHORT_SEQ_PROBABILITY, "The ratio of rows that get a random length.")
+    seed: int = option(0, "Seed of the random lengths.")
+
+    def corpus(self, paths: Sequence[str | Path]) -> Corpus:
+        return Corpus(paths, self.documents, self.text_column, self.split)
+
+    def packer(self, tokenizer: PreTrainedTokenizerBase) -> Packer:
+        return make_packer(tokenizer, self.max_seq_length, self.short_seq_probability, self.seed, self.pack_documents)
+
+
 def create_features(
     paths: Sequence[str | Path],
     tokenizer: PreTrainedTokenizerBase | str | Path,
     output_dir: str | Path,
     *,
-    max_seq_length: int = 128,
-    documents: str = DEFAULT_DOCUMENTS,
-    pack_documents: bool = False,
-    short_seq_probability: float = SHORT_SEQ_PROBABILITY,
-    seed: int = 0,
-    text_column: str = "text",
-    split: str = "train",
     workers: int = 1,
     overwrite: bool = False,
+    **settings: Any,
 ) -> datasets.Dataset:
     """Tokenize `paths` (see `Corpus`) and pack them into rows of `input_ids`, saved to `output_dir`.
 
     A row is `[CLS]`, consecutive tokens of one document, `[SEP]`. Rows are `max_seq_length` long, with two exceptions:
     a document's last row holds what remains, and with `short_seq_probability` a row's length is drawn uniformly, which
-    keeps the model used to short input (as in BERT and ELECTRA).
+    keeps the model used to short input (as in BERT and ELECTRA). With `pack_documents`, short documents share a row,
+    `[CLS] … [SEP] [CLS] … [SEP]`; the collator and the model keep them apart.
 
-    With `pack_documents`, short documents share a row, `[CLS] … [SEP] [CLS] … [SEP]`; the collator and the model keep
-    them apart. The rows do not depend on `workers`. If `output_dir` holds features of the same files and settings,
-    they are loaded instead.
+    Args:
+        workers: The number of processes. The rows do not depend on it.
+        overwrite: Replace other features in `output_dir`. Features of the same files and settings are loaded instead.
+        settings: The fields of `FeatureSettings`.
 
     Raises:
         InputError: The text, the tokenizer or a setting is unusable, or the folder already holds something else.
     """
-    tokenizer = load_tokenizer(tokenizer)
-    corpus = Corpus(paths, documents, text_column, split)
-    settings = {
-        "max_seq_length": max_seq_length,
-        "documents": documents,
-        "pack_documents": pack_documents,
-        "short_seq_probability": short_seq_probability,
-        "seed": seed,
-        "text_column": text_column,
-        "split": split,
-    }
-    packer = make_packer(tokenizer, max_seq_length, short_seq_probability, seed, pack_documents)
     if workers < 1:
         raise InputError(f"workers={workers} must be at least 1.")
-    output_dir = Path(output_dir)
-    made_from = {
-        "format": FORMAT,
-        "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
-        "settings": settings,
-        "sources": corpus.identity(),
-    }
+    chosen, output_dir, tokenizer = FeatureSettings(**settings), Path(output_dir), load_tokenizer(tokenizer)
+    corpus, packer = chosen.corpus(paths), chosen.packer(tokenizer)
+    made_from = _made_from(corpus, tokenizer, chosen)
     if (rows := _rows_made_from(made_from, output_dir, overwrite)) is not None:
         logger.info("Reusing the features in %s: same text, tokenizer and settings.", output_dir)
         return rows
     check_output_dir(output_dir, "features of other text or settings", FEATURE_FILES, METADATA, overwrite)
-
     start = time.perf_counter()
     with atomic_folder(output_dir) as folder:
         counts = _write_rows(corpus, packer, workers, _hash(made_from)[:16], folder)
-        _check_enough_text(counts, paths)
+        _check_enough_text(counts, corpus)
         metadata = {**made_from, "tokenizer": str(tokenizer.name_or_path), "counts": counts}
         (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-    _log_statistics(counts, max_seq_length, documents, pack_documents, time.perf_counter() - start, output_dir)
+    _log_statistics(counts, chosen)
+    logger.info("Saved to %s in %.1f s", output_dir, time.perf_counter() - start)
     return datasets.load_from_disk(output_dir)
 
 
@@ -110,19 +113,16 @@ def cached_features(
     tokenizer: PreTrainedTokenizerBase | str | Path,
     *,
     cache_dir: str | Path | None = None,
+    workers: int = 1,
     **settings: Any,
 ) -> datasets.Dataset:
     """Call `create_features` with a folder in the cache that is named after text, tokenizer and settings.
 
     Args:
         cache_dir: Where to keep features. Default: `span_electra` in the cache of `datasets`.
-        settings: The keyword arguments of `create_features`.
     """
-    tokenizer = load_tokenizer(tokenizer)
-    reading = {name: settings[name] for name in ("documents", "text_column", "split") if name in settings}
-    identity = Corpus(paths, **reading).identity()
-    named_by = {name: value for name, value in settings.items() if name not in ("workers", "overwrite")}
-    key = _hash([FORMAT, tokenizer_fingerprint(tokenizer), identity, named_by])[:16]
+    tokenizer, chosen = load_tokenizer(tokenizer), FeatureSettings(**settings)
+    key = _hash(_made_from(chosen.corpus(paths), tokenizer, chosen))[:16]
     cache_dir = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "span_electra")
     cache_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(cache_dir / f"{key}.lock"):  # a run's other processes wait for the first
@@ -130,7 +130,17 @@ def cached_features(
             shutil.rmtree(leftover, ignore_errors=True)
         if _read_metadata(cache_dir / key) is None:  # damaged, and ours to remove
             shutil.rmtree(cache_dir / key, ignore_errors=True)
-        return create_features(paths, tokenizer, cache_dir / key, **settings | {"overwrite": True})
+        return create_features(paths, tokenizer, cache_dir / key, workers=workers, overwrite=True, **settings)
+
+
+def _made_from(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, settings: FeatureSettings) -> dict[str, Any]:
+    """Return what determines the rows."""
+    return {
+        "format": FORMAT,
+        "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
+        "settings": asdict(settings),
+        "sources": corpus.identity(),
+    }
 
 
 def load_features(folder: str | Path, tokenizer: PreTrainedTokenizerBase | str | Path) -> datasets.Dataset:
@@ -153,18 +163,12 @@ def load_features(folder: str | Path, tokenizer: PreTrainedTokenizerBase | str |
 def load_tokenizer(tokenizer: PreTrainedTokenizerBase | str | Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer unless it is loaded, and check that span masking can use it."""
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        from transformers import AutoTokenizer  # imports torch, which the help does without
+
         fix = "Give a folder that train_tokenizer wrote, or a name on the Hub."
         with as_input_error(f"The tokenizer {tokenizer}", fix):
             tokenizer = AutoTokenizer.from_pretrained(str(tokenizer))
-    if not tokenizer.is_fast:
-        raise InputError(f"{tokenizer.name_or_path}: a slow tokenizer. Give one with a tokenizer.json.")
-    names = ("cls_token", "sep_token", "pad_token", "mask_token")
-    missing = [name for name in names if getattr(tokenizer, name) is None]
-    if missing:
-        raise InputError(
-            f"{tokenizer.name_or_path}: the tokenizer has no {', no '.join(missing)}, which span masking needs. Use "
-            "BERT's or ELECTRA's tokenizer, or train one with `python -m span_electra.tokenization.train_tokenizer`."
-        )
+    check_tokenizer(tokenizer, "cls", "sep", "pad", "mask")
     return tokenizer
 
 
@@ -177,6 +181,8 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _write_rows(corpus: Corpus, packer: Packer, workers: int, fingerprint: str, folder: Path) -> dict[str, Any]:
+    from accelerate.utils import patch_environment  # imports torch, too
+
     # Workers are processes. The tokenizer's own threads would compete with them, and do not survive a fork.
     with tempfile.TemporaryDirectory(dir=folder) as work, patch_environment(tokenizers_parallelism="false"):
         blocks, counts = _write_blocks(corpus, Path(work, "blocks.arrow"))
@@ -226,23 +232,20 @@ def _write_blocks(corpus: Corpus, path: Path) -> tuple[datasets.Dataset, dict[st
     return datasets.Dataset.from_file(str(path)), {"documents": documents, "lines": lines}
 
 
-def _check_enough_text(counts: dict[str, Any], paths: Sequence[str | Path]) -> None:
+def _check_enough_text(counts: dict[str, Any], corpus: Corpus) -> None:
     if counts["tokens"] < FEWEST_TOKENS:
-        names = ", ".join(map(str, [paths] if isinstance(paths, str | Path) else paths))
         raise InputError(
-            f"{names}: only {counts['tokens']} tokens, fewer than one span may need ({FEWEST_TOKENS}). Give more text."
+            f"{', '.join(map(str, corpus.paths))}: only {counts['tokens']} tokens, fewer than one span may need "
+            f"({FEWEST_TOKENS}). Give more text."
         )
 
 
-def _log_statistics(
-    counts: dict[str, Any], max_seq_length: int, documents: str, packed: bool, seconds: float, output_dir: Path
-) -> None:
+def _log_statistics(counts: dict[str, Any], settings: FeatureSettings) -> None:
     logger.info(
         "%(documents)d documents, %(lines)d lines, %(tokens)d tokens (%(unknown_tokens)d unknown) in %(rows)d rows, "
         "%(mean_row_length).1f long on average",
         counts,
     )
-    logger.info("Saved to %s in %.1f s", output_dir, seconds)
     if counts["unknown_tokens"] > MOST_UNKNOWN * counts["tokens"]:
         logger.warning(
             "%.1f %% of the tokens are unknown to the tokenizer, so the model learns nothing from them. Train a "
@@ -250,13 +253,14 @@ def _log_statistics(
             "it with a larger `--vocab_size`.",
             100 * counts["unknown_tokens"] / counts["tokens"],
         )
-    if counts["mean_row_length"] < max_seq_length / 2 and documents != "file" and not packed:
+    is_half_empty = counts["mean_row_length"] < settings.max_seq_length / 2
+    if is_half_empty and settings.documents != "file" and not settings.pack_documents:
         logger.warning(
             "The rows are %.1f tokens long on average, of at most %d, because the documents are short. If blank lines "
             "only separate paragraphs, or a text is spread over many rows of a table, use `--documents file` to fill "
             "rows across them. `--pack_documents` lets short documents share a row without seeing each other.",
             counts["mean_row_length"],
-            max_seq_length,
+            settings.max_seq_length,
         )
 
 
@@ -286,11 +290,7 @@ def _load_rows(folder: Path, metadata: dict[str, Any]) -> datasets.Dataset:
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """Read what `create_features` wrote beside the rows: `settings`, `counts`, `sources` and the tokenizer.
-
-    Raises:
-        InputError: The folder holds no features.
-    """
+    """Read what `create_features` wrote beside the rows: `settings`, `counts`, `sources` and the tokenizer."""
     metadata = _read_metadata(folder)
     if metadata is None:
         raise InputError(
@@ -315,34 +315,11 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = corpus_parser("create_features", "Turn raw text into training rows of token ids, once.")
-    parser.add_argument("--tokenizer", required=True, help="a tokenizer's folder, or its name on the Hub")
-    parser.add_argument("--max_seq_length", type=int, default=128, help="tokens in a full row, with special tokens")
-    parser.add_argument(
-        "--documents",
-        default=DEFAULT_DOCUMENTS,
-        choices=DOCUMENT_RULES,
-        help="what ends a document; no row spans two documents. In tables, blank_line means every row",
-    )
-    parser.add_argument(
-        "--pack_documents",
-        action="store_true",
-        help="let short documents share a row without seeing each other, which saves padding",
-    )
-    parser.add_argument(
-        "--short_seq_probability",
-        type=float,
-        default=SHORT_SEQ_PROBABILITY,
-        help="the ratio of rows that get a random length",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random lengths")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="number of processes")
-    return parser.parse_args(arguments)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = vars(parse_arguments(arguments))
+    parser = corpus_parser("Turn raw text into training rows of token ids, once.", FeatureSettings)
+    parser.add_argument("--tokenizer", required=True, help="A tokenizer's folder, or its name on the Hub.")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="The number of processes.")
+    options = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     create_features(options.pop("input"), options.pop("tokenizer"), options.pop("output_dir"), **options)
 

@@ -1,7 +1,6 @@
 """Cut tokenized text into rows. No token is lost, and no row crosses the end of a document."""
 
 import json
-import logging
 import random
 from bisect import bisect_left, insort
 from collections.abc import Sequence
@@ -15,11 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from span_electra.common.errors import InputError
 
-logger = logging.getLogger(__name__)
-
 SHORT_SEQ_PROBABILITY = 0.05  # that a row has a random length
 FEWEST_TOKENS_IN_ROW = 3  # a span of one token and its two boundaries
-NO_LIMIT = 10**6  # a larger `model_max_length` means that the tokenizer has no limit
 
 
 @dataclass
@@ -180,11 +176,7 @@ def make_packer(
     seed: int = 0,
     pack_documents: bool = False,
 ) -> Packer:
-    """Make the packer that cuts text into rows with these settings.
-
-    Raises:
-        InputError: A setting or the tokenizer is unusable.
-    """
+    """Make the packer that cuts text into rows with these settings."""
     if not 0 <= short_probability <= 1:
         raise InputError(f"short_seq_probability={short_probability} is not between 0 and 1.")
     backend = _without_special_pieces(tokenizer)
@@ -202,12 +194,6 @@ def make_packer(
     if max_seq_length < shortest:
         raise InputError(
             f"max_seq_length={max_seq_length} is too short; it must be at least {shortest}, special tokens included."
-        )
-    if tokenizer.model_max_length < min(max_seq_length, NO_LIMIT):
-        logger.warning(
-            "max_seq_length=%d is longer than the tokenizer's model_max_length=%d. Give the model enough positions.",
-            max_seq_length,
-            tokenizer.model_max_length,
         )
     edges = (tokenizer.cls_token_id, tokenizer.sep_token_id)
     if pack_documents and ((prefix[0], suffix[-1]) != edges or edges[0] == edges[1]):

@@ -4,7 +4,6 @@ No row of training data crosses the end of a *document*. Files are read in bound
 whatever their size. Errors in the text are found here, and their messages name the file and the line.
 """
 
-import argparse
 import glob
 import logging
 import os
@@ -18,11 +17,13 @@ from typing import Any, NamedTuple, TypeAlias
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
+from transformers import HfArgumentParser
 
+from span_electra.common.command_line import option
 from span_electra.common.errors import InputError, InputNotFoundError
 from span_electra.common.paths import COMPRESSION_SUFFIXES, TABLE_SUFFIXES, TEXT_SUFFIXES, looks_like_path
 from span_electra.common.private_datasets import fingerprint
-from span_electra.common.tables import load_named_dataset, open_csv, open_json_lines
+from span_electra.common.tables import csv_rows, json_rows, load_named_dataset
 from span_electra.common.text_files import LONGEST_LINE, read_text
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,14 @@ ACCEPTED = "text (.txt, .text, .raw, .tokens or no suffix), .jsonl, .json or .cs
 BLOCK_SIZE = 1 << 20  # characters; a worker gets a block at a time
 Source: TypeAlias = Path | datasets.Dataset | datasets.IterableDataset
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass
+class TableSettings:
+    """Where the text is in tables and `datasets`."""
+
+    text_column: str = option("text", "The text column of JSON, CSV, Parquet or `datasets`.")
+    split: str = option("train", "The split of a `datasets` name.")
 
 
 class Block(NamedTuple):
@@ -181,14 +190,10 @@ def _file_format(path: Path) -> str:
 def _files_in(folder: Path) -> list[Path]:
     files, others = [], 0
     for path in sorted(_visible_files(folder)):
-        if path.name == "features.json" and path.with_name("dataset_info.json").is_file():
-            raise InputError(
-                f"{path.parent}: features, not text. Give a folder without them. run_pretraining.py takes "
-                "features as --train_file."
-            )
         if path.name == "state.json" and path.with_name("dataset_info.json").is_file():
             raise InputError(
-                f"{path.parent}: written by `save_to_disk` of `datasets`. Give its text as a file, made with "
+                f"{path.parent}: rows that `datasets` saved, not text. run_pretraining.py takes features as "
+                "--train_file. Of other data, give the text as a file, made with "
                 f"datasets.load_from_disk({str(path.parent)!r}).to_parquet('text.parquet')."
             )
         try:
@@ -222,8 +227,7 @@ def _read_rows(source: Source, column: str) -> Iterator[str]:
         batches = source.select_columns([column]).with_format(None).iter(batch_size=1000)
         rows = ((str(source.info.dataset_name), value) for batch in batches for value in batch[column])
     else:
-        read = {".jsonl": _read_json_lines, ".csv": _read_csv, ".parquet": _read_parquet}[_file_format(source)]
-        rows = read(source, column)
+        rows = (_read_parquet if _file_format(source) == ".parquet" else _read_lines)(source, column)
     for where, value in rows:
         if value is None:
             continue
@@ -239,17 +243,10 @@ def _read_rows(source: Source, column: str) -> Iterator[str]:
         yield value
 
 
-def _read_json_lines(path: Path, column: str) -> Iterator[tuple[str, Any]]:
-    for where, row in open_json_lines(path):
+def _read_lines(path: Path, column: str) -> Iterator[tuple[str, Any]]:
+    for where, row in (csv_rows if _file_format(path) == ".csv" else json_rows)(path):
         _check_column(where, column, row)
         yield where, row[column]
-
-
-def _read_csv(path: Path, column: str) -> Iterator[tuple[str, Any]]:
-    names, rows = open_csv(path)
-    _check_column(path, column, names)
-    position = names.index(column)
-    yield from ((where, row[position]) for where, row in rows)
 
 
 def _read_parquet(path: Path, column: str) -> Iterator[tuple[str, Any]]:
@@ -307,17 +304,12 @@ def _group(documents: Iterable[Document]) -> Iterator[Block]:
         yield Block("\n".join(lines), document_lines, ended)
 
 
-def corpus_parser(module: str, description: str) -> argparse.ArgumentParser:
-    """Make the parser of a command that reads a corpus and writes a folder, with the options that all of them have."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m span_electra.tokenization.{module}",
-        description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    names = "files, folders, globs or `datasets` names (name or name:configuration)"
+def corpus_parser(description: str, settings: type = TableSettings) -> HfArgumentParser:
+    """Make the parser of a command that reads a corpus and writes a folder. `settings` is a dataclass of options."""
+    usage = "%(prog)s --input TEXT [TEXT ...] --output_dir FOLDER [--option value ...]"
+    parser = HfArgumentParser(settings, usage=usage, description=description)  # type: ignore[arg-type]
+    names = "Files, folders, globs or `datasets` names (name or name:configuration)."
     parser.add_argument("--input", nargs="+", required=True, help=names)
-    parser.add_argument("--text_column", default="text", help="the text column of JSON, CSV, Parquet or `datasets`")
-    parser.add_argument("--split", default="train", help="the split of a `datasets` name")
-    parser.add_argument("--output_dir", required=True, help="a new or empty folder")
-    parser.add_argument("--overwrite", action="store_true", help="replace this command's earlier output there")
+    parser.add_argument("--output_dir", required=True, help="A new or empty folder.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace this command's earlier output there.")
     return parser

@@ -3,20 +3,21 @@
 python -m span_electra.tokenization.train_tokenizer --input corpus/ --output_dir my_tokenizer --vocab_size 10000
 """
 
-import argparse
 import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from span_electra.common.command_line import run_command
+from span_electra.common.command_line import option, run_command
 from span_electra.common.errors import InputError
 from span_electra.common.output_folder import atomic_folder, check_output_dir
-from span_electra.tokenization.text import Corpus, corpus_parser
+from span_electra.tokenization.text import Corpus, TableSettings, corpus_parser
 
 logger = logging.getLogger(__name__)
 
@@ -43,64 +44,74 @@ COVERAGE = 0.9995  # of the text's characters, which takes thousands of differen
 LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD}}}")
 
 
+@dataclass
+class TokenizerSettings(TableSettings):
+    """What tokenizer to train."""
+
+    tokenizer_type: str = option(
+        "BPE",
+        "BPE (byte-level, so it can encode any text) or BERT (WordPiece).",
+        metadata={"choices": [*SMALLEST_VOCABULARY]},
+    )
+    vocab_size: int = option(10_000, "The number of tokens, with the five special ones.")
+    min_frequency: int = option(2, "How often a pair of tokens must occur to be merged.")
+    lowercase: bool = option(
+        False, "Convert the text to lower case. BERT then strips accents too, as BERT's own tokenizer does."
+    )
+    model_max_length: int = option(512, "The length to which the tokenizer truncates a text if you ask it to.")
+
+    def check(self) -> None:
+        smallest = SMALLEST_VOCABULARY.get(self.tokenizer_type)
+        if smallest is None:
+            raise InputError(f"tokenizer_type={self.tokenizer_type!r} is not one of {', '.join(SMALLEST_VOCABULARY)}.")
+        if self.vocab_size < smallest:
+            raise InputError(
+                f"vocab_size={self.vocab_size} is too small: a {self.tokenizer_type} tokenizer needs at least "
+                f"{smallest}."
+            )
+        if self.min_frequency < 1:
+            raise InputError(f"min_frequency={self.min_frequency} must be at least 1.")
+
+
 def train_tokenizer(
-    paths: Sequence[str | Path],
-    output_dir: str | Path,
-    *,
-    tokenizer_type: str = "BPE",
-    vocab_size: int = 10_000,
-    min_frequency: int = 2,
-    lowercase: bool = False,
-    model_max_length: int = 512,
-    text_column: str = "text",
-    split: str = "train",
-    overwrite: bool = False,
+    paths: Sequence[str | Path], output_dir: str | Path, *, overwrite: bool = False, **settings: Any
 ) -> PreTrainedTokenizerFast:
     """Train a tokenizer on `paths` (see `Corpus`) and save it to `output_dir`.
 
     The same text always gives the same ids.
 
     Args:
-        tokenizer_type: `BPE` (byte-level, so it can encode any text) or `BERT` (WordPiece).
-        min_frequency: How often a pair of tokens must occur to be merged.
-        lowercase: Convert the text to lower case. `BERT` then strips accents too, as BERT's own tokenizer does.
-        model_max_length: The length to which the tokenizer truncates a text if you ask it to.
+        overwrite: Replace an earlier tokenizer in `output_dir`.
+        settings: The fields of `TokenizerSettings`.
 
     Raises:
         InputError: The text is unusable, the vocabulary is too small, or the folder already holds something.
     """
-    if tokenizer_type not in SMALLEST_VOCABULARY:
-        raise InputError(f"tokenizer_type={tokenizer_type!r} is not one of {', '.join(SMALLEST_VOCABULARY)}.")
-    smallest = SMALLEST_VOCABULARY[tokenizer_type]
-    if vocab_size < smallest:
-        raise InputError(
-            f"vocab_size={vocab_size} is too small: a {tokenizer_type} tokenizer needs at least {smallest}."
-        )
-    if min_frequency < 1:
-        raise InputError(f"min_frequency={min_frequency} must be at least 1.")
+    chosen = TokenizerSettings(**settings)
+    chosen.check()
     output_dir = Path(output_dir)
     check_output_dir(output_dir, "a tokenizer", TOKENIZER_FILES, "tokenizer.json", overwrite)
 
-    train = _train_bpe if tokenizer_type == "BPE" else _train_wordpiece
+    train = _train_bpe if chosen.tokenizer_type == "BPE" else _train_wordpiece
     with atomic_folder(output_dir) as folder:
-        backend = train(Corpus(paths, text_column=text_column, split=split), vocab_size, min_frequency, lowercase)
-        tokenizer = _as_pretrained(backend, model_max_length)
+        backend = train(Corpus(paths, text_column=chosen.text_column, split=chosen.split), chosen)
+        tokenizer = _as_pretrained(backend, chosen.model_max_length)
         tokenizer.save_pretrained(folder)
         backend.model.save(str(folder))  # for other programs: vocab.json and merges.txt, or vocab.txt
-    if len(tokenizer) < vocab_size:
+    if len(tokenizer) < chosen.vocab_size:
         logger.warning(
             "The text yields only %d tokens, not vocab_size=%d. More text or a lower --min_frequency yields more. A "
             "new model takes its vocabulary's size from the tokenizer.",
             len(tokenizer),
-            vocab_size,
+            chosen.vocab_size,
         )
-    logger.info("Saved a %s tokenizer of %d tokens to %s", tokenizer_type, len(tokenizer), output_dir)
+    logger.info("Saved a %s tokenizer of %d tokens to %s", chosen.tokenizer_type, len(tokenizer), output_dir)
     return PreTrainedTokenizerFast.from_pretrained(output_dir)
 
 
-def _train_bpe(corpus: Corpus, vocab_size: int, min_frequency: int, lowercase: bool) -> Tokenizer:
+def _train_bpe(corpus: Corpus, settings: TokenizerSettings) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
-    if lowercase:
+    if settings.lowercase:
         tokenizer.normalizer = normalizers.Lowercase()
     # The space that begins a word goes before a text's first word too, so that words given one by one
     # (`is_split_into_words`) get the same tokens as in text. ByteLevel's own `add_prefix_space` would also put one
@@ -109,8 +120,8 @@ def _train_bpe(corpus: Corpus, vocab_size: int, min_frequency: int, lowercase: b
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([space_first, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", left=1, right=0)])
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=min_frequency,
+        vocab_size=settings.vocab_size,
+        min_frequency=settings.min_frequency,
         special_tokens=_special_tokens(),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
@@ -124,16 +135,16 @@ def broken_up(lines: list[str]) -> list[str]:
     return [LONG_WORD.sub(r"\g<0> ", line) if len(line) > LONGEST_WORD else line for line in lines]
 
 
-def _train_wordpiece(corpus: Corpus, vocab_size: int, min_frequency: int, lowercase: bool) -> Tokenizer:
+def _train_wordpiece(corpus: Corpus, settings: TokenizerSettings) -> Tokenizer:
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=settings.lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    beginning, inside = _alphabet(corpus, tokenizer, vocab_size)
+    beginning, inside = _alphabet(corpus, tokenizer, settings.vocab_size)
     # The trainer numbers the characters inside words ("##a") in the order of a randomly seeded hash table, and breaks
     # ties between merges by these numbers. Characters that are passed as special tokens have fixed numbers.
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size,
-        min_frequency=min_frequency,
+        vocab_size=settings.vocab_size,
+        min_frequency=settings.min_frequency,
         special_tokens=[*SPECIAL_TOKENS, *beginning, *(f"##{character}" for character in inside)],
         initial_alphabet=beginning,
         limit_alphabet=len(beginning),
@@ -208,19 +219,9 @@ def _as_pretrained(backend: Tokenizer, model_max_length: int) -> PreTrainedToken
     )
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = corpus_parser("train_tokenizer", "Train a tokenizer and save it for AutoTokenizer.")
-    types = [*SMALLEST_VOCABULARY]
-    parser.add_argument("--tokenizer_type", default="BPE", choices=types, help="byte-level BPE, or BERT's WordPiece")
-    parser.add_argument("--vocab_size", type=int, default=10_000, help="number of tokens, with the five special ones")
-    parser.add_argument("--min_frequency", type=int, default=2, help="merge only pairs of tokens this frequent")
-    parser.add_argument("--lowercase", action="store_true", help="convert to lower case (BERT: also strip accents)")
-    parser.add_argument("--model_max_length", type=int, default=512, help="the length to which to truncate")
-    return parser.parse_args(arguments)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = vars(parse_arguments(arguments))
+    parser = corpus_parser("Train a tokenizer and save it for AutoTokenizer.", TokenizerSettings)
+    options = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     train_tokenizer(options.pop("input"), options.pop("output_dir"), **options)
 

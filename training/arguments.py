@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ import torch
 from accelerate.utils import parse_flag_from_env
 from torch.optim import SGD
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments, get_scheduler
-from transformers.integrations import get_reporting_integration_callbacks, is_tensorboard_available
+from transformers import TrainingArguments
 from transformers.training_args import ParallelMode
 
 from span_electra.common.command_line import check_positive, option
-from span_electra.common.errors import InputError, first_line
+from span_electra.common.errors import InputError, as_input_error
 from span_electra.common.paths import lies_in
+
+# The Trainer and its integrations are imported where they are used: they take seconds, which `--help` does without.
 
 MOST_SEEDS = 2**32  # NumPy's limit
 SCHEDULES_BY_METRIC = ("reduce_lr_on_plateau", "greedy")  # these follow the metric of the evaluations
@@ -59,6 +60,8 @@ class RunArguments(TrainingArguments):
         if self.output_dir is None:
             raise ValueError("--output_dir is missing: give a new or empty folder for the run.")
         if self.report_to is None:
+            from transformers.integrations import is_tensorboard_available
+
             self.report_to = "tensorboard" if is_tensorboard_available() else "none"
         refuse_others(self, ACCEPTED_BY_ALL)
         for name in ("logging_steps", "eval_steps", "save_steps", "warmup_steps"):
@@ -127,23 +130,19 @@ def fsdp_state_dict_type(training: RunArguments) -> str | None:
 def check_with_library(training: RunArguments) -> None:
     """Build what the Trainer builds from its options, so that it refuses them before the run has a folder."""
     values = training.to_dict()  # has the names of options with a few choices
-    attempts: dict[str, tuple[Callable[[RunArguments], None], str]] = {
-        f"--optim is {values['optim']}": (make_optimizer, "--optim_args are name=value,name=value"),
-        f"--report_to is {values['report_to']}": (make_trackers, "none reports to none"),
-        f"--lr_scheduler_type is {values['lr_scheduler_type']}": (
-            make_schedule,
-            "its settings go into --lr_scheduler_kwargs, as JSON",
-        ),
-        "--per_device_*_batch_size and --dataloader_*": (make_data_loaders, "correct the option, or leave it out"),
-    }
-    for given, (attempt, fix) in attempts.items():
-        try:
-            attempt(training)
-        except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-            raise InputError(f"{given}: {first_line(error)} ({fix}).") from error
+    with as_input_error(f"--optim {values['optim']}", "Its settings go into --optim_args, as name=value,name=value."):
+        make_optimizer(training)
+    with as_input_error(f"--lr_scheduler_type {values['lr_scheduler_type']}", "Its --lr_scheduler_kwargs are JSON."):
+        make_schedule(training)
+    with as_input_error(f"--report_to {values['report_to']}", "Leave it out, or give none."):
+        make_trackers(training)
+    with as_input_error("--per_device_*_batch_size and --dataloader_*", "Correct the option, or leave it out."):
+        make_data_loaders(training)
 
 
 def make_optimizer(training: RunArguments) -> None:
+    from transformers import Trainer
+
     try:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(training)
     except ValueError:
@@ -155,6 +154,8 @@ def make_optimizer(training: RunArguments) -> None:
 
 
 def make_schedule(training: RunArguments) -> None:
+    from transformers import get_scheduler
+
     optimizer = SGD([torch.zeros(1)], training.learning_rate or ANY_RATE)
     get_scheduler(training.lr_scheduler_type, optimizer, 1, 2, training.lr_scheduler_kwargs)  # type: ignore[arg-type]
 
@@ -173,6 +174,8 @@ def make_data_loaders(training: RunArguments) -> None:
 
 
 def make_trackers(training: RunArguments) -> None:
+    from transformers.integrations import get_reporting_integration_callbacks
+
     for tracker in get_reporting_integration_callbacks(training.report_to):
         tracker()
     if (folder := os.environ.get("TENSORBOARD_LOGGING_DIR")) and "tensorboard" in training.report_to:

@@ -81,11 +81,7 @@ def time_written(folder: Path) -> float:
 
 
 def find_checkpoint(folder: Path, resume: str) -> Path:
-    """Return the checkpoint that `resume` names: a path, or "true" for the newest intact one in `folder`.
-
-    Raises:
-        InputError: There is none, or the one that is named is damaged.
-    """
+    """Return the checkpoint that `resume` names: a path, or "true" for the newest intact one in `folder`."""
     if resume.lower() != "true":
         if problem := damage(Path(resume)):
             raise InputError(

@@ -251,14 +251,18 @@ class CheckpointingTrainer(PrivateTrainer):
         """As [`~transformers.Trainer.save_model`], but an earlier model in the folder stays whole until the new one
         is."""
         if self.checkpoints_go_to is not None:  # part of a checkpoint
-            super().save_model(output_dir, _internal_call)
+            self.write_model(Path(output_dir or self.args.output_dir))
             return
         place = Path(output_dir or self.args.output_dir)
-        super().save_model(str(place / ASIDE), _internal_call=True)
+        self.write_model(place / ASIDE)
         if self.args.should_save:
             move_files_into_place(place / ASIDE, place)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def write_model(self, folder: Path) -> None:
+        """Write the model and its tokenizer to `folder`."""
+        super().save_model(str(folder), _internal_call=True)
 
     # --- what each process saves for itself -----------------------------------------------------------------------
 

@@ -24,8 +24,8 @@ LOCK_SECONDS = 10  # a killed run's data workers hold its lock until they notice
 # In a run's folder before its first checkpoint. The last two are an unfinished save's and a tracker's.
 HELD_BY_ANY_RUN = {ARGUMENTS, IGNORED, ASIDE, "runs"}
 
-# Checkpoints hold the optimizer, and loading pickled arguments runs code.
-NOT_PUBLISHED = ("checkpoint-*/", f"{ASIDE}/", "runs/", "training_args.bin", LOCK)
+# Checkpoints hold the optimizer, loading pickled arguments runs code, and samples show your text.
+NOT_PUBLISHED = ("checkpoint-*/", f"{ASIDE}/", "runs/", "training_args.bin", SAMPLES, LOCK)
 
 # Everything that a run writes, as globs. --overwrite_output_dir removes nothing else.
 WRITTEN = (
@@ -41,9 +41,6 @@ def check_run_folder(output_dir: str, resume: str | None, overwrite: bool) -> Pa
         output_dir: Where the run will write.
         resume: A checkpoint's folder, "true" for the newest in `output_dir`, None or "false" for a new run.
         overwrite: Whether an earlier run in `output_dir` may be replaced.
-
-    Raises:
-        InputError: The folder cannot be used as asked, or there is no such checkpoint.
     """
     folder = Path(output_dir)
     names = names_in_run(folder, ARGUMENTS)
@@ -94,9 +91,6 @@ def started(arguments: TrainingArguments, marker: str, seen: list[str], start: C
 
     Args:
         seen: What `names_in_run` returned when the folder was checked. Newer names are another run's.
-
-    Raises:
-        InputError: Another run writes or has written there, or the folder cannot be written to.
     """
     with ExitStack() as stack:
         with arguments.main_process_first(desc="the run's folder"):

@@ -16,7 +16,6 @@ from span_electra.common.errors import InputError
 from span_electra.configuration_span_electra import ENCODER_SHAPE, SpanElectraConfig
 from span_electra.encoders.configuration_span_encoder import PRETRAINING_FOLDER, SpanEncoderConfig
 from span_electra.masking.randomness import MASKING_VERSION
-from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.training.checkpoint_folders import sealed_facts
 
 # What a checkpoint and the model that resumes from it must have in common.
@@ -55,16 +54,11 @@ def check_same_run(checkpoint: Path, facts: dict) -> None:
         facts: This run's `run_facts`, and what is known of how it masks.
     """
     saved_facts = sealed_facts(checkpoint)
-    if saved_facts.setdefault("masking_version", 1) != MASKING_VERSION:
+    if saved_facts.get("masking_version") != MASKING_VERSION or "parameters" not in saved_facts:
         raise InputError(
             f"--resume_from_checkpoint {checkpoint}: was written by a version of this package that masks in another "
-            f"way. Resume with that version, or start a new run with --model_name_or_path {checkpoint}."
-        )
-    if "parameters" not in saved_facts and has_old_residual(checkpoint):
-        raise InputError(
-            f"--resume_from_checkpoint {checkpoint}: was written by a version of this package that has the parameters "
-            "of disentangled embeddings in another order, so the optimizer's state would not fit. Resume with that "
-            f"version, or start a new run with --model_name_or_path {checkpoint}."
+            "way, or has the parameters in another order. Resume with that version, or start a new run with "
+            f"--model_name_or_path {checkpoint}."
         )
     for name, saved in saved_facts.items():
         if name in facts and facts[name] != saved:
@@ -122,15 +116,6 @@ def shape_of(config: PreTrainedConfig) -> dict[str, Any]:
         settings = getattr(config, role).to_dict()
         shape |= {f"{role}.{name}": value for name, value in settings.items() if name not in NOT_OF_THE_SHAPE}
     return shape
-
-
-def has_old_residual(checkpoint: Path) -> bool:
-    """Whether a checkpoint without a digest of its parameters is of pretraining with disentangled embeddings."""
-    if not (checkpoint / CONFIG_NAME).is_file():
-        return False
-    settings, _ = PreTrainedConfig.get_config_dict(checkpoint)
-    is_pretraining = SpanElectraForPreTraining.__name__ in (settings.get("architectures") or ())
-    return is_pretraining and settings.get("embedding_sharing") == "disentangled"
 
 
 def parameters_digest(model: nn.Module) -> str:

@@ -1,14 +1,6 @@
 """A callback that gives every epoch masks of its own."""
 
-from typing import Protocol
-
 from transformers import TrainerCallback
-
-
-class HasEpoch(Protocol):
-    """What `SetEpoch` needs of a collator."""
-
-    def set_epoch(self, epoch: int) -> None: ...
 
 
 class SetEpoch(TrainerCallback):
@@ -29,7 +21,7 @@ class SetEpoch(TrainerCallback):
     ```
     """
 
-    def __init__(self, collator: HasEpoch):
+    def __init__(self, collator):
         self.collator = collator
         self.next_epoch = 0
 

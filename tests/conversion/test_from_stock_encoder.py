@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForMaskedLM
 from span_electra.conversion.warm_start import from_stock_encoder
 
 HEAD = {
-    "modernbert": "generator.head.dense",
+    "modernbert": "generator.head",
     "bert": "generator.cls.predictions",
     "deberta-v2": "generator.cls.predictions",
 }

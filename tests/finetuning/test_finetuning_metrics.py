@@ -2,37 +2,35 @@
 
 import pytest
 
-from span_electra.finetuning.metrics import F1, Accuracy, Mae, MatthewsCorrelation, Pearsonr, Seqeval, Spearmanr, Squad
+from span_electra.finetuning.metrics import ClassMetrics, ScoreMetrics, Seqeval, Squad
 
 
 def test_class_metrics_by_hand():
     pairs = {"predictions": [1, 1, 0, 0, 1], "references": [1, 0, 0, 1, 1]}  # 2 true and 1 false positives
-    assert Accuracy().compute(**pairs) == {"accuracy": 0.6}
-    assert F1().compute(**pairs) == {"f1": pytest.approx(2 / 3)}
-    assert F1().compute(**pairs, average="macro") == {"f1": pytest.approx((2 / 3 + 1 / 2) / 2)}
-    assert F1().compute(**pairs, average="macro", labels=[1]) == {"f1": pytest.approx(2 / 3)}
-    expected = (2 * 1 - 1 * 1) / (3 * 3 * 2 * 2) ** 0.5
-    assert MatthewsCorrelation().compute(**pairs) == {"matthews_correlation": pytest.approx(expected)}
+    expected = {"accuracy": 0.6, "f1": 2 / 3, "f1_macro": (2 / 3 + 1 / 2) / 2}
+    expected["matthews_correlation"] = (2 * 1 - 1 * 1) / (3 * 3 * 2 * 2) ** 0.5
+    assert ClassMetrics().compute(**pairs) == pytest.approx(expected)
 
 
 def test_class_metrics_of_one_answer_are_zero_without_a_warning():
-    assert MatthewsCorrelation().compute(predictions=[0, 0, 0], references=[0, 1, 2]) == {"matthews_correlation": 0.0}
-    assert F1().compute(predictions=[0, 0], references=[0, 0]) == {"f1": 0.0}
-    assert F1().compute(predictions=[0, 0], references=[0, 1]) == {"f1": 0.0}
+    scores = ClassMetrics().compute(predictions=[0, 0, 0], references=[0, 1, 2], classes=3)
+    assert scores["matthews_correlation"] == 0.0 and "f1" not in scores
+    assert ClassMetrics().compute(predictions=[0, 0], references=[0, 0])["f1"] == 0.0
+    assert ClassMetrics().compute(predictions=[0, 0], references=[0, 1])["f1"] == 0.0
+    # A class that only the predictions have does not count.
+    assert ClassMetrics().compute(predictions=[1, 0], references=[1, 1])["f1_macro"] == pytest.approx(2 / 3)
 
 
-def test_correlations_by_hand():
-    pairs = {"predictions": [1.0, 2.0, 9.0], "references": [1.0, 2.0, 3.0]}
-    assert Spearmanr().compute(**pairs) == {"spearmanr": pytest.approx(1.0)}
-    assert Mae().compute(**pairs) == {"mae": pytest.approx(2.0)}
+def test_score_metrics_by_hand():
+    scores = ScoreMetrics().compute(predictions=[1.0, 2.0, 9.0], references=[1.0, 2.0, 3.0])
     # Deviations from the means: (-3, -2, 5) and (-1, 0, 1).
-    assert Pearsonr().compute(**pairs) == {"pearsonr": pytest.approx(8 / (38 * 2) ** 0.5)}
+    assert scores == pytest.approx({"pearsonr": 8 / (38 * 2) ** 0.5, "spearmanr": 1.0, "mae": 2.0})
 
 
 @pytest.mark.parametrize("guess", [[2.0, 2.0, 2.0], [1.0, float("nan"), 3.0]])
 def test_correlations_of_what_says_nothing_are_zero(guess):
-    assert Pearsonr().compute(predictions=guess, references=[1.0, 2.0, 3.0]) == {"pearsonr": 0.0}
-    assert Spearmanr().compute(predictions=guess, references=[1.0, 2.0, 3.0]) == {"spearmanr": 0.0}
+    scores = ScoreMetrics().compute(predictions=guess, references=[1.0, 2.0, 3.0])
+    assert scores["pearsonr"] == scores["spearmanr"] == 0.0
 
 
 def test_an_entity_counts_where_type_and_both_ends_are_right():

@@ -126,7 +126,7 @@ def test_rows_are_no_longer_than_the_positions_that_tokens_have(home, tmp_path):
         tokenizer.save_pretrained(tmp_path / name)
         encoder, _, _ = parse_arguments(arguments(home, tmp_path / "out", model_name_or_path=tmp_path / name))
         loaded = load_tokenizer(encoder, load_config(encoder))
-        rooms[name] = longest_row(encoder, load_config(encoder), loaded)
+        rooms[name] = longest_row(load_config(encoder), loaded)
         batch = loaded("film " * 99, "city", truncation=True, max_length=rooms[name], return_tensors="pt")
         assert model(**batch).last_hidden_state.shape[1] == rooms[name]  # nor does it have types of tokens
     assert rooms == {"roberta": 64 - tokenizer.pad_token_id - 1, "bert": 64}
@@ -139,8 +139,8 @@ def test_an_encoder_without_a_limit_takes_rows_of_any_length(home, tmp_path, mod
     tokenizer = AutoTokenizer.from_pretrained(home / "tokenizer", model_max_length=10**30)
     config = AutoConfig.for_model(model_type, **settings)
     assert getattr(config, "max_position_embeddings", 0) < 1
-    encoder, task_arguments, _ = parse_arguments(arguments(home, tmp_path / "out", max_seq_length=4096))
-    longest = longest_row(encoder, config, tokenizer)
+    _, task_arguments, _ = parse_arguments(arguments(home, tmp_path / "out", max_seq_length=4096))
+    longest = longest_row(config, tokenizer)
     assert Classification(task_arguments, tokenizer, longest).max_length == 4096
 
 
@@ -230,8 +230,7 @@ def test_the_best_seed_has_the_highest_metric_or_the_lowest_loss():
 
 
 SETTINGS = {"task": "token-classification", "model_name_or_path": "ada/spans", "train_file": "wnut_17"}
-SETTINGS |= {"output_dir": "runs/tagger", "seeds": 2, "learning_rate": 3e-4, "max_train_samples": None}
-SETTINGS |= {"weight_decay": 0.0, "max_eval_samples": 64}
+SETTINGS |= {"output_dir": "runs/tagger", "seeds": 2}
 
 
 def tagging(seed, f1):
@@ -255,14 +254,9 @@ def test_the_card_has_the_kept_models_scores_and_says_what_the_others_came_to():
     )
     scores = {result.metric_name: (result.metric_type, result.metric_value) for result in card.data.eval_results}
     assert scores == {"overall f1": ("f1", 0.4), "overall accuracy": ("accuracy", 0.9)}
-    assert "2 seeds were trained, of which 1 collapsed" in card.text
-    assert "the weights of seed 2, which has the best overall_f1" in card.text
-    assert "| overall_f1 | 0.4000 | 0.2000 | 0.0000 to 0.4000 |  |" in card.text
-    assert "| overall_accuracy | 0.9000 | 0.9000 | 0.9000 to 0.9000 | 0.8750 |" in card.text
+    assert results_table(summary) in card.text and "seed 2 (kept)" in card.text
     assert "AutoModelForTokenClassification.from_pretrained" in card.text
     assert 'aggregation_strategy="first"' in card.text
-    for row in ("| `learning_rate` | 0.0003 |", "| `weight_decay` | 0.0 |", "| `max_eval_samples` | 64 |"):
-        assert row in card.text
 
 
 def test_the_card_names_no_path_of_this_machine(home):
@@ -270,8 +264,7 @@ def test_the_card_names_no_path_of_this_machine(home):
     summary = summarise([tagging(1, 0.4)], "overall_f1", {}, "the most frequent answer")
     card = finetuned_card(summary, {**SETTINGS, **files, "model_name_or_path": str(home / "electra")})
     assert str(home) not in str(card) and "base_model" not in card.data.to_dict()
-    assert "electra, fine-tuned for token-classification on train.jsonl." in card.text and "On dev.jsonl." in card.text
-    assert "One seed was trained." in card.text and "baseline always" not in card.text
+    assert "electra, fine-tuned for token-classification on train.jsonl." in card.text and "on dev.jsonl" in card.text
     assert card.data.eval_results[0].dataset_type == "text" and card.data.eval_results[0].dataset_name == "dev.jsonl"
     scratch = finetuned_card(summary, {**SETTINGS, "from_scratch": True})
     assert "base_model" not in scratch.data.to_dict()
@@ -492,9 +485,6 @@ def test_what_was_used_is_written_down(home, tmp_path):
     main(arguments(home, tmp_path / "out", max_steps=1))
     used = results_of(tmp_path / "out")["arguments"]
     assert (used["max_seq_length"], used["dropout"], used["stride"]) == (64, 0.1, None)
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert "| `max_seq_length` | 64 |" in card and "| `dropout` | 0.1 |" in card
-    assert "| `max_steps` | 1 |" in card and "num_train_epochs" not in card
     saved = json.loads((tmp_path / "out" / "tokenizer.json").read_text())
     assert saved["truncation"] is None and saved["padding"] is None
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
@@ -42,9 +42,10 @@ class Account:
 
 @dataclass
 class Repository:
-    """Commits, the oldest first; each a message and all files by path."""
+    """Commits, the oldest first; each a message and all files by path. Tags are commits' hashes by name."""
 
     commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=lambda: [("initial commit", {})])
+    tags: dict[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -53,13 +54,16 @@ class Repository:
     def commit_hash(self, number: int = -1) -> str:
         return hashlib.sha1(repr((number % len(self.commits), self.commits[number][0])).encode()).hexdigest()
 
-    def at(self, revision: str) -> dict[str, bytes]:
-        for number, (_, files) in enumerate(self.commits):
-            if revision == self.commit_hash(number):
-                return files
-        if revision != "main":
+    def resolve(self, revision: str) -> str:
+        """The hash of the commit that a branch, a tag or a hash names."""
+        named = {**self.tags, "main": self.commit_hash()}.get(revision, revision)
+        if named not in map(self.commit_hash, range(len(self.commits))):
             raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        return self.files
+        return named
+
+    def at(self, revision: str) -> dict[str, bytes]:
+        hashes = [self.commit_hash(number) for number in range(len(self.commits))]
+        return self.commits[hashes.index(self.resolve(revision))][1]
 
 
 class Hub:
@@ -301,12 +305,35 @@ class Handler(BaseHTTPRequestHandler):
         oid = self.hub.commit(name, lines)
         self.answer({"success": True, "commitOid": oid, "commitUrl": f"{self.hub.url}/{name}/commit/{oid}"})
 
+    # --- revisions ------------------------------------------------------------------------------------------------
+
+    def create_tag(self, name: str, revision: str) -> None:
+        self.check_writer(name)
+        repository, tag = self.hub.find(name), json.loads(self.body())["tag"]
+        if tag in repository.tags:
+            raise Refusal(409, "Tag reference exists already")
+        repository.tags[tag] = repository.resolve(revision)
+        self.answer({})
+
+    def list_refs(self, name: str) -> None:
+        repository = self.hub.find(name)
+        tags = [{"name": tag, "ref": f"refs/tags/{tag}", "targetCommit": oid} for tag, oid in repository.tags.items()]
+        main = {"name": "main", "ref": "refs/heads/main", "targetCommit": repository.commit_hash()}
+        self.answer({"branches": [main], "tags": tags, "converts": []})
+
+    def describe_files(self, name: str, revision: str) -> None:
+        files = self.hub.find(name).at(revision)
+        asked = parse_qs(self.body().decode())["paths"]
+        self.answer([described(path, files[path]) for path in asked if path in files])
+
     # --- downloads ------------------------------------------------------------------------------------------------
 
     def model_info(self, name: str, revision: str = "main") -> None:
         repository = self.hub.find(name)
         siblings = [{"rfilename": path} for path in repository.at(revision)]
-        self.answer({"id": name, "sha": repository.commit_hash(), "siblings": siblings, "private": False, "tags": []})
+        self.answer(
+            {"id": name, "sha": repository.resolve(revision), "siblings": siblings, "private": False, "tags": []}
+        )
 
     def list_files(self, name: str, revision: str, folder: str | None = None) -> None:
         files = self.hub.find(name).at(revision)
@@ -321,7 +348,7 @@ class Handler(BaseHTTPRequestHandler):
     def resolve(self, name: str, revision: str, path: str) -> None:
         repository = self.hub.find(name)
         files = repository.at(revision)
-        headers = {"X-Repo-Commit": repository.commit_hash() if revision == "main" else revision}
+        headers = {"X-Repo-Commit": repository.resolve(revision)}
         if path not in files:
             return self.answer({}, 404, headers | {"X-Error-Code": "EntryNotFound"})
         content = files[path]
@@ -344,6 +371,9 @@ ROUTES = [
     ("PUT", "/large/(?P<oid>[0-9a-f]{64})", Handler.put_large_file),
     ("POST", "/large/(?P<oid>[0-9a-f]{64})/verify", Handler.verify_large_file),
     ("POST", f"/api/models/{NAME}/commit/{REVISION}", Handler.commit),
+    ("POST", f"/api/models/{NAME}/tag/{REVISION}", Handler.create_tag),
+    ("GET", f"/api/models/{NAME}/refs", Handler.list_refs),
+    ("POST", f"/api/models/{NAME}/paths-info/{REVISION}", Handler.describe_files),
     ("GET", f"/api/models/{NAME}", Handler.model_info),
     ("GET", f"/api/models/{NAME}/revision/{REVISION}", Handler.model_info),
     ("GET", f"/api/models/{NAME}/tree/{REVISION}(/(?P<folder>.+))?", Handler.list_files),

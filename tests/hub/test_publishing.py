@@ -3,9 +3,11 @@ can do with it."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from transformers import AutoTokenizer
 from span_electra import SpanElectraConfig, SpanElectraForPreTraining
 from span_electra.common.errors import InputError
 from span_electra.hub.model_cards import card_metadata
-from span_electra.hub.publishing import prepare_repository, push_run
+from span_electra.hub.publishing import prepare_repository, push_run, tag_checkpoint
 from span_electra.pretraining.arguments import PretrainingArguments
 from span_electra.pretraining.model_card import model_card
 from span_electra.tokenization.train_tokenizer import train_tokenizer
@@ -108,10 +110,10 @@ def test_a_stranger_gets_everything_and_nothing_else(published):
     sent = set(hub.repositories["ada/spans"].files)
     model = {"config.json", "model.safetensors", *CODE}
     tokenizer = {"tokenizer.json", "tokenizer_config.json"}
-    report = {"README.md", "curves.png", "samples.html", "history.json", "arguments.json", ".gitignore"}
+    report = {"README.md", "curves.png", "history.json", "arguments.json", ".gitignore"}
     assert sent == model | tokenizer | report
     kept = {path.name for path in folder.iterdir()} - sent
-    assert kept == {"checkpoint-2", "checkpoint-4", "runs", "training_args.bin", LOCK}
+    assert kept == {"checkpoint-2", "checkpoint-4", "runs", "training_args.bin", "samples.html", LOCK}
     assert len(json.loads(hub.repositories["ada/spans"].files["config.json"])["auto_map"]) == 9
 
 
@@ -203,7 +205,8 @@ def test_a_run_is_published_without_what_else_is_in_its_folder(hub, client, fini
     AutoTokenizer.from_pretrained(home / "tokenizer").save_pretrained(finished_run)
     for name in ("vocab_notes_private.txt", "tokenizer_todo.md", "diary.md", "model.py"):
         (finished_run / name).write_text("mine")
-    (finished_run / "history.json").write_text("{}")
+    for name in ("history.json", "samples.html"):
+        (finished_run / name).write_text("{}")
     push_run(finished_run, "ada/again", tags=["mine", "electra"])
     _, (_, files) = hub.repositories["ada/again"].commits
     model = {"config.json", "model.safetensors", *CODE, "tokenizer.json", "tokenizer_config.json"}
@@ -316,15 +319,20 @@ def test_a_lost_commit_shows_nothing_and_its_repetition_sends_the_weights_no_mor
     assert len([request for request in hub.requests if request.startswith("PUT")]) == 1
 
 
-def test_checkpoints_logs_and_pickles_stay_at_home_by_whatever_client(hub, finished_run):
+def test_checkpoints_logs_pickles_and_text_stay_at_home_by_whatever_client(hub, finished_run):
     hub.repositories["ada/spans"] = Repository()
+    (finished_run / "samples.html").write_text("private text")
     assert upload(hub, finished_run).wait() == 0
-    assert not {"checkpoint-2/optimizer.pt", "training_args.bin"} & set(hub.repositories["ada/spans"].files)
+    kept = {"checkpoint-2/optimizer.pt", "training_args.bin", "samples.html"}
+    assert not kept & set(hub.repositories["ada/spans"].files)
+    (finished_run / ".gitignore").write_text("checkpoint-*/\ntraining_args.bin\n")  # as docs/publishing.md asks for
+    assert upload(hub, finished_run).wait() == 0
+    assert kept & set(hub.repositories["ada/spans"].files) == {"samples.html"}
 
 
 def test_checkpoints_are_published_where_the_strategy_asks_for_them(tmp_path):
     start_run(str(tmp_path), {"hub_strategy": "all_checkpoints"}, resumes=False)
-    assert (tmp_path / ".gitignore").read_text() == ".unfinished/\nruns/\ntraining_args.bin\n.lock\n"
+    assert (tmp_path / ".gitignore").read_text() == ".unfinished/\nruns/\ntraining_args.bin\nsamples.html\n.lock\n"
 
 
 @pytest.mark.slow
@@ -336,6 +344,83 @@ def test_a_run_whose_upload_fails_says_where_the_model_is(hub, home, tmp_path):
     assert f"`hf upload ada/spans {tmp_path / 'out'}` sends it" in result.stderr
     assert "Traceback" not in result.stderr
     assert {"model.safetensors", "README.md"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+# --- checkpoints as revisions ------------------------------------------------------------------------------------
+
+# What opens each revision, and its encoder's weights in a checkpoint, on a machine without this package.
+OPENED = """
+    import sys
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModel, AutoTokenizer
+    for step in (2, 4):
+        model = AutoModel.from_pretrained("ada/spans", revision=f"step-{step}", trust_remote_code=True)
+        assert len(AutoTokenizer.from_pretrained("ada/spans", revision=f"step-{step}")) == 280
+        saved = load_file(f"out/checkpoint-{step}/model.safetensors")
+        saved = {name.removeprefix("electra.").removeprefix("model."): weight for name, weight in saved.items()}
+        assert all(torch.equal(weight, saved[name]) for name, weight in model.state_dict().items())
+    assert "span_electra" not in sys.modules
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["electra", "modernbert"])
+def test_every_checkpoint_is_a_revision_that_a_resumed_run_leaves_alone(hub, home, tmp_path, family):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    (tmp_path / "modernbert.json").write_text(json.dumps({"model_type": "modernbert", **sizes}))
+    options = ["--hub_strategy", "all_checkpoints"]
+    options += ["--config", str(tmp_path / "modernbert.json")] if family == "modernbert" else []
+    result = pretrain(hub, home, tmp_path / "out", *options)
+    assert result.returncode == 0, result.stderr
+    tags = dict(hub.repositories["ada/spans"].tags)
+    assert tags.keys() == {"step-2", "step-4"}
+    result = python(OPENED, hub, tmp_path, HF_TOKEN="", PYTHONPATH="")
+    assert result.returncode == 0, result.stderr
+    if family == "electra":
+        resume = ["--resume_from_checkpoint", str(tmp_path / "out" / "checkpoint-2")]
+        result = pretrain(hub, home, tmp_path / "out", *options, *resume)
+        assert result.returncode == 0 and "already has a revision" not in result.stderr, (
+            result.stderr
+        )  # it is the same
+        assert hub.repositories["ada/spans"].tags == tags
+
+
+@UPLOADS_HERE
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_revision_that_exists_stays_as_it_is(hub, client, finished_run, caplog, is_same):
+    model = SpanElectraForPreTraining(SpanElectraConfig(vocab_size=99, **SIZES))
+    for _ in range(2):
+        model.save_pretrained(finished_run / "checkpoint-2")
+        upload = Future()
+        upload.set_result(push_run(finished_run / "checkpoint-2", "ada/spans", token=TOKEN))
+        tag_checkpoint(finished_run / "checkpoint-2", "ada/spans", upload, TOKEN)
+        with torch.no_grad():
+            next(model.parameters()).add_(0 if is_same else 1)
+    repository = hub.repositories["ada/spans"]
+    assert repository.tags == {"step-2": repository.commit_hash(1)}
+    warning = "ada/spans already has a revision step-2, which holds another model. It stays as it is"
+    assert (warning in caplog.text) == (not is_same)
+
+
+def test_an_upload_that_failed_makes_no_revision_and_is_named(hub, client, finished_run, caplog):
+    hub.repositories["ada/spans"] = Repository()
+    upload = Future()
+    upload.set_exception(OSError("the cable was cut"))
+    tag_checkpoint(finished_run / "checkpoint-2", "ada/spans", upload, TOKEN)
+    assert re.search(r"checkpoint-2 was not published as the revision step-2 of ada/spans \(the cable", caplog.text)
+    assert not hub.repositories["ada/spans"].tags
+
+
+def test_a_new_run_is_not_published_beside_the_checkpoints_of_another(hub, client, tmp_path):
+    hub.repositories["ada/spans"] = repository = Repository()
+    repository.tags = {"v1": repository.commit_hash(), "step-10": repository.commit_hash()}
+    arguments = publishing(tmp_path, hub_strategy="all_checkpoints")
+    message = r"--hub_model_id ada/spans: has the checkpoints of another run \(step-10\)\. Give a repository"
+    with pytest.raises(InputError, match=message):
+        prepare_repository(arguments, model_card(SETTINGS, []))
+    prepare_repository(arguments, model_card(SETTINGS, []), resumes=True)
+    prepare_repository(publishing(tmp_path), model_card(SETTINGS, []))
 
 
 # --- who may send ------------------------------------------------------------------------------------------------

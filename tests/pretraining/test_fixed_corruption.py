@@ -1,7 +1,4 @@
-"""The fixed corruption against a loop, what evaluation makes of it, and the linear probe on what is known."""
-
-import json
-import random
+"""The fixed corruption against a loop, and what evaluation makes of it."""
 
 import datasets
 import pytest
@@ -9,11 +6,9 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from trainer_examples import chained, make_trainer, rows, tiny_model
-from transformers.modeling_outputs import BaseModelOutput
 
 from span_electra.data_collator import DataCollatorForSpanMasking
 from span_electra.pretraining.fixed_corruption import EvaluationCollator, trade_places
-from span_electra.pretraining.linear_probe import LinearProbe
 from span_electra.pretraining.metrics import logit_bins
 
 
@@ -85,41 +80,3 @@ def test_the_fixed_corruption_is_the_same_for_runs_that_mask_differently(tokeniz
         scores.append(trainer.evaluate())
     assert scores[0]["eval_fixed_discriminator_auc"] == scores[1]["eval_fixed_discriminator_auc"]
     assert scores[0]["eval_discriminator_auc"] != scores[1]["eval_discriminator_auc"]
-
-
-class KnowsTheFirstWord(nn.Module):
-    """Hidden states from which the text's first word can be read, or nothing can."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, knows):
-        super().__init__()
-        self.knows = knows
-
-    def encode_corrupted(self, input_ids, attention_mask, **kwargs):
-        hidden = torch.randn(*input_ids.shape, 8, generator=torch.Generator().manual_seed(1)) / 10
-        if self.knows:
-            hidden[..., 0] += 3 * (input_ids[:, 1:2] == 5)
-        hidden += 1000.0 * (attention_mask == 0).unsqueeze(-1)  # padding must not count
-        return BaseModelOutput(last_hidden_state=hidden)
-
-
-def test_the_linear_probe_tells_what_hidden_states_hold(tokenizer, tmp_path):
-    chance = random.Random(0)
-    examples = []
-    for i in range(240):
-        words = [f"w{i % 2}"] + [f"w{chance.randrange(2, 90)}" for _ in range(chance.randrange(1, 12))]
-        examples.append({"text": " ".join(words), "label": ["one", "other"][i % 2]})
-    path = tmp_path / "texts.jsonl"
-    path.write_text("".join(json.dumps(example) + "\n" for example in examples))
-    probe = LinearProbe(str(path), "train", tokenizer, max_seq_length=8)
-    assert probe.baseline == 0.5
-    assert max(map(len, probe.rows["input_ids"])) == 8
-    assert probe.accuracy(KnowsTheFirstWord(True)) == 1.0
-    assert probe.accuracy(KnowsTheFirstWord(False)) < 0.65
-
-    trainer = make_trainer(tokenizer, tmp_path / "run")
-    trainer.probe = probe
-    metrics = trainer.evaluate()
-    assert metrics["eval_probe_accuracy"] == probe.accuracy(trainer.model.eval()) > 0.5
-    assert metrics["eval_probe_accuracy_baseline"] == 0.5

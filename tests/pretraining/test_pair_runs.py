@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from span_encoder_examples import FAMILIES, random_pair
 from test_run_pretraining import arguments
 from trainer_examples import make_trainer, tiny_model, tiny_pair, word_tokenizer
 from transformers import TrainerCallback
@@ -41,6 +42,19 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(tokenizer, tmp_path, caplog
     assert losses[0] == losses[1] and len(losses[0]) == 3
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted(FAMILIES.keys() - {"mpnet"}))  # an mpnet pads with token 1
+def test_twenty_steps_of_every_family_resume_bit_for_bit(tokenizer, tmp_path, kind):
+    settings = {"max_steps": 20, "save_strategy": "steps", "save_steps": 10}
+    trainers = []
+    for resume in (None, str(tmp_path / "checkpoint-10")):
+        trainers.append(make_trainer(tokenizer, tmp_path, random_pair(kind), **settings))
+        trainers[-1].train(resume_from_checkpoint=resume)
+    whole, resumed = trainers
+    assert_same_weights(whole.model, resumed.model)
+    assert len(resumed.batches) == 10
+
+
 @pytest.mark.parametrize("sharing", ["tied", "disentangled"])
 def test_the_best_model_is_loaded_whole_at_the_end(tokenizer, tmp_path, sharing):
     best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 2, "learning_rate": 1.0}
@@ -65,7 +79,8 @@ def test_a_model_is_saved_over_an_earlier_one(tokenizer, tmp_path):
     (tmp_path / "generator" / "of_the_earlier").touch()
     trainer.train()
     trainer.save_model()
-    assert {path.name for path in (tmp_path / "generator").iterdir()} == {"config.json", "model.safetensors"}
+    names = {path.name for path in (tmp_path / "generator").iterdir()}
+    assert names == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert_same_weights(trainer.model, type(trainer.model).from_pretrained(tmp_path))
     start_run(str(tmp_path), {}, resumes=False)
     assert not any((tmp_path / folder).exists() for folder in FOLDERS)

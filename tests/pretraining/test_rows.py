@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from span_electra.pretraining.arguments import DataArguments, PretrainingArguments
-from span_electra.pretraining.rows import build_rows, resolve_rows, rows_to_evaluate, rows_to_hold_back
+from span_electra.pretraining.rows import are_full, build_rows, resolve_rows, rows_to_evaluate, rows_to_hold_back
 from span_electra.tokenization.create_features import load_tokenizer
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 
@@ -118,3 +118,8 @@ def test_the_folder_of_features_stays_as_it_is(home, tmp_path):
     read_rows(home, tmp_path, validation_split_percentage=10.0)
     names = sorted(os.listdir(next(path for path in tmp_path.iterdir() if path.is_dir())))
     assert not [name for name in names if name.startswith(("cache", "tmp"))]
+
+
+@pytest.mark.parametrize(("rows", "expected"), [([[1, 2, 3], [4, 5, 6]], True), ([[1, 2, 3], [4, 5]], False)])
+def test_rows_are_full_if_none_is_shorter(rows, expected):
+    assert are_full(datasets.Dataset.from_dict({"input_ids": rows}).with_format("numpy"), 3) is expected

@@ -4,6 +4,9 @@ import dataclasses
 import logging
 import math
 import re
+import threading
+import time
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from accelerate import Accelerator
 from torch.nn import functional as F
 from trainer_examples import make_trainer, rows, tiny_model
 from transformers import TrainerCallback, TrainerState
+from transformers.utils import PushInProgress
 
 from span_electra import SpanElectraForPreTraining
 from span_electra.data_collator import DataCollatorForSpanMasking, largest_masked_share
@@ -22,6 +26,7 @@ from span_electra.pretraining.alarms import LearningMonitor, learning_problems
 from span_electra.pretraining.arguments import PretrainingArguments
 from span_electra.pretraining.fixed_corruption import EvaluationCollator
 from span_electra.pretraining.trainer import NonFiniteLossError, SpanElectraTrainer
+from span_electra.training.private_trainer import PrivateTrainer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
@@ -231,7 +236,7 @@ def test_a_loss_that_is_not_finite_reaches_neither_weights_nor_checkpoints(token
 
 def test_weights_that_only_an_evaluation_finds_broken_are_not_kept(tokenizer, tmp_path):
     settings = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
-    trainer = make_trainer(tokenizer, tmp_path, metric_for_best_model="probe_accuracy", **settings)
+    trainer = make_trainer(tokenizer, tmp_path, metric_for_best_model="probe_sst_accuracy", **settings)
     forward = trainer.model.forward
 
     def broken_when_judged(**inputs):
@@ -241,17 +246,37 @@ def test_weights_that_only_an_evaluation_finds_broken_are_not_kept(tokenizer, tm
         return output
 
     class Probe:  # a classifier cannot be fitted to numbers that are none
-        baseline = 0.5
-
-        def accuracy(self, model):
+        def metrics(self, model):
             assert trainer.state.global_step < 4
-            return 0.75
+            return {"probe_sst_accuracy": 0.75}
 
     trainer.model.forward = broken_when_judged
-    trainer.probe = Probe()
+    trainer.probes = [Probe()]
     with pytest.raises(NonFiniteLossError):
         trainer.train()
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_a_checkpoint_that_becomes_a_revision_waits_for_the_upload_before_it(tokenizer, tmp_path, monkeypatch):
+    trainer = make_trainer(tokenizer, tmp_path, hub_strategy="all_checkpoints")
+    earlier, upload, tagged = Future(), Future(), []
+    trainer.hub_model_id, trainer.push_in_progress = "ada/spans", PushInProgress([earlier])
+    threading.Timer(0.2, earlier.set_result, [None]).start()
+
+    def send(self, checkpoint):  # the library does nothing here while an upload is in progress
+        assert earlier.done()
+        upload.set_result(None)
+        self.push_in_progress = PushInProgress([upload])
+
+    def tag(*args, token):
+        time.sleep(0.2)
+        tagged.append(args)
+
+    monkeypatch.setattr(PrivateTrainer, "send_checkpoint", send)
+    monkeypatch.setattr("span_electra.pretraining.trainer.tag_checkpoint", tag)
+    trainer.send_checkpoint(tmp_path / "checkpoint-2")
+    trainer.push_in_progress.wait_until_done()  # as the end of the run does
+    assert tagged == [(tmp_path / "checkpoint-2", "ada/spans", upload)]
 
 
 def test_a_run_that_is_not_to_log_does_not(tokenizer, tmp_path):
