@@ -19,7 +19,7 @@ CONFIG ?= tiny
 comma := ,
 PYTEST := -m pytest tests --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: help demo test test-clients test-versions test-lowest test-newest fuzz check contract format lint types clean
+.PHONY: help demo test test-clients test-versions test-lowest test-newest fuzz check contract format lint types docs clean
 help:
 	@echo "make demo           train a tokenizer and a tiny model on 12 MB of speeches, then use them (about 8 minutes)"
 	@echo "make check          check format, lint and types, then run the fast tests (about 2 minutes)"
@@ -28,6 +28,7 @@ help:
 	@echo "make test-clients   run the code in docs/clients.md, in an environment of its own"
 	@echo "make contract       run Transformers' own model tests on every class"
 	@echo "make fuzz           try 5,000 and more random texts, rows and options"
+	@echo "make docs           build the documentation as a site, in build/docs/html"
 	@echo "make format         rewrite the files the way the formatter wants them"
 	@echo "make clean          remove the environments and what the demo wrote"
 
@@ -98,6 +99,19 @@ lint: $(READY)
 types: $(READY)
 	mkdir -p $(VENV)/types && ln -sfn $(CURDIR) $(VENV)/types/span_electra
 	MYPYPATH=$(VENV)/types $(BIN)/mypy --package span_electra
+
+# The docstrings are read without importing the package, so nothing that it needs is installed.
+docs: .venv-docs/ready
+	rm -rf build/docs
+	.venv-docs/bin/python setup.py --quiet build_py --build-lib build/docs/package
+	.venv-docs/bin/python docs/site.py build/docs/pages
+	.venv-docs/bin/zensical build --strict
+
+.venv-docs/ready: setup.py constraints.txt
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) setuptools \
+		$$(sed -nE 's/^ *"docs": \[(.*)\],$$/\1/p' setup.py | tr -d '",')
+	touch $@
 
 format: $(READY)
 	$(BIN)/ruff format .

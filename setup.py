@@ -80,6 +80,8 @@ setup(
             "hypothesis",
             "parameterized",
             "tensorboard",
+            "nbclient>=0.8",
+            "ipykernel>=6",
         ],
         # The libraries that docs/clients.md shows.
         "clients": [
@@ -92,6 +94,7 @@ setup(
             "onnxscript",
             "onnxruntime",
         ],
+        "docs": ["zensical>=0.0.70", "mkdocstrings-python>=1.16"],
         "check": ["ruff>=0.8", "mypy>=1.13", "types-PyYAML"],
     },
     classifiers=[

@@ -2,7 +2,9 @@
 
 import json
 import os
+import pydoc
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -118,6 +120,43 @@ def test_links_between_pages_lead_somewhere():
     for page in [*PAGES, ROOT / "configs" / "README.md"]:
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+# --- the site -----------------------------------------------------------------------------------------------------
+
+SITE = runpy.run_path(str(ROOT / "docs" / "site.py"))
+
+
+def test_every_page_is_in_the_navigation_of_the_site():
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    pages = re.findall(r"'([\w.]+\.md)'", str(navigation))
+    elsewhere = [name for name in SITE["FROM_ELSEWHERE"].values() if name.endswith(".md")]
+    assert sorted(pages) == sorted([*(path.name for path in (ROOT / "docs").glob("*.md")), *elsewhere])
+
+
+def test_the_reference_holds_everything_that_the_package_exports_and_nothing_that_is_gone():
+    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    names = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+    assert {f"span_electra.{name}" for name in span_electra.__all__} <= set(names)
+    assert [name for name in names if pydoc.locate(name) is None] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "link", "on_site"),
+    [
+        ("README.md", "docs/training.md", "training.md"),
+        ("README.md", "docs/training.md#from-python", "training.md#from-python"),
+        ("README.md", "docs/objective.svg", "objective.svg"),
+        ("README.md", "https://arxiv.org", "https://arxiv.org"),
+        ("docs/training.md", "#resuming", "#resuming"),
+        ("docs/training.md", "../README.md", "index.md"),
+        ("docs/training.md", "../configs", "https://github.com/you/spans/blob/main/configs"),
+        ("docs/training.md", "../missing.py", "../missing.py"),  # stays dead, for the build to report
+    ],
+)
+def test_a_link_leads_on_the_site_where_it_leads_on_github(source, link, on_site, monkeypatch):
+    monkeypatch.setenv("GITHUB_REPOSITORY", "you/spans")
+    assert SITE["with_links_of_site"](f"a [link]({link}).", source) == f"a [link]({on_site})."
 
 
 def test_the_layout_names_every_module():

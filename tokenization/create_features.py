@@ -75,10 +75,10 @@ def create_features(
 ) -> datasets.Dataset:
     """Tokenize `paths` (see `Corpus`) and pack them into rows of `input_ids`, saved to `output_dir`.
 
-    A row is [CLS], consecutive tokens of one document, [SEP]. Rows are `max_seq_length` long, with two exceptions: a
-    document's last row holds what remains, and with `short_seq_probability` a row's length is drawn uniformly, which
+    A row is `[CLS]`, consecutive tokens of one document, `[SEP]`. Rows are `max_seq_length` long, with two exceptions:
+    a document's last row holds what remains, and with `short_seq_probability` a row's length is drawn uniformly, which
     keeps the model used to short input (as in BERT and ELECTRA). With `pack_documents`, short documents share a row,
-    [CLS] … [SEP] [CLS] … [SEP]; the collator and the model keep them apart.
+    `[CLS] … [SEP] [CLS] … [SEP]`; the collator and the model keep them apart.
 
     Args:
         workers: The number of processes. The rows do not depend on it.
