@@ -67,6 +67,7 @@ class TextStream(IterableDataset):
         # The readers of a process take turns, a batch each. These are their positions after the last complete round.
         self.positions: list[dict | None] = [None] * readers
         self.round: list[dict] = []  # the positions in the round that has begun since
+        self._dataset: datasets.IterableDataset | None = None  # what is being read
         self.seen_of_round = 0  # how many batches of that round a resumed run still has to skip
 
     # --- reading --------------------------------------------------------------------------------------------------
@@ -84,7 +85,7 @@ class TextStream(IterableDataset):
     def rows_from(self, position: dict | None) -> Iterator[dict]:
         """All rows from a position on; None is the beginning."""
         self._begin, self._dataset = position, None
-        return self._rows(**(position or {"epoch": 0, "rows": None}))
+        return self._rows(position)
 
     def position(self) -> dict | None:
         """The position after the last row that was yielded."""
@@ -92,14 +93,15 @@ class TextStream(IterableDataset):
             return self._begin
         return {"epoch": self._epoch, "rows": self._dataset.state_dict()}
 
-    def _rows(self, epoch: int, rows: dict | None) -> Iterator[dict]:
-        state = rows
+    def _rows(self, position: dict | None) -> Iterator[dict]:
+        epoch, state = (0, None) if position is None else (position["epoch"], position["rows"])
         while True:
-            self._epoch, self._dataset = epoch, self.rows_of_epoch(epoch)
+            rows = self.rows_of_epoch(epoch)
+            self._epoch, self._dataset = epoch, rows
             if state is not None:
-                self._dataset.load_state_dict(state)
+                rows.load_state_dict(state)
             is_empty = state is None
-            for row in self._dataset:
+            for row in rows:
                 is_empty = False
                 yield row
             if is_empty:
