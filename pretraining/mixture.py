@@ -43,18 +43,15 @@ class Mixture(Dataset):
     """
 
     def __init__(self, corpora: dict[str, datasets.Dataset], shares: Sequence[float], seed: int = 0):
+        parts = list(corpora.values())
         self.names, self.seed = list(corpora), seed
-        self.rows = datasets.concatenate_datasets(list(corpora.values()))
-        self.sizes = [len(rows) for rows in corpora.values()]
-        self.counts = rows_in_epoch(corpora, shares)
-        pairs = list(zip(self.counts, self.sizes, strict=True))
-        # What a resumed run must have in common with this one.
-        self.mixture = [
-            f"{count} rows of {size} in an epoch ({sample_digest(rows)})"
-            for (count, size), rows in zip(pairs, corpora.values(), strict=True)
-        ]
-        for name, share, (count, size) in zip(self.names, percentages(shares), pairs, strict=True):
-            logger.info(f"{name}: {share} of the tokens, read {count / size:.2f} times in an epoch ({size:,} rows)")
+        self.rows = datasets.concatenate_datasets(parts)
+        self.sizes, self.counts = list(map(len, parts)), rows_in_epoch(corpora, shares)
+        self.mixture = []  # what a resumed run must have in common with this one
+        for name, share, rows, count in zip(self.names, percentages(shares), parts, self.counts, strict=True):
+            times, size = count / len(rows), f"{len(rows):,} rows"
+            logger.info(f"{name}: {share} of the tokens, read {times:.2f} times in an epoch ({size})")
+            self.mixture.append(f"{count:,} of {size} in an epoch ({sample_digest(rows)})")
         # Workers that persist keep the copy that they were started with: only shared memory tells it of a new epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._order: tuple[int, np.ndarray, np.ndarray] | None = None
