@@ -2,9 +2,10 @@
 
     python benchmarks/torture.py --kills 4 --minutes 30 --output torture.json
 
-Of each combination of data workers, processes, accumulated batches and source (rows on disk, or text as a stream)
-one run is left alone; the other is ended by SIGKILL, processes, workers and all, so many times, and resumed each time.
-Half of the kills wait until a checkpoint is being written. Weights must be equal bit for bit, and so must the history.
+Of each combination of data workers, processes, accumulated batches and source (rows on disk or text as a stream, of
+one corpus or of two in a mixture) one run is left alone; the other is ended by SIGKILL, processes, workers and all, so
+many times, and resumed each time. Half of the kills wait until a checkpoint is being written. Weights must be equal
+bit for bit, and so must the history.
 """
 
 import argparse
@@ -31,6 +32,7 @@ SIZES |= {"max_position_embeddings": 64}
 MODELS = {"electra": SIZES | {"embedding_size": 16}, "modernbert": SIZES | {"model_type": "modernbert"}}
 TIMES = ("runtime", "per_second", "_time")
 STEPS, ROWS_PER_UPDATE = 40, 8
+SOURCES = ("rows", "stream", "mixed rows", "mixed stream")
 AXES = ("source", "workers", "processes", "accumulated")
 
 
@@ -42,6 +44,10 @@ def make_home(home: Path, model: str) -> None:
         lines = [" ".join(chance.choices(words, k=chance.randint(3, 30))) for _ in range(25)]
         (home / f"train{shard}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (home / "validation.txt").write_text("\n".join(lines[:13]), encoding="utf-8")
+    (home / "other").mkdir()
+    for shard in range(4):  # so short that a mixture reads them a dozen times
+        lines = [" ".join(chance.choices(words, k=chance.randint(3, 30))) for _ in range(2)]
+        (home / "other" / f"{shard}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (home / "sizes.json").write_text(json.dumps(MODELS[model]))
     train_tokenizer([home / f"train{shard}.txt" for shard in range(4)], home / "tokenizer", vocab_size=300)
 
@@ -55,14 +61,17 @@ def start(home: Path, folder: Path, combination: dict, resume: bool) -> subproce
     options |= {"validation_file": home / "validation.txt", "per_device_eval_batch_size": 4, "eval_steps": 10}
     options |= {"save_steps": 3, "save_total_limit": 1, "logging_steps": 4, "warmup_steps": 2, "report_to": "none"}
     options |= {"use_cpu": True, "disable_tqdm": True}
-    if combination["source"] == "stream":
+    if "stream" in combination["source"]:
         options |= {"streaming": True}
+    text = sorted(home.glob("train*.txt"))
+    if "mixed" in combination["source"]:
+        text = [home / "train*.txt", home / "other", "--mixture", 0.7, 0.3]
     if resume:
         options |= {"resume_from_checkpoint": "true"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
     if processes == 1:
         command = [sys.executable]
-    command += ["-m", "span_electra.run_pretraining", "--train_file", *sorted(home.glob("train*.txt"))]
+    command += ["-m", "span_electra.run_pretraining", "--train_file", *text]
     command += [part for name, value in options.items() for part in (f"--{name}", value)]
     with folder.with_suffix(".log").open("a") as log:
         return subprocess.Popen(
@@ -147,7 +156,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=4, help="of each combination")
     parser.add_argument("--minutes", type=float, default=30, help="begin no combination after so many")
     parser.add_argument("--model", default="electra", choices=MODELS, help="ELECTRA or a stock encoder")
-    parser.add_argument("--sources", nargs="+", default=["rows", "stream"], choices=["rows", "stream"])
+    parser.add_argument("--sources", nargs="+", default=SOURCES[:2], choices=SOURCES)
     for axis, values in (("workers", (0, 2)), ("processes", (1, 2)), ("accumulated", (1, 2))):
         parser.add_argument(f"--{axis}", nargs="+", type=int, default=values, choices=values)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -164,9 +173,9 @@ def main() -> None:
             combination = dict(zip(AXES, values, strict=True))
             results.append(torture(Path(folder), combination, options.kills, chance))
             print(results[-1], flush=True)
-    print(f"\n{'source':8}{'workers':>9}{'processes':>11}{'accumulated':>13}{'kills':>7}{'saving':>8}  result")
+    print(f"\n{'source':13}{'workers':>9}{'processes':>11}{'accumulated':>13}{'kills':>7}{'saving':>8}  result")
     for row in results:
-        axes = f"{row['source']:8}{row['workers']:>9}{row['processes']:>11}{row['accumulated']:>13}"
+        axes = f"{row['source']:13}{row['workers']:>9}{row['processes']:>11}{row['accumulated']:>13}"
         print(f"{axes}{sum(row['kills'].values()):>7}{row['kills']['saving']:>8}  {row['result']}")
     if options.output:
         options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

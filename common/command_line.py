@@ -94,13 +94,16 @@ def read_recipe(path: str, groups: Sequence[type]) -> dict:
 
 def recipe_value(path: str, name: str, value: object, accepted: object) -> object:
     """Turn a recipe's value into command line text, so that both are converted and checked alike."""
+    has_numbers = accepted == list[float]
+    if has_numbers and not isinstance(value, list):
+        value = [value]
     if isinstance(value, list):
         if "list" not in str(accepted):
             raise InputError(f"{path}: {name} is a list, {value}; give one value.")
         for item in value:
             if item is None or isinstance(item, (list, dict)):
                 raise InputError(f"{path}: {name} holds {json.dumps(item)}; give a list of words or numbers.")
-        return [str(item) for item in value]
+        return [as_number(path, name, item) if has_numbers else str(item) for item in value]
     if value is None:
         if type(None) not in get_args(accepted):
             raise InputError(f"{path}: {name} has no value; give one, or leave it out.")
@@ -109,6 +112,13 @@ def recipe_value(path: str, name: str, value: object, accepted: object) -> objec
         value = yaml.SafeLoader.bool_values.get(str(value).lower(), value)  # it knows `on` and `off`
     text = json.dumps(value) if isinstance(value, dict) else str(value)
     return [text] if accepted == list[str] else text
+
+
+def as_number(path: str, name: str, value: object) -> float:
+    try:
+        return float(str(value))
+    except ValueError as error:
+        raise InputError(f"{path}: {name} holds {value}; give numbers.") from error
 
 
 class SettingsLoader(yaml.SafeLoader):

@@ -1,6 +1,7 @@
 """The options of `run_pretraining.py`, and the checks on them."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -76,7 +77,14 @@ class DataArguments:
     """The text to train and to evaluate on."""
 
     train_file: list[str] = option(
-        list, "Text to train on: files, folders, globs or `datasets` names. Or one folder that create_features wrote."
+        list,
+        "Text to train on: files, folders, globs or `datasets` names. Or one folder that create_features wrote; with "
+        "mixture, any number of them.",
+    )
+    mixture: list[float] = option(
+        list,
+        "Mix the entries of train_file in these shares of the tokens, one for each. A corpus that is used up begins "
+        "again.",
     )
     streaming: bool = option(
         False,
@@ -252,8 +260,31 @@ def check_data(data: DataArguments) -> None:
         raise InputError(
             f"--validation_split_percentage is {data.validation_split_percentage}; it must lie in [0, 100)."
         )
+    if data.mixture:
+        check_mixture(data)
     counts = ("max_seq_length", "max_span_words", "max_train_samples", "max_eval_samples", "preprocessing_num_workers")
     check_positive(data, *counts)
+
+
+def check_mixture(data: DataArguments) -> None:
+    """Require a share above 0 for each entry of train_file, which names no corpus twice."""
+    shares, paths = data.mixture, data.train_file
+    if len(shares) != len(paths):
+        raise InputError(
+            f"--mixture has {len(shares)} shares, and --train_file has {len(paths)} entries: give a share for each "
+            "entry. A folder is one entry, and so is a glob in quotes."
+        )
+    for share in shares:
+        if not 0 < share < math.inf:
+            raise InputError(
+                f"--mixture: {share:g} is not a share. Each must be above 0, such as 0.6 0.3 0.1. To leave a corpus "
+                "out, remove it from --train_file."
+            )
+    for path in paths:
+        if paths.count(path) > 1:
+            raise InputError(f"--mixture: --train_file names {path} twice; give it once, with a larger share.")
+    if data.max_train_samples is not None:
+        raise InputError("--max_train_samples: does not work with --mixture; give fewer --max_steps.")
 
 
 def check_devices(training: PretrainingArguments) -> None:

@@ -5,6 +5,7 @@ from huggingface_hub import ModelCard
 from span_electra.common.run_files import CURVES, HISTORY
 from span_electra.hub.model_cards import card_metadata, option_table, short_list, without_folder
 from span_electra.pretraining.history import last_evaluations, last_training, metric_rows
+from span_electra.pretraining.mixture import mixed_list
 
 CARD_OPTIONS = (
     *("config", "config_overrides", "model_name_or_path", "generator_name_or_path", "max_seq_length", "mask_ratio"),
@@ -17,7 +18,8 @@ CARD_OPTIONS = (
 
 def model_card(settings: dict, history: list[dict], **metadata) -> ModelCard:
     """Build the README.md that goes to the Hub with the weights. The arguments are those of `write_report`."""
-    data = short_list(settings.get("train_file", []))
+    paths, shares = settings.get("train_file", []), settings.get("mixture")
+    data = mixed_list(paths, shares) if shares else short_list(paths)
     sources = (settings.get(name) for name in ("model_name_or_path", "generator_name_or_path"))
     bases = " and ".join(without_folder(name) for name in sources if name)
     steps = max((entry["step"] for entry in history), default=0)

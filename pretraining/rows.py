@@ -3,6 +3,7 @@
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -14,6 +15,7 @@ from transformers.utils.generic import is_flash_attention_requested
 from span_electra.common.errors import InputError
 from span_electra.common.tables import sample
 from span_electra.pretraining.arguments import DataArguments, PretrainingArguments
+from span_electra.pretraining.mixture import MixedStream, Mixture, corpus_names
 from span_electra.pretraining.stream import TextStream
 from span_electra.tokenization.create_features import METADATA, cached_features, load_features, read_metadata
 from span_electra.tokenization.packing import make_packer
@@ -112,24 +114,25 @@ def are_full(rows: datasets.Dataset | TextStream, tokens: int) -> bool:
 
 def build_rows(
     data: DataArguments, tokenizer: PreTrainedTokenizerBase, training: PretrainingArguments
-) -> tuple[datasets.Dataset | TextStream, datasets.Dataset | None]:
+) -> tuple[datasets.Dataset | Mixture | TextStream, datasets.Dataset | None]:
     """Return the rows for training and for evaluation (None without evaluation).
 
-    Missing text is reported before any text is tokenized.
+    Missing and empty text is reported before any text is tokenized.
     """
-    for paths, split in ((data.train_file, data.split), (data.validation_file, data.validation_split)):
+    read_now = [] if data.streaming else [(paths, data.split) for paths in corpora_of(data)]
+    for paths, split in (*read_now, (data.validation_file, data.validation_split)):
         if any(map(is_features, paths)) and len(paths) > 1:
             raise InputError(f"{paths[0]}, {paths[1]}: give one folder of features, or only text.")
-        if paths and not is_features(paths[0]) and not (data.streaming and paths is data.train_file):
-            Corpus(paths, data.documents, data.text_column, split).identity()
-    train_rows: datasets.Dataset | TextStream | None = None
+        if paths and not is_features(paths[0]):
+            check_text(Corpus(paths, data.documents, data.text_column, split))
+    train_rows: datasets.Dataset | Mixture | TextStream | None = None
     if data.streaming:
         train_rows = build_stream(data, tokenizer, training)
     eval_rows = None
     if data.validation_file:  # first, because it is smaller and its errors show sooner
         eval_rows = load_rows(data.validation_file, data, tokenizer, data.validation_split).select_columns("input_ids")
     if train_rows is None:
-        train_rows, eval_rows = load_train_rows(data, tokenizer, eval_rows)
+        train_rows, eval_rows = load_train_rows(data, tokenizer, training, eval_rows)
     if eval_rows is not None:
         count = data.max_eval_samples or rows_to_evaluate(training, train_rows)
         if data.max_eval_samples is None and count < len(eval_rows):
@@ -141,7 +144,21 @@ def build_rows(
     return train_rows, eval_rows
 
 
-def rows_to_evaluate(training: PretrainingArguments, train_rows: datasets.Dataset | TextStream) -> int:
+def corpora_of(data: DataArguments) -> list[list[str]]:
+    """The entries of train_file: each a corpus in a mixture, otherwise all of them one."""
+    return [[path] for path in data.train_file] if data.mixture else [data.train_file]
+
+
+def check_text(corpus: Corpus) -> None:
+    """Refuse a corpus that is missing or holds no text. Only its beginning is read."""
+    next(block for block in corpus.blocks() if block.text.strip())
+
+
+def data_seed(training: PretrainingArguments) -> int:
+    return training.seed if training.data_seed is None else training.data_seed
+
+
+def rows_to_evaluate(training: PretrainingArguments, train_rows: datasets.Dataset | Mixture | TextStream) -> int:
     """Return the number of evaluation rows that keeps evaluation a small part of the run."""
     rows_per_update = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
     steps_per_epoch = len(train_rows) / rows_per_update if has_length(train_rows) else math.inf
@@ -153,15 +170,26 @@ def rows_to_evaluate(training: PretrainingArguments, train_rows: datasets.Datase
 
 
 def load_train_rows(
-    data: DataArguments, tokenizer: PreTrainedTokenizerBase, eval_rows: datasets.Dataset | None
-) -> tuple[datasets.Dataset, datasets.Dataset | None]:
-    """Load the rows for training. Without `eval_rows`, hold some of them back for evaluation."""
-    train_rows = load_rows(data.train_file, data, tokenizer, data.split)
-    if eval_rows is None and data.validation_split_percentage and len(train_rows) > 1:
-        is_held_back = rows_to_hold_back(train_rows, data.validation_split_percentage / 100)
-        eval_rows = train_rows.select(np.flatnonzero(is_held_back)).select_columns("input_ids")
-        train_rows = train_rows.select(np.flatnonzero(~is_held_back))
-    return sample(train_rows.select_columns("input_ids"), data.max_train_samples), eval_rows
+    data: DataArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    training: PretrainingArguments,
+    eval_rows: datasets.Dataset | None,
+) -> tuple[datasets.Dataset | Mixture, datasets.Dataset | None]:
+    """Load the rows for training. Without `eval_rows`, hold some of each corpus back for evaluation."""
+    corpora, held_back = [load_rows(paths, data, tokenizer, data.split) for paths in corpora_of(data)], []
+    if eval_rows is None and data.validation_split_percentage:
+        for i, rows in enumerate(corpora):
+            if len(rows) > 1:
+                is_held_back = rows_to_hold_back(rows, data.validation_split_percentage / 100)
+                held_back.append(rows.select(np.flatnonzero(is_held_back)).select_columns("input_ids"))
+                corpora[i] = rows.select(np.flatnonzero(~is_held_back))
+    if held_back:
+        eval_rows = datasets.concatenate_datasets(held_back)
+    corpora = [rows.select_columns("input_ids") for rows in corpora]
+    if data.mixture:
+        named = dict(zip(corpus_names(data.train_file), corpora, strict=True))
+        return Mixture(named, data.mixture, data_seed(training)), eval_rows
+    return sample(corpora[0], data.max_train_samples), eval_rows
 
 
 def rows_to_hold_back(rows: datasets.Dataset, share: float) -> np.ndarray:
@@ -228,16 +256,24 @@ def build_stream(
     data: DataArguments, tokenizer: PreTrainedTokenizerBase, training: PretrainingArguments
 ) -> TextStream:
     """Build the rows for training that are read and cut during training."""
-    if any(map(is_features, data.train_file)):
-        raise InputError(f"{data.train_file[0]}: a folder of features is on disk already; leave out --streaming.")
+    for path in filter(is_features, data.train_file):
+        raise InputError(f"{path}: a folder of features is on disk already; leave out --streaming.")
     if not data.validation_file:
         logger.info("No evaluation: a stream cannot hold rows back. Give text to evaluate on as --validation_file.")
-    return TextStream(
-        Corpus(data.train_file, data.documents, data.text_column, data.split, streaming=True),
-        make_packer(tokenizer, data.max_seq_length, pack_documents=data.pack_documents),
-        batch_size=training.train_batch_size,
-        seed=training.seed if training.data_seed is None else training.data_seed,
-        workers=training.dataloader_num_workers,
-        process_index=training.process_index,
-        num_processes=training.world_size,
-    )
+    corpora = [
+        Corpus(paths, data.documents, data.text_column, data.split, streaming=True) for paths in corpora_of(data)
+    ]
+    packer = make_packer(tokenizer, data.max_seq_length, pack_documents=data.pack_documents)
+    settings: dict[str, Any] = {
+        "batch_size": training.train_batch_size,
+        "seed": data_seed(training),
+        "workers": training.dataloader_num_workers,
+        "process_index": training.process_index,
+        "num_processes": training.world_size,
+    }
+    if not data.mixture:
+        return TextStream(corpora[0], packer, **settings)
+    for corpus in corpora:
+        check_text(corpus)
+    named = dict(zip(corpus_names(data.train_file), corpora, strict=True))
+    return MixedStream(named, data.mixture, packer, **settings)

@@ -63,10 +63,11 @@ class TextStream(IterableDataset):
         self.process_index, self.num_processes = process_index, num_processes
         self.shards = list(enumerate(corpus.sources))
         readers = max(1, workers)
-        check_shards(len(self.shards), num_processes, readers)
+        check_shards(len(self.shards), num_processes, readers, str(corpus.paths[0]))
         # The readers of a process take turns, a batch each. These are their positions after the last complete round.
         self.positions: list[dict | None] = [None] * readers
         self.round: list[dict] = []  # the positions in the round that has begun since
+        self._dataset: datasets.IterableDataset | None = None  # what is being read
         self.seen_of_round = 0  # how many batches of that round a resumed run still has to skip
 
     # --- reading --------------------------------------------------------------------------------------------------
@@ -76,21 +77,31 @@ class TextStream(IterableDataset):
         if worker is not None:
             os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers already run in parallel
             gc.freeze()  # garbage collection in a forked worker would copy all memory that it shares with its parent
-        position = self.positions[0 if worker is None else worker.id]
-        epoch, state = (0, None) if position is None else (position["epoch"], position["rows"])
-        rows = self._rows(epoch, state)
+        rows = self.rows_from(self.positions[0 if worker is None else worker.id])
         while True:
             batch = list(islice(rows, self.batch_size))
-            yield batch, {"epoch": self._epoch, "rows": self._dataset.state_dict()}
+            yield batch, self.position()
 
-    def _rows(self, epoch: int, state: dict | None) -> Iterator[dict]:
-        """All rows from a position on. `_dataset` has the state after the last row that was yielded."""
+    def rows_from(self, position: dict | None) -> Iterator[dict]:
+        """All rows from a position on; None is the beginning."""
+        self._begin, self._dataset = position, None
+        return self._rows(position)
+
+    def position(self) -> dict | None:
+        """The position after the last row that was yielded."""
+        if self._dataset is None:
+            return self._begin
+        return {"epoch": self._epoch, "rows": self._dataset.state_dict()}
+
+    def _rows(self, position: dict | None) -> Iterator[dict]:
+        epoch, state = (0, None) if position is None else (position["epoch"], position["rows"])
         while True:
-            self._epoch, self._dataset = epoch, self.rows_of_epoch(epoch)
+            rows = self.rows_of_epoch(epoch)
+            self._epoch, self._dataset = epoch, rows
             if state is not None:
-                self._dataset.load_state_dict(state)
+                rows.load_state_dict(state)
             is_empty = state is None
-            for row in self._dataset:
+            for row in rows:
                 is_empty = False
                 yield row
             if is_empty:
@@ -169,15 +180,15 @@ class TextStream(IterableDataset):
         return Path(checkpoint) / state_name(self.process_index)
 
 
-def check_shards(shards: int, processes: int, readers: int) -> None:
+def check_shards(shards: int, processes: int, readers: int, path: str) -> None:
     """Refuse more readers than shards."""
     if shards >= processes * readers:
         return
     advice = f"--dataloader_num_workers {shards // processes}" if shards >= processes else f"{shards} processes"
     raise InputError(
-        f"--streaming: {shards} shards (files, or parts of a `datasets` name) are too few for {processes} processes x "
-        f"{readers} data workers, because each of these needs a shard of its own. Split the text into at least "
-        f"{processes * readers} files, or use {advice}."
+        f"--streaming, {path}: {shards} shards (files, or parts of a `datasets` name) are too few for {processes} "
+        f"processes x {readers} data workers, because each of these needs a shard of its own. Split the text into at "
+        f"least {processes * readers} files, or use {advice}."
     )
 
 

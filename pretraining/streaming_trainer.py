@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from span_electra.common.attributes import replaced_attribute
 from span_electra.common.errors import InputError
+from span_electra.pretraining.mixture import MixedStream, Mixture
 from span_electra.pretraining.stream import POSITION, TextStream
 from span_electra.training.checkpointing_trainer import CheckpointingTrainer
 from span_electra.training.shutdown import ignore_stop_signals
@@ -30,6 +31,10 @@ class StreamingTrainer(CheckpointingTrainer):
 
     def get_train_dataloader(self):
         stream, args = self.train_dataset, self.args
+        if isinstance(stream, Mixture):  # has an order of its own, and an `epoch` in its rows that no model takes
+            sequential = replaced_attribute(args, "train_sampling_strategy", "sequential")
+            with sequential, replaced_attribute(args, "remove_unused_columns", False):
+                return super().get_train_dataloader()
         if not isinstance(stream, TextStream):
             return super().get_train_dataloader()
         stream.round = []  # new readers start after the last complete round
@@ -59,6 +64,13 @@ class StreamingTrainer(CheckpointingTrainer):
         for batch in batches:
             stream.passed(batch.pop(POSITION))
         return batches, count
+
+    def readings(self) -> dict[str, float]:
+        """How often each corpus of a mixture has been read, by its name in the log."""
+        if not isinstance(self.train_dataset, Mixture | MixedStream):
+            return {}
+        readings = self.train_dataset.readings(self.state.epoch or 0)
+        return {f"epochs_of_{name}": count for name, count in readings.items()}
 
     def save_process_state(self, folder: Path) -> None:
         super().save_process_state(folder)

@@ -180,7 +180,7 @@ class SpanElectraTrainer(StreamingTrainer):
     def log(self, logs, start_time=None):
         if "loss" in logs:  # a training log: the metrics since the last one
             self.check_finite()
-            logs |= self.train_metrics.compute(self.sum_over_processes)
+            logs |= self.train_metrics.compute(self.sum_over_processes) | self.readings()
             # After a resumption, the library's loss lacks the steps between the last log and the checkpoint.
             logs["loss"] = self.weighted_sum(defaultdict(float, logs))  # a loss over no tokens is absent, and counts 0
             self.train_metrics.reset()

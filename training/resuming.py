@@ -129,9 +129,11 @@ def run_facts(args: TrainingArguments, dataset) -> dict:
     """What a run must have in common with one that resumes it, so that the remaining rows are the same and the
     optimizer's state fits."""
     rows_per_process = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    rows = getattr(dataset, "rows", dataset)  # of a mixture those on disk, because its own change with the epoch
     return {
         "rows": len(dataset) if has_length(dataset) else None,
-        "text": sample_digest(dataset) if has_length(dataset) else None,
+        "text": sample_digest(rows) if has_length(rows) else None,
+        "mixture": getattr(dataset, "mixture", None),
         "rows_per_update": rows_per_process * args.world_size,
         "train_sampling_strategy": args.train_sampling_strategy,
         "dataloader_drop_last": args.dataloader_drop_last,
