@@ -1,6 +1,8 @@
-"""How large a model's vocabulary must be for a tokenizer."""
+"""How large a model's vocabulary must be for a tokenizer, and which of its pieces are new."""
 
 from transformers import PreTrainedTokenizerBase
+
+NEW_PIECES = "new_pieces"  # in tokenizer_config.json: each new piece with the old ones that it is made of
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -9,3 +11,15 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
     This is the largest id plus one. It exceeds `len(tokenizer)` if the ids have gaps.
     """
     return max(tokenizer.get_vocab().values()) + 1
+
+
+def new_rows(tokenizer: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase) -> dict[int, list[int]] | None:
+    """Return the ids that `tokenizer` has beyond those of a model's `own` one, each with the ids that it is made of.
+
+    None means that it is another tokenizer, and not an extension of that one.
+    """
+    ids, old, made_of = tokenizer.get_vocab(), own.get_vocab(), tokenizer.init_kwargs.get(NEW_PIECES, {})
+    new = sorted(ids.keys() - old.keys(), key=ids.__getitem__)
+    if any(ids.get(piece) != i for piece, i in old.items()) or not made_of.keys() >= set(new):
+        return None
+    return {ids[piece]: [ids[part] for part in made_of[piece]] for piece in new}

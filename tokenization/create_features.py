@@ -11,7 +11,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -122,15 +123,22 @@ def cached_features(
     reading = {name: settings[name] for name in ("documents", "text_column", "split") if name in settings}
     identity = Corpus(paths, **reading).identity()
     named_by = {name: value for name, value in settings.items() if name not in ("workers", "overwrite")}
-    key = _hash([FORMAT, tokenizer_fingerprint(tokenizer), identity, named_by])[:16]
+    with cache_folder(cache_dir, [FORMAT, tokenizer_fingerprint(tokenizer), identity, named_by]) as folder:
+        if _read_metadata(folder) is None:  # damaged, and ours to remove
+            shutil.rmtree(folder, ignore_errors=True)
+        return create_features(paths, tokenizer, folder, **settings | {"overwrite": True})
+
+
+@contextmanager
+def cache_folder(cache_dir: str | Path | None, named_by: list) -> Iterator[Path]:
+    """Yield the folder in the cache for what is made from `named_by`. A run's other processes wait for the first."""
+    key = _hash(named_by)[:16]
     cache_dir = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "span_electra")
     cache_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache_dir / f"{key}.lock"):  # a run's other processes wait for the first
+    with FileLock(cache_dir / f"{key}.lock"):
         for leftover in cache_dir.glob(f".{key}.*"):  # a process was killed
             shutil.rmtree(leftover, ignore_errors=True)
-        if _read_metadata(cache_dir / key) is None:  # damaged, and ours to remove
-            shutil.rmtree(cache_dir / key, ignore_errors=True)
-        return create_features(paths, tokenizer, cache_dir / key, **settings | {"overwrite": True})
+        yield cache_dir / key
 
 
 def load_features(folder: str | Path, tokenizer: PreTrainedTokenizerBase | str | Path) -> datasets.Dataset:
@@ -145,7 +153,8 @@ def load_features(folder: str | Path, tokenizer: PreTrainedTokenizerBase | str |
     if metadata["tokenizer_fingerprint"] != tokenizer_fingerprint(tokenizer):
         raise InputError(
             f"{folder}: these features were made with another tokenizer ({metadata['tokenizer']}) than "
-            f"{tokenizer.name_or_path}. Give that tokenizer, or make the features again with this one."
+            f"{tokenizer.name_or_path}. Give that tokenizer, or make the features again: python -m "
+            f"span_electra.tokenization.create_features --input ... --tokenizer {tokenizer.name_or_path}."
         )
     return _load_rows(folder, metadata)
 

@@ -307,7 +307,7 @@ def _group(documents: Iterable[Document]) -> Iterator[Block]:
         yield Block("\n".join(lines), document_lines, ended)
 
 
-def corpus_parser(module: str, description: str) -> argparse.ArgumentParser:
+def corpus_parser(module: str, description: str, needs_input: bool = True) -> argparse.ArgumentParser:
     """Make the parser of a command that reads a corpus and writes a folder, with the options that all of them have."""
     parser = argparse.ArgumentParser(
         prog=f"python -m span_electra.tokenization.{module}",
@@ -315,7 +315,7 @@ def corpus_parser(module: str, description: str) -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     names = "files, folders, globs or `datasets` names (name or name:configuration)"
-    parser.add_argument("--input", nargs="+", required=True, help=names)
+    parser.add_argument("--input", nargs="+", required=needs_input, help=names)
     parser.add_argument("--text_column", default="text", help="the text column of JSON, CSV, Parquet or `datasets`")
     parser.add_argument("--split", default="train", help="the split of a `datasets` name")
     parser.add_argument("--output_dir", required=True, help="a new or empty folder")
