@@ -7,7 +7,8 @@ import argparse
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 KINDS = ("BPE", "WordPiece", "Unigram")
 FEWEST_OCCURRENCES = 5  # of a new piece in the text
+CANDIDATES = 4  # for each new piece
 FIRST_CHARACTER = 0x10000  # stands for the piece with the id 0
 SPACE = ord(" ") - FIRST_CHARACTER
 BYTE = re.compile("<0x[0-9A-F]{2}>")  # stands for a part of a character that is not in the vocabulary
@@ -185,24 +187,26 @@ def characters_of(ids: Sequence[int] | np.ndarray) -> str:
 
 
 def add_frequent_pieces(vocabulary: Vocabulary, corpus: Corpus, size: int) -> None:
-    """Join the two pieces that stand side by side most often in the text to a new one, until there are `size` more."""
+    """Add the `size` pieces that shorten the text most."""
+    cutter, words = WordCutter(vocabulary), Counter[str]()
+    for text in chain.from_iterable(map(cutter.as_characters, corpus.lines())):
+        words.update(word for word in text.split(" ") if len(word) > 1)
     wanted = len(vocabulary.made_of) + size
-    text = chain.from_iterable(map(WordCutter(vocabulary).as_characters, corpus.lines()))
-    # Two joins may form the same piece, so there may have to be more of them.
-    for left, right in frequent_pairs(vocabulary, text, 2 * size, FEWEST_OCCURRENCES):
-        vocabulary.join(left, right)
+    # Not every join forms a piece that is new, and that serves other words than longer ones do.
+    for pieces in frequent_joins(vocabulary, words, CANDIDATES * size, FEWEST_OCCURRENCES):
+        vocabulary.join(*pieces)
         if len(vocabulary.made_of) == wanted:
             return
     found = size - (wanted - len(vocabulary.made_of))
     raise InputError(
-        f"The text needs only {found} new pieces, not {size}: no other two pieces stand side by side in words "
-        f"{FEWEST_OCCURRENCES} times. Ask for no more than that, or give more text."
+        f"The text needs only {found} new pieces, not {size}: none that occur {FEWEST_OCCURRENCES} times are left. Ask "
+        "for no more than that, or give more text."
     )
 
 
 def add_words(vocabulary: Vocabulary, path: Path) -> None:
     """Make a piece of each word in a file."""
-    cutter, words = WordCutter(vocabulary), []
+    cutter, words = WordCutter(vocabulary), Counter[str]()
     for number, line in numbered_lines(path):
         if not (word := line.strip()):
             continue
@@ -220,26 +224,20 @@ def add_words(vocabulary: Vocabulary, path: Path) -> None:
                 f"{path}, line {number}: the tokenizer always cuts {word!r} ({' '.join(parts)}). Give one word a line, "
                 "without punctuation."
             )
-        words.append(ids)
-    pieces = {i: piece for piece, i in vocabulary.ids.items()}
-    if vocabulary.kind == "BPE":  # a piece is reached from others that are joined in their order
-        for pair in frequent_pairs(vocabulary, map(characters_of, words), sum(map(len, words)), fewest=1):
-            vocabulary.join(*pair)
-    else:
-        for ids in words:
-            if len(ids) > 1:
-                vocabulary.join(*(pieces[i] for i in ids))
+        words[characters_of(ids)] = 1
+    for pieces in frequent_joins(vocabulary, words, sum(map(len, words)), fewest=1):
+        vocabulary.join(*pieces)
     if not vocabulary.made_of:
         raise InputError(f"{path}: holds no word that the tokenizer cuts into pieces. Give words that it lacks.")
 
 
-def frequent_pairs(
-    vocabulary: Vocabulary, text: Iterable[str], count: int, fewest: int
-) -> Iterator[tuple[str, str]]:
-    """Yield the two pieces that stand side by side most often in `text`, then those after these are joined, and so on.
+def frequent_joins(vocabulary: Vocabulary, words: Counter[str], count: int, fewest: int) -> Iterator[tuple[str, ...]]:
+    """Yield the pieces to join to new ones, those first that shorten the text most.
 
-    This is how byte-pair encoding is trained, continued from the pieces that there are: each step shortens the text as
-    much as one new piece can. The library does it, and takes each character of `text` for a letter.
+    Byte-pair encoding is trained further from the pieces that there are: the two that stand side by side most often
+    are joined, `count` times. The library does it, and takes the characters of `words` for letters. Only a BPE
+    tokenizer reaches a piece by way of smaller ones. Of the others' pieces, those are left out that only lie on the way
+    to larger ones.
     """
     training = Tokenizer(models.BPE())
     training.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -249,11 +247,20 @@ def frequent_pairs(
         initial_alphabet=[characters_of([i]) for i in range(vocabulary.next_id)],
         show_progress=False,
     )
-    training.train_from_iterator(text, trainer)
+    training.train_from_iterator((f"{word} " * times for word, times in words.items()), trainer)
     names = {characters_of([i]): piece for piece, i in vocabulary.ids.items()}
-    for left, right in json.loads(training.to_str())["model"]["merges"]:
-        yield names[left], names[right]
-        names[left + right] = vocabulary.joined(names[left], names[right])
+    if vocabulary.kind == "BPE":
+        for left, right in json.loads(training.to_str())["model"]["merges"]:
+            yield names[left], names[right]
+            names[left + right] = vocabulary.joined(names[left], names[right])
+        return
+    uses = Counter[str]()
+    for word, times in words.items():
+        for token in training.model.tokenize(word):
+            uses[token.value] += times
+    saved = {token: times * (len(token) - 1) for token, times in uses.items() if len(token) > 1 and times >= fewest}
+    for token in sorted(saved, key=lambda token: (-saved[token], token)):
+        yield tuple(names[character] for character in token)
 
 
 def tokens_per_word(backend: Tokenizer, lines: list[str]) -> float:

@@ -24,8 +24,12 @@ def scattered(model):
 @pytest.mark.parametrize("kind", ["the ELECTRA pair", "bert", "modernbert", "deberta-v2", "distilbert", "electra"])
 def test_new_rows_are_means_in_both_networks_and_the_output_layer(kind, sharing, tmp_path):
     is_electra = kind == "the ELECTRA pair"
-    model = scattered(tiny_model(embedding_sharing=sharing) if is_electra else random_pair(kind, embedding_sharing=sharing))
-    inputs = {name: value for name, value in batch_for(model.config).items() if name in ("input_ids", "attention_mask")}
+    model = scattered(
+        tiny_model(embedding_sharing=sharing) if is_electra else random_pair(kind, embedding_sharing=sharing)
+    )
+    inputs = {
+        name: value for name, value in batch_for(model.config).items() if name in ("input_ids", "attention_mask")
+    }
     with torch.no_grad():
         before, scores = model(**inputs).logits, model.generator(**inputs).logits
         extend_vocabulary(model, ROWS)

@@ -76,9 +76,9 @@ def count_of_words(tokenizer, text):
 @pytest.mark.parametrize("kind", KINDS)
 def test_new_pieces_shorten_the_text_and_leave_all_others_as_they_were(home, tmp_path, kind):
     old = AutoTokenizer.from_pretrained(home / kind / "old")
-    extend_tokenizer(old, tmp_path / "new", paths=[home / "domain.txt"], size=12)
+    extend_tokenizer(old, tmp_path / "new", paths=[home / "domain.txt"], size=6)
     new = AutoTokenizer.from_pretrained(tmp_path / "new")
-    assert type(new) is type(old) and len(new) == len(old) + 12
+    assert type(new) is type(old) and len(new) == len(old) + 6
     ids = new.get_vocab()
     assert {token: ids[token] for token in old.get_vocab()} == old.get_vocab()
     assert (new.mask_token_id, new.all_special_ids) == (old.mask_token_id, old.all_special_ids)
