@@ -66,8 +66,8 @@ class ModelArguments:
     tokenizer: str | None = option(None, "A tokenizer's folder or Hub name. Default: that of model_name_or_path.")
     extend_vocabulary: int | None = option(
         None,
-        "With --model_name_or_path: add this many pieces to its tokenizer, those that the text of train_file needs most. "
-        "Each starts as the mean of the pieces that it is made of.",
+        "With --model_name_or_path: add this many pieces to its tokenizer, those that shorten the text of train_file "
+        "most. Each starts as the mean of the pieces that it is made of.",
     )
     extend_vocabulary_file: str | None = option(
         None, "With --model_name_or_path: add the words in this file to its tokenizer, one a line."

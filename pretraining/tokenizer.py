@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 def build_tokenizer(
     arguments: ModelArguments, data: DataArguments | None = None, checkpoint: Path | None = None
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a run. To extend one takes the text in `data`; a run that resumes has it in its `checkpoint`."""
+    """The tokenizer of a run. It is extended on the text in `data`, or taken from the `checkpoint` to resume."""
     name = arguments.tokenizer or arguments.model_name_or_path
     if name is None:
         raise InputError(
@@ -101,7 +101,7 @@ def rows_to_add(tokenizer: PreTrainedTokenizerBase, model: str) -> dict[int, lis
 
 
 def report_extension(tokenizer: PreTrainedTokenizerBase, arguments: ModelArguments) -> None:
-    """Say how many pieces are new. Warn if the model was trained with another tokenizer, which is usually a mistake."""
+    """Say how many pieces are new. Warn if the model was trained with another tokenizer, usually a mistake."""
     name = arguments.model_name_or_path
     if rows := rows_to_add(tokenizer, name):
         logger.info(f"{len(rows):,} pieces are new to {name}: each starts as the mean of those that it is made of.")

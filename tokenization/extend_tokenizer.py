@@ -151,8 +151,8 @@ class Vocabulary:
             (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if load_tokenizer(folder).get_vocab() != self.ids:
             raise InputError(
-                f"{tokenizer.name_or_path}: a {type(tokenizer).__name__} numbers its pieces in a way of its own, so it "
-                "cannot be extended. Accepted are classes that load tokenizer.json as it is."
+                f"{tokenizer.name_or_path}: cannot be extended, because a {type(tokenizer).__name__} does not number "
+                "its pieces as its tokenizer.json does."
             )
 
 
@@ -199,8 +199,8 @@ def add_frequent_pieces(vocabulary: Vocabulary, corpus: Corpus, size: int) -> No
             return
     found = size - (wanted - len(vocabulary.made_of))
     raise InputError(
-        f"The text needs only {found} new pieces, not {size}: none that occur {FEWEST_OCCURRENCES} times are left. Ask "
-        "for no more than that, or give more text."
+        f"The text needs only {found} new pieces, not {size}: no others occur {FEWEST_OCCURRENCES} times. Ask for no "
+        "more than that, or give more text."
     )
 
 
@@ -221,8 +221,8 @@ def add_words(vocabulary: Vocabulary, path: Path) -> None:
         starts = cutter.word_starts(encoding)
         if starts[starts > first].size:
             raise InputError(
-                f"{path}, line {number}: the tokenizer always cuts {word!r} ({' '.join(parts)}). Give one word a line, "
-                "without punctuation."
+                f"{path}, line {number}: the tokenizer always cuts {word!r} ({' '.join(parts)}). Give one word a "
+                "line, without punctuation."
             )
         words[characters_of(ids)] = 1
     for pieces in frequent_joins(vocabulary, words, sum(map(len, words)), fewest=1):
@@ -234,10 +234,10 @@ def add_words(vocabulary: Vocabulary, path: Path) -> None:
 def frequent_joins(vocabulary: Vocabulary, words: Counter[str], count: int, fewest: int) -> Iterator[tuple[str, ...]]:
     """Yield the pieces to join to new ones, those first that shorten the text most.
 
-    Byte-pair encoding is trained further from the pieces that there are: the two that stand side by side most often
-    are joined, `count` times. The library does it, and takes the characters of `words` for letters. Only a BPE
-    tokenizer reaches a piece by way of smaller ones. Of the others' pieces, those are left out that only lie on the way
-    to larger ones.
+    This trains byte-pair encoding further, from the pieces that there are: the two that stand side by side most often
+    are joined, `count` times. The library does it, and takes the characters of `words` for letters. A BPE tokenizer
+    reaches a piece through these joins. The others look it up whole, so for them, pieces that only lie on the way to
+    longer ones are left out.
     """
     training = Tokenizer(models.BPE())
     training.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

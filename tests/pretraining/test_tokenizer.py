@@ -24,7 +24,7 @@ SIZES = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32, "i
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Text of a domain, two models with the tokenizer of other text, rows that were made with it, and its extension."""
+    """Text of a domain, two models with the tokenizer of other text, its extension, and rows made with both."""
     home = tmp_path_factory.mktemp("home")
     (home / "general.txt").write_text("The old man saw the sea and the card, a log of it.\n" * 20, encoding="utf-8")
     lines = [f"The cardiologist saw a cardiogram {i % 7} of cardiology.\n" for i in range(300)]
