@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from span_electra.common.errors import InputError
+from span_electra.common.paths import looks_like_path
 from span_electra.common.vocabulary import new_rows
 from span_electra.pretraining.arguments import DataArguments, ModelArguments
 from span_electra.tokenization.create_features import METADATA, load_tokenizer
@@ -47,25 +48,24 @@ def extended(
 ) -> PreTrainedTokenizerBase:
     """Return `tokenizer` with the pieces that --extend_vocabulary asks for."""
     size, model = arguments.extend_vocabulary, arguments.model_name_or_path
-    if rows_to_add(tokenizer, model) is None:
+    if new_rows(tokenizer, load_tokenizer(model)) is None:
         raise InputError(
             f"--extend_vocabulary: {model} was trained with other tokens than those of --tokenizer "
             f"{arguments.tokenizer}. Leave --tokenizer out to extend the model's own."
         )
     if checkpoint is not None:
         return extension_of_run(tokenizer, arguments, checkpoint)
-    command = f"python -m span_electra.tokenization.extend_tokenizer --tokenizer {tokenizer.name_or_path}"
+    reason = None
     if any((Path(path) / METADATA).is_file() for path in data.train_file):
+        reason = f"the rows in {data.train_file[0]} were made with the tokenizer as it is"
+    elif data.streaming and not all(looks_like_path(path) or os.path.exists(path) for path in data.train_file):
+        reason = f"it would read all of the stream {data.train_file[0]} before training"
+    if reason is not None:
         raise InputError(
-            f"--extend_vocabulary: the rows in {data.train_file[0]} were made with the tokenizer as it is. Extend it "
-            f"first ({command} --input your_text --size {size or 1000} --output_dir my_tokenizer), make the rows with "
-            "that, and give --tokenizer my_tokenizer instead of this option."
-        )
-    if data.streaming and not all(map(os.path.exists, data.train_file)):
-        raise InputError(
-            f"--extend_vocabulary: would read all of the stream {data.train_file[0]} before training. Extend the "
-            f"tokenizer on a part of it ({command} --input part_of_the_text --size {size or 1000} --output_dir "
-            "my_tokenizer), and give --tokenizer my_tokenizer instead of this option."
+            f"--extend_vocabulary: {reason}. Extend the tokenizer first (python -m "
+            f"span_electra.tokenization.extend_tokenizer --tokenizer {tokenizer.name_or_path} --input your_text "
+            f"--size {size or 1000} --output_dir my_tokenizer), then give --tokenizer my_tokenizer instead of this "
+            "option, with text or with rows that were made with it."
         )
     return cached_extension(
         tokenizer,

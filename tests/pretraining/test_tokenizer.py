@@ -107,7 +107,7 @@ REFUSED = {
     ),
     "a stream of the Hub": (
         {"extend_vocabulary": 5, "train_file": "some_corpus", "streaming": True},
-        r"would read all of the stream some_corpus .*extend_tokenizer",
+        r"it would read all of the stream some_corpus before training.*extend_tokenizer",
     ),
     "no such words": ({"extend_vocabulary_file": "{home}/missing.txt"}, r"missing\.txt"),
 }

@@ -32,7 +32,9 @@ def tokenizer_of(kind, folder):
         names = {name: getattr(tokenizer, name) for name in ("cls_token", "sep_token", "pad_token", "mask_token")}
         names["unk_token"] = tokenizer.unk_token
         if kind == "BERT's":
-            return BertTokenizer(vocab=model["vocab"], **names)
+            tokenizer = BertTokenizer(vocab=model["vocab"], **names)
+            tokenizer.backend_tokenizer.enable_truncation(8)  # as sentence-transformers save it
+            return tokenizer
         if kind == "RoBERTa's":
             merges = [tuple(merge) for merge in model["merges"]]
             return RobertaTokenizer(vocab=model["vocab"], merges=merges, bos_token="[CLS]", eos_token="[SEP]", **names)
