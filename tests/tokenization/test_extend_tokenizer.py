@@ -58,7 +58,7 @@ def tokenizer_of(kind, folder):
 def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     (home / "domain.txt").write_text(DOMAIN, encoding="utf-8")
-    (home / "words.txt").write_text("cardiologist\n\nbiology\ncardiograms\n", encoding="utf-8")
+    (home / "words.txt").write_text("cardiologist\n\nbiology\ncardiograms\nolds\n", encoding="utf-8")
     for kind in KINDS:
         (home / kind).mkdir()
         tokenizer_of(kind, home / kind).save_pretrained(home / kind / "old")
@@ -99,9 +99,9 @@ def test_words_of_a_file_become_one_piece_that_serves_longer_words_too(home, tmp
     old = AutoTokenizer.from_pretrained(home / kind / "old")
     new = extend_tokenizer(old, tmp_path / "new", words=home / "words.txt")
     made_of = new.init_kwargs[NEW_PIECES]
-    words = ("cardiologist", "cardiograms", "biology")
+    words = ("cardiologist", "cardiograms", "biology", "olds")
     parts, cut = ([tokens(each, f"a {word}")[1:] for word in words] for each in (new, old))
-    assert [len(part) for part in parts] == [1, 1, 1]
+    assert [len(part) for part in parts] == [1, 1, 1, 1]
     if kind not in ("BPE", "RoBERTa's", "w_end"):  # which has pieces on the way to them
         assert made_of == {new[0]: old for new, old in zip(parts, cut, strict=True) if len(old) > 1}
     if kind != "w_end":
@@ -121,6 +121,9 @@ def test_words_and_text_give_pieces_that_are_made_of_old_ones(home, tmp_path):
     rows = new_rows(new, old)
     assert [*rows] == [*range(len(old), len(new))] and max(chain.from_iterable(rows.values())) < len(old)
     assert new_rows(new, alone) == {i: parts for i, parts in rows.items() if i >= len(alone)}
+    added = AutoTokenizer.from_pretrained(home / "BPE" / "old")
+    added.add_tokens(["cardio"])  # which is made of nothing
+    assert new_rows(added, old) is None
     assert new_rows(old, old) == {} and new_rows(old, new) is None
     assert new_rows(new, AutoTokenizer.from_pretrained(home / "WordPiece" / "old")) is None
 
@@ -131,6 +134,16 @@ def test_no_piece_spans_words_or_holds_an_unknown_character_or_a_special_token(h
         new = extend_tokenizer(home / kind / "old", tmp_path / kind, paths=[tmp_path / "text.txt"], size=1)
         (piece,) = new.init_kwargs[NEW_PIECES]
         assert "[" not in piece and "<" not in piece and len(piece.split()) == 1
+    (tmp_path / "text.txt").write_text("☃☃x\n" * 40, encoding="utf-8")
+    with pytest.raises(InputError, match="needs only 0 new pieces"):
+        extend_tokenizer(home / "Unigram" / "old", tmp_path / "none", paths=[tmp_path / "text.txt"], size=1)
+
+
+def test_tokens_beside_the_pieces_of_byte_pair_encoding_keep_their_ids(home, tmp_path):
+    old = AutoTokenizer.from_pretrained(home / "BPE" / "old")
+    old.add_special_tokens({"mask_token": "<mask>"})  # as ModernBERT has its special tokens
+    new = extend_tokenizer(old, tmp_path / "new", paths=[home / "domain.txt"], size=6)
+    assert new.mask_token_id == old.mask_token_id == len(old) - 1 and len(new) == len(old) + 6
 
 
 REFUSED = {
