@@ -164,9 +164,9 @@ class WordCutter:
         tables = word_tables(PreTrainedTokenizerFast(tokenizer_object=self.backend))
         self.opens, self.closes, self.ordinary = tables
         if vocabulary.model.get("byte_fallback"):
-            for piece, i in vocabulary.ids.items():
-                self.ordinary[i] &= not BYTE.fullmatch(piece)
-        self.opens[~self.ordinary] = self.closes[~self.ordinary] = BREAKS
+            parts = [i for piece, i in vocabulary.ids.items() if BYTE.fullmatch(piece)]
+            self.ordinary[parts] = False
+            self.opens[parts] = self.closes[parts] = BREAKS
 
     def word_starts(self, encoding: Encoding) -> np.ndarray:
         """The indices of the pieces, but for the first, that do not continue their left neighbour's word."""

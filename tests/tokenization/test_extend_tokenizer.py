@@ -135,8 +135,13 @@ def test_no_piece_spans_words_or_holds_an_unknown_character_or_a_special_token(h
         (piece,) = new.init_kwargs[NEW_PIECES]
         assert "[" not in piece and "<" not in piece and len(piece.split()) == 1
     (tmp_path / "text.txt").write_text("☃☃x\n" * 40, encoding="utf-8")
-    with pytest.raises(InputError, match="needs only 0 new pieces"):
-        extend_tokenizer(home / "Unigram" / "old", tmp_path / "none", paths=[tmp_path / "text.txt"], size=1)
+    in_bytes = AutoTokenizer.from_pretrained(home / "Unigram" / "old")
+    pieces = json.loads(in_bytes.backend_tokenizer.to_str())["model"]["vocab"]
+    pieces += [(f"<0x{byte:02X}>", -20.0) for byte in "☃x".encode()]
+    in_bytes.backend_tokenizer.model = models.Unigram([*map(tuple, pieces)], unk_id=3, byte_fallback=True)
+    for tokenizer in (home / "Unigram" / "old", in_bytes):
+        with pytest.raises(InputError, match="needs only 0 new pieces"):
+            extend_tokenizer(tokenizer, tmp_path / "none", paths=[tmp_path / "text.txt"], size=1)
 
 
 def test_tokens_beside_the_pieces_of_byte_pair_encoding_keep_their_ids(home, tmp_path):
