@@ -69,7 +69,7 @@ def run(arguments: Sequence[str]) -> None:
         set_seed(training_arguments.seed)
         check_same_checkpoint(checkpoint)
 
-        tokenizer = build_tokenizer(model_arguments)
+        tokenizer = build_tokenizer(model_arguments, data_arguments, checkpoint)
         model = build_model(model_arguments, data_arguments, tokenizer)
         resolve_rows(data_arguments, model.config)
         is_sharded = fsdp_state_dict_type(training_arguments) is not None

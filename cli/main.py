@@ -13,6 +13,7 @@ from span_electra import __version__
 COMMANDS = {
     "tokenizer": ("span_electra.tokenization.train_tokenizer", "train a tokenizer on text"),
     "features": ("span_electra.tokenization.create_features", "turn text into rows of token ids, once"),
+    "extend": ("span_electra.tokenization.extend_tokenizer", "add the words that a text needs to a model's tokenizer"),
     "pretrain": ("span_electra.run_pretraining", "pretrain an encoder; --plan says what that will cost"),
     "finetune": ("span_electra.run_finetuning", "fine-tune an encoder on a task"),
     "inspect": ("span_electra.inspection.page", "write a page that shows what a model does with a text"),

@@ -65,11 +65,23 @@ class ModelArguments:
         "configuration or the checkpoint, otherwise joint.",
     )
     tokenizer: str | None = option(None, "A tokenizer's folder or Hub name. Default: that of model_name_or_path.")
+    extend_vocabulary: int | None = option(
+        None,
+        "With --model_name_or_path: add this many pieces to its tokenizer, those that shorten the text of train_file "
+        "most. Each starts as the mean of the pieces that it is made of.",
+    )
+    extend_vocabulary_file: str | None = option(
+        None, "With --model_name_or_path: add the words in this file to its tokenizer, one a line."
+    )
     attn_implementation: str | None = option(
         None, "eager, sdpa, flash_attention_2 or flex_attention. Default: Transformers chooses."
     )
     license: str | None = option(None, "The model's licence for its card, such as apache-2.0.")
     language: list[str] = option(list, "The ISO 639 codes of the text's languages for the model card, such as en.")
+
+    @property
+    def extends_vocabulary(self) -> bool:
+        return self.extend_vocabulary is not None or self.extend_vocabulary_file is not None
 
 
 @dataclass
@@ -240,6 +252,12 @@ def check_model(model: ModelArguments) -> None:
         raise InputError(
             f"{came} of --config and --model_name_or_path given: give one. --config small (tiny, base, your.json) "
             "builds a new model, --model_name_or_path continues from a checkpoint."
+        )
+    check_positive(model, "extend_vocabulary")
+    if model.extends_vocabulary and model.model_name_or_path is None:
+        raise InputError(
+            "--extend_vocabulary and --extend_vocabulary_file extend the tokenizer of --model_name_or_path. For a new "
+            "model, train a tokenizer on your text: python -m span_electra.tokenization.train_tokenizer."
         )
     if model.objective is not None and model.objective not in OBJECTIVES:
         raise InputError(f"--objective is {model.objective}; accepted are {', '.join(OBJECTIVES)}.")

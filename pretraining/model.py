@@ -6,12 +6,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from span_electra.common.errors import InputError, as_input_error
 from span_electra.common.vocabulary import vocabulary_size
+from span_electra.conversion.extend_vocabulary import extend_vocabulary
 from span_electra.encoders.modeling_span_encoder import SpanEncoderForPreTraining
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.pretraining.arguments import DataArguments, ModelArguments
 from span_electra.pretraining.electra_pair import load_model, new_model, settle_config
 from span_electra.pretraining.encoder_pair import is_saved_pair, load_pair, new_pair
 from span_electra.pretraining.model_files import read_config, read_overrides, read_saved
+from span_electra.pretraining.tokenizer import rows_to_add
 
 PretrainingModel: TypeAlias = SpanElectraForPreTraining | SpanEncoderForPreTraining
 ELECTRA_TYPES = ("electra", "span_electra")  # the ELECTRA pair; any other family is a pair of stock encoders
@@ -25,6 +27,8 @@ def build_model(
     if arguments.config is None:
         load = load_model if starts_from_electra(arguments.model_name_or_path) else load_pair
         model = load(arguments, overrides)
+        if rows := rows_to_add(tokenizer, arguments.model_name_or_path):
+            extend_vocabulary(model, rows)
     else:
         settings = read_config(arguments.config)
         if settings.get("model_type", "electra") in ELECTRA_TYPES:

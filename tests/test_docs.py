@@ -56,6 +56,7 @@ SHORTENED = {
     r"max_steps=[\d_]+, eval_steps=\d+": "max_steps=2, eval_steps=2, per_device_train_batch_size=4",
     r"--seeds 5": "--seeds 2",
     r"--workers 8": "--workers 2",
+    r"(--extend_vocabulary|--size) \d+": r"\1 3",
     r"--num_cpu_threads_per_process 8": "--num_cpu_threads_per_process 1",
     "^span-electra ": "python -m span_electra.cli.main ",
 }

@@ -10,7 +10,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -122,15 +123,10 @@ def cached_features(
         cache_dir: Where to keep features. Default: `span_electra` in the cache of `datasets`.
     """
     tokenizer, chosen = load_tokenizer(tokenizer), FeatureSettings(**settings)
-    key = _hash(_made_from(chosen.corpus(paths), tokenizer, chosen))[:16]
-    cache_dir = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "span_electra")
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache_dir / f"{key}.lock"):  # a run's other processes wait for the first
-        for leftover in cache_dir.glob(f".{key}.*"):  # a process was killed
-            shutil.rmtree(leftover, ignore_errors=True)
-        if _read_metadata(cache_dir / key) is None:  # damaged, and ours to remove
-            shutil.rmtree(cache_dir / key, ignore_errors=True)
-        return create_features(paths, tokenizer, cache_dir / key, workers=workers, overwrite=True, **settings)
+    with cache_folder(cache_dir, _made_from(chosen.corpus(paths), tokenizer, chosen)) as folder:
+        if _read_metadata(folder) is None:  # damaged, and ours to remove
+            shutil.rmtree(folder, ignore_errors=True)
+        return create_features(paths, tokenizer, folder, workers=workers, overwrite=True, **settings)
 
 
 def _made_from(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, settings: FeatureSettings) -> dict[str, Any]:
@@ -141,6 +137,18 @@ def _made_from(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, settings: Fea
         "settings": asdict(settings),
         "sources": corpus.identity(),
     }
+
+
+@contextmanager
+def cache_folder(cache_dir: str | Path | None, named_by: Any) -> Iterator[Path]:
+    """Yield the folder in the cache for what is made from `named_by`. A run's other processes wait for the first."""
+    key = _hash(named_by)[:16]
+    cache_dir = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "span_electra")
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache_dir / f"{key}.lock"):
+        for leftover in cache_dir.glob(f".{key}.*"):  # a process was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield cache_dir / key
 
 
 def load_features(folder: str | Path, tokenizer: PreTrainedTokenizerBase | str | Path) -> datasets.Dataset:
@@ -155,7 +163,8 @@ def load_features(folder: str | Path, tokenizer: PreTrainedTokenizerBase | str |
     if metadata["tokenizer_fingerprint"] != tokenizer_fingerprint(tokenizer):
         raise InputError(
             f"{folder}: these features were made with another tokenizer ({metadata['tokenizer']}) than "
-            f"{tokenizer.name_or_path}. Give that tokenizer, or make the features again with this one."
+            f"{tokenizer.name_or_path}. Give that tokenizer, or make the features again: python -m "
+            f"span_electra.tokenization.create_features --input ... --tokenizer {tokenizer.name_or_path}."
         )
     return _load_rows(folder, metadata)
 

@@ -304,12 +304,12 @@ def _group(documents: Iterable[Document]) -> Iterator[Block]:
         yield Block("\n".join(lines), document_lines, ended)
 
 
-def corpus_parser(description: str, settings: type = TableSettings) -> HfArgumentParser:
+def corpus_parser(description: str, settings: type = TableSettings, needs_input: bool = True) -> HfArgumentParser:
     """Make the parser of a command that reads a corpus and writes a folder. `settings` is a dataclass of options."""
     usage = "%(prog)s --input TEXT [TEXT ...] --output_dir FOLDER [--option value ...]"
     parser = HfArgumentParser(settings, usage=usage, description=description)  # type: ignore[arg-type]
     names = "Files, folders, globs or `datasets` names (name or name:configuration)."
-    parser.add_argument("--input", nargs="+", required=True, help=names)
+    parser.add_argument("--input", nargs="+", required=needs_input, help=names)
     parser.add_argument("--output_dir", required=True, help="A new or empty folder.")
     parser.add_argument("--overwrite", action="store_true", help="Replace this command's earlier output there.")
     return parser
