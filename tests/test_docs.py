@@ -58,6 +58,7 @@ SHORTENED = {
     r"--workers 8": "--workers 2",
     r"(--extend_vocabulary|--size) \d+": r"\1 3",
     r"--num_cpu_threads_per_process 8": "--num_cpu_threads_per_process 1",
+    r"pretrain small\.yaml": "pretrain configs/recipes/small.yaml",
     "^span-electra ": "python -m span_electra.cli.main ",
 }
 SMALL_RECIPE = {"config": "tiny", "max_steps": 2, "warmup_steps": 1, "eval_steps": 2, "save_steps": 2}
