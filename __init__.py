@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# Importing the models registers them with the Auto classes. It takes seconds, which the command's help does without.
+# Importing the models registers them with the Auto classes. It takes seconds, which the command's help does without;
+# a subcommand that loads checkpoints imports them itself.
 IS_COMMAND = "span-electra" in {Path(program).stem for program in sys.argv[:1]}
 
 if TYPE_CHECKING or not IS_COMMAND:

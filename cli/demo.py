@@ -22,7 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     text, folder = find_speeches(), Path(options.output_dir)
     if folder.exists():
-        raise InputError(f"--output_dir {folder}: exists already; remove it, or give another folder.")
+        raise InputError(
+            f"--output_dir {folder}: exists already; remove it, or give another folder. To resume a demo that "
+            "stopped while it trained, repeat the `span-electra pretrain` command that it printed, with "
+            "--resume_from_checkpoint true."
+        )
     demo(text, folder, options.config)
 
 

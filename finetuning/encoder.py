@@ -11,6 +11,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+import span_electra.modeling_span_electra  # noqa: F401 - the Auto classes know our models only once it is imported
 from span_electra.common.attributes import no_loading_report
 from span_electra.common.errors import InputError, as_input_error
 from span_electra.common.vocabulary import check_tokenizer, vocabulary_size

@@ -82,7 +82,7 @@ def settle_length(data: DataArguments, prepared: dict[str, dict], positions: int
         if asked is not None and length > asked:
             raise InputError(
                 f"{path}: its rows have up to {length} tokens, more than --max_seq_length {asked}. Raise it, or make "
-                "the features again."
+                f"the features again with --max_seq_length {asked}."
             )
     longest = max(lengths.values(), default=None)
     if longest is not None and all(map(is_features, (*data.train_file, *data.validation_file))):

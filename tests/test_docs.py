@@ -59,7 +59,6 @@ SHORTENED = {
     r"(--extend_vocabulary|--size) \d+": r"\1 3",
     r"--num_cpu_threads_per_process 8": "--num_cpu_threads_per_process 1",
     r"pretrain small\.yaml": "pretrain configs/recipes/small.yaml",
-    "^span-electra ": "python -m span_electra.cli.main ",
 }
 SMALL_RECIPE = {"config": "tiny", "max_steps": 2, "warmup_steps": 1, "eval_steps": 2, "save_steps": 2}
 SMALL_RECIPE |= {"per_device_train_batch_size": 8, "dataloader_num_workers": 0}
@@ -194,6 +193,11 @@ def home(tmp_path_factory):
 
     for script in ("run_pretraining.py", "run_finetuning.py"):
         (home / script).symlink_to(ROOT / script)
+    # As installed: under this name, importing the package registers no models.
+    command = home / "bin" / "span-electra"
+    command.parent.mkdir()
+    command.write_text(f"#!{sys.executable}\nfrom span_electra.cli.main import main\n\nmain()\n")
+    command.chmod(0o755)
     for path in (ROOT / "configs" / "recipes").glob("*.yaml"):
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
         (home / "configs" / "recipes").mkdir(parents=True, exist_ok=True)
@@ -237,8 +241,8 @@ def test_a_block_runs_as_it_stands_but_for_its_length(block, home, tmp_path):
 def execute(language: str, code: str, folder: Path) -> None:
     for pattern, shorter in SHORTENED.items():
         code = re.sub(pattern, shorter, code, flags=re.MULTILINE)
-    bin_folder = Path(sys.executable).parent
-    environment = os.environ | {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}
     environment |= {"HF_HOME": str(folder / "cache"), "ACCELERATE_USE_CPU": "true", "PYTHONWARNINGS": "default"}
     command = ["bash", "-ec", code] if language == "sh" else [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)

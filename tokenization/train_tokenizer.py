@@ -100,8 +100,9 @@ def train_tokenizer(
         backend.model.save(str(folder))  # for other programs: vocab.json and merges.txt, or vocab.txt
     if len(tokenizer) < chosen.vocab_size:
         logger.warning(
-            "The text yields only %d tokens, not vocab_size=%d. More text or a lower --min_frequency yields more. A "
-            "new model takes its vocabulary's size from the tokenizer.",
+            "The text yields only %d tokens, not vocab_size=%d, and many of these are rare. Give a lower "
+            "--vocab_size: a few thousand fit 10 MB of text. A new model takes its vocabulary's size from the "
+            "tokenizer.",
             len(tokenizer),
             chosen.vocab_size,
         )

@@ -21,7 +21,8 @@ def test_an_existing_folder_is_refused_and_kept(tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("my only copy")
     with pytest.raises(SystemExit) as exit_info:
         main(["demo", "--output_dir", str(tmp_path)])
-    assert exit_info.value.code == 2 and f"{tmp_path}: exists" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert exit_info.value.code == 2 and f"{tmp_path}: exists" in error and "--resume_from_checkpoint true" in error
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 

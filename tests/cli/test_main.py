@@ -68,3 +68,12 @@ def test_the_list_of_commands_loads_neither_torch_nor_transformers(program):
 def test_the_package_still_registers_its_models_when_it_is_imported():
     code = "import span_electra, transformers; transformers.AutoConfig.for_model('span_electra')"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pretrain", "finetune", "inspect", "export"])
+def test_a_command_that_loads_checkpoints_registers_our_models(name, program):
+    module, _ = COMMANDS[name]
+    code = f"import sys\nsys.argv = [{str(program)!r}]\nimport {module}, transformers\n"
+    code += "transformers.AutoConfig.for_model('span_electra')"
+    subprocess.run([sys.executable, "-c", code], check=True)
