@@ -43,7 +43,7 @@ from ladder_report import TASKS, add_means, picture, pretraining_result, table, 
 from pieces import pack, unpack
 
 from span_electra.common.command_line import run_command
-from span_electra.pretraining.encoder_pair import is_saved_pair
+from span_electra.encoders.configuration_span_encoder import is_saved_pair
 from span_electra.tokenization.create_features import create_features
 from span_electra.tokenization.train_tokenizer import train_tokenizer
 

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from span_electra import SpanElectraForPreTraining, SpanEncoderForPreTraining
 from span_electra.data_collator import DataCollatorForSpanMasking
-from span_electra.pretraining.encoder_pair import is_saved_pair
+from span_electra.encoders.configuration_span_encoder import is_saved_pair
 from span_electra.tokenization.create_features import read_metadata
 
 TASKS = {

@@ -1,5 +1,6 @@
 """Run a script in this process if one is enough, and under `accelerate launch` otherwise."""
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -69,7 +70,9 @@ def split(arguments: Sequence[str], own: set[str]) -> tuple[list[str], list[str]
 
 
 def under_accelerate(arguments: list[str]) -> None:
-    parsed = launch_command_parser().parse_args(arguments)
+    parser = launch_command_parser()
+    parser.usage = argparse.SUPPRESS  # of an error, it would fill the screen
+    parsed = parser.parse_args(arguments)
     if parsed.cpu or not torch.accelerator.is_available():  # accelerate would give each process one thread
         threads = max(1, torch.get_num_threads() // (parsed.num_processes or 1))
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
@@ -81,8 +84,9 @@ def under_accelerate(arguments: list[str]) -> None:
         sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
     except SignalException as error:
         sys.exit(128 + error.sigval)
-    except (AssertionError, OSError, ValueError) as error:
-        raise InputError(f"accelerate launch: {one_line(error)}.") from error
+    except (AssertionError, ImportError, OSError, ValueError) as error:
+        reason = one_line(error) if str(error) else "there is no process to start; give --num_processes"
+        raise InputError(f"accelerate launch: {reason}.") from error
 
 
 def without_gpus(parsed) -> None:

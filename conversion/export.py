@@ -19,6 +19,7 @@ from span_electra.common.run_files import without_config
 from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.conversion.options import parse_arguments
 from span_electra.conversion.warm_start import load_whole
+from span_electra.encoders.configuration_span_encoder import GENERATOR_FOLDER, is_saved_pair
 from span_electra.modeling_span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,11 @@ def load_halves(checkpoint: str | Path) -> dict[str, PreTrainedModel]:
         saved_as = (settings.get("architectures") or [settings.get("model_type")])[0]
         if saved_as == SpanElectraForMaskedLM.__name__:
             return {"generator": load_whole(SpanElectraForMaskedLM, checkpoint)[0].generator}
+        if is_saved_pair(checkpoint):
+            raise InputError(
+                f"{checkpoint}: needs no export. It is a stock {saved_as} already, and the generator is in its folder "
+                f"{GENERATOR_FOLDER}/."
+            )
         if saved_as != SpanElectraForPreTraining.__name__:
             raise InputError(
                 f"{checkpoint}: was saved as {saved_as}, which has no generator. Give a checkpoint that "

@@ -336,4 +336,12 @@ def layer_norm_eps_of(config: PreTrainedConfig) -> float:
     return next((value for name in names if (value := getattr(config, name, None)) is not None), 1e-12)
 
 
+def is_saved_pair(name: str | os.PathLike) -> bool:
+    """Whether a folder, or a name on the Hub, is what `SpanEncoderForPreTraining.save_pretrained` wrote."""
+    try:
+        return bool(SpanEncoderConfig.get_config_dict(name, subfolder=PRETRAINING_FOLDER)[0])
+    except OSError:
+        return False
+
+
 __all__ = ["SpanEncoderConfig"]

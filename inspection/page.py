@@ -31,6 +31,7 @@ from span_electra.common.paths import COMPRESSION_SUFFIXES, TABLE_SUFFIXES, TEXT
 from span_electra.common.run_files import ARGUMENTS, HISTORY, checkpoints, step_of, without_config
 from span_electra.configuration_span_electra import SpanElectraConfig
 from span_electra.conversion.warm_start import load_whole
+from span_electra.encoders.configuration_span_encoder import is_saved_pair
 from span_electra.encoders.modeling_span_encoder import SpanEncoderForPreTraining
 from span_electra.inspection.line_chart import HEIGHT, WIDTH, charts, readable
 from span_electra.inspection.options import parse_arguments
@@ -45,7 +46,6 @@ from span_electra.inspection.samples import (
     summary,
 )
 from span_electra.modeling_span_electra import SpanElectraForMaskedLM, SpanElectraForPreTraining
-from span_electra.pretraining.encoder_pair import is_saved_pair
 from span_electra.pretraining.history import last_evaluations, last_training, metric_rows
 from span_electra.pretraining.model import PretrainingModel
 from span_electra.tokenization.create_features import load_tokenizer

@@ -12,7 +12,7 @@ from span_electra.conversion.warm_start import (
     from_stock_encoder,
     listed,
 )
-from span_electra.encoders.configuration_span_encoder import PRETRAINING_FOLDER, SpanEncoderConfig
+from span_electra.encoders.configuration_span_encoder import PRETRAINING_FOLDER, SpanEncoderConfig, is_saved_pair
 from span_electra.encoders.modeling_span_encoder import SpanEncoderForPreTraining
 from span_electra.pretraining.arguments import ModelArguments
 
@@ -50,14 +50,6 @@ def special_ids(family: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, in
         if f"{role}_token_id" in known and token is not None:
             ids[f"{role}_token_id"] = token
     return ids
-
-
-def is_saved_pair(name: str) -> bool:
-    """Whether a folder, or a name on the Hub, is what `SpanEncoderForPreTraining.save_pretrained` wrote."""
-    try:
-        return bool(SpanEncoderConfig.get_config_dict(name, subfolder=PRETRAINING_FOLDER)[0])
-    except OSError:
-        return False
 
 
 def load_pair(arguments: ModelArguments, overrides: dict) -> SpanEncoderForPreTraining:

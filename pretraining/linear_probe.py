@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from span_electra.common.errors import InputError
 from span_electra.common.paths import TABLE_SUFFIXES
-from span_electra.common.tables import SENTENCE_COLUMNS, check_texts, read_table, sample, task_columns
+from span_electra.common.tables import SENTENCE_COLUMNS, check_texts, name_of, read_table, sample, task_columns
 from span_electra.common.tagged_words import TAGGED_COLUMNS, first_tokens, word_tags
 from span_electra.pretraining.arguments import DataArguments
 from span_electra.pretraining.model import PretrainingModel
@@ -113,9 +113,12 @@ class SentenceProbe(LinearProbe):
 
         columns = [column for column in ("sentence1", "sentence2") if column in examples.column_names]
         check_texts(examples, self.where, columns)
-        if None in examples["label"]:
-            row = list(examples["label"]).index(None) + 1
-            raise InputError(f"{self.where}, row {row}: has no label; give one in every row.")
+        names = getattr(examples.features["label"], "names", None)
+        for row, label in enumerate(examples["label"], 1):
+            if label is None:
+                raise InputError(f"{self.where}, row {row}: has no label; give one in every row.")
+            if names is not None:
+                name_of(label, names, f"{self.where}, row {row}")  # refuses -1, a test split's
         used = sample(examples, MOST_TEXTS)
         self.labels = np.unique([str(label) for label in used["label"]], return_inverse=True)[1]
         counts = np.bincount(self.labels)

@@ -7,11 +7,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from span_electra.common.errors import InputError, as_input_error
 from span_electra.common.vocabulary import vocabulary_size
 from span_electra.conversion.extend_vocabulary import extend_vocabulary
+from span_electra.encoders.configuration_span_encoder import is_saved_pair
 from span_electra.encoders.modeling_span_encoder import SpanEncoderForPreTraining
 from span_electra.modeling_span_electra import SpanElectraForPreTraining
 from span_electra.pretraining.arguments import DataArguments, ModelArguments
 from span_electra.pretraining.electra_pair import load_model, new_model, settle_config
-from span_electra.pretraining.encoder_pair import is_saved_pair, load_pair, new_pair
+from span_electra.pretraining.encoder_pair import load_pair, new_pair
 from span_electra.pretraining.model_files import read_config, read_overrides, read_saved
 from span_electra.pretraining.tokenizer import rows_to_add
 

@@ -24,7 +24,8 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallba
 
 from span_electra.common.errors import InputError
 from span_electra.pretraining.arguments import DataArguments, PretrainingArguments
-from span_electra.pretraining.rows import load_rows
+from span_electra.pretraining.mixture import Mixture
+from span_electra.pretraining.rows import corpora_of, load_rows
 from span_electra.pretraining.stream import POSITION, TextStream
 from span_electra.pretraining.trainer import SpanElectraTrainer
 
@@ -81,17 +82,21 @@ class Costs:
 # --- the text -----------------------------------------------------------------------------------------------------
 
 
-def survey(rows: datasets.Dataset | TextStream, data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> Text:
+def survey(
+    rows: datasets.Dataset | Mixture | TextStream, data: DataArguments, tokenizer: PreTrainedTokenizerBase
+) -> Text:
     """Find out how much text there is to train on, and how many of its documents do not fit a row."""
     if isinstance(rows, TextStream):
         batch, _ = next(iter(rows))
         return Text(mean_length(row["input_ids"] for row in batch))
-    sampled = rows.select(range(0, len(rows), math.ceil(len(rows) / SAMPLED_ROWS)))
-    text = Text(mean_length(sampled["input_ids"]), len(rows))
+    # At random, because the corpora of a mixture alternate.
+    sampled = np.random.default_rng(0).permutation(len(rows))[:SAMPLED_ROWS]
+    text = Text(mean_length(row["input_ids"] for row in rows.__getitems__(sampled.tolist())), len(rows))
     # `rows` are some of these, without the numbers of their documents.
-    with_documents = load_rows(data.train_file, data, tokenizer, data.split)
-    if "document" in with_documents.column_names:  # which features of an earlier version lack
-        _, counts = np.unique(with_documents.data.column("document").to_numpy(), return_counts=True)
+    corpora = [load_rows(paths, data, tokenizer, data.split) for paths in corpora_of(data)]
+    numbers = [rows.data.column("document").to_numpy() for rows in corpora if "document" in rows.column_names]
+    if numbers:  # which features of an earlier version lack
+        counts = np.concatenate([np.unique(documents, return_counts=True)[1] for documents in numbers])
         text.long_documents = float((counts > 1).mean())
     return text
 

@@ -86,8 +86,8 @@ def extension_of_run(
     rows = new_rows(saved, tokenizer)
     if not rows or (arguments.extend_vocabulary_file is None and len(rows) != arguments.extend_vocabulary):
         raise InputError(
-            f"--extend_vocabulary {arguments.extend_vocabulary}: the run in {checkpoint} began with {len(rows or ())} "
-            "new pieces. Resume with the options that it began with."
+            f"--extend_vocabulary: the run in {checkpoint} began with {len(rows or ())} new pieces. Resume with the "
+            "options that it began with."
         )
     return saved
 

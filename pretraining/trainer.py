@@ -253,13 +253,18 @@ class SpanElectraTrainer(StreamingTrainer):
         is_loaded = best and self.args.load_best_model_at_end and not self.is_in_train
         return step_of(Path(best)) if is_loaded else self.state.global_step
 
+    def await_uploads(self) -> None:
+        """As in the base class; the library would also skip a checkpoint that comes during an upload."""
+        uploads = getattr(self, "push_in_progress", None)
+        if self.args.hub_strategy == HubStrategy.ALL_CHECKPOINTS and uploads is not None:
+            uploads.wait_until_done()
+
     def send_checkpoint(self, checkpoint: Path) -> None:
         """Upload a checkpoint's model. If all checkpoints are to be published, make each the revision `step-N`."""
         if self.args.hub_strategy != HubStrategy.ALL_CHECKPOINTS or not self.is_world_process_zero():
             super().send_checkpoint(checkpoint)
             return
-        if self.push_in_progress is not None:
-            self.push_in_progress.wait_until_done()  # the library would skip this checkpoint
+        self.await_uploads()
         super().send_checkpoint(checkpoint)
         jobs = self.push_in_progress.jobs  # type: ignore[attr-defined]
         jobs.append(run_as_future(tag_checkpoint, checkpoint, self.hub_model_id, jobs[0], token=self.args.hub_token))

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from trainer_examples import tiny_pair
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
@@ -364,6 +365,14 @@ def test_a_task_model_is_no_export(tmp_path):
     with pytest.raises(InputError, match="nowhere: cannot be used"):
         export(tmp_path / "nowhere", tmp_path / "stock")
     assert not (tmp_path / "stock").exists()
+
+
+def test_a_pair_of_stock_encoders_needs_no_export(tmp_path):
+    tiny_pair().save_pretrained(tmp_path / "pair")
+    with pytest.raises(
+        InputError, match=r"needs no export\. It is a stock ModernBertModel .* in its folder generator/"
+    ):
+        export(tmp_path / "pair", tmp_path / "stock")
 
 
 def test_an_export_replaces_nothing_else(checkpoint, tmp_path):

@@ -210,9 +210,9 @@ def add_words(vocabulary: Vocabulary, path: Path) -> None:
         if not (word := line.strip()):
             continue
         encoding = cutter.backend.encode(f"x {word}", add_special_tokens=False)  # as it is within a text
-        first = [start > 0 for start, _ in encoding.offsets].index(True)
+        first = sum(start == 0 for start, _ in encoding.offsets)
         ids, parts = encoding.ids[first:], encoding.tokens[first:]
-        if not cutter.ordinary[ids].all():
+        if not ids or not cutter.ordinary[ids].all():
             raise InputError(
                 f"{path}, line {number}: {word!r} holds characters that the tokenizer does not know, so there are no "
                 "pieces that it could be made of. Leave it out."

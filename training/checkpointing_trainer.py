@@ -183,6 +183,10 @@ class CheckpointingTrainer(PrivateTrainer):
             self.report_failed_save(checkpoint, problem)
             return
         self.last_checkpoint = checkpoint
+        if self.args.should_save:  # before the upload, which reads the run's folder while training continues
+            self.await_uploads()
+            best = self.state.best_model_checkpoint
+            rotate(run, self.most_checkpoints, {checkpoint.name, *([Path(best).name] if best else [])})
         if self.args.push_to_hub:
             try:
                 with replaced_attribute(self, "sending", checkpoint):
@@ -191,9 +195,9 @@ class CheckpointingTrainer(PrivateTrainer):
                 if not is_write_error(error):
                     raise
                 logger.error(f"{checkpoint} could not be prepared for upload ({one_line(error)}). The run continues.")
-        if self.args.should_save:
-            best = self.state.best_model_checkpoint
-            rotate(run, self.most_checkpoints, {checkpoint.name, *([Path(best).name] if best else [])})
+
+    def await_uploads(self) -> None:
+        """Wait until every checkpoint that is to be published has been, before one is removed."""
 
     def write_aside(self, aside: Path, write: Callable[[], None]) -> Exception | None:
         """Write a checkpoint to the folder `aside`; return the error that kept this process from it."""

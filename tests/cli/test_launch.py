@@ -98,9 +98,28 @@ def test_several_processes_start_on_a_cpu_too(started):
     assert os.environ["ACCELERATE_USE_CPU"] == "true"
 
 
-def test_a_refusal_of_accelerate_is_one_line(started):
-    with pytest.raises(InputError, match=r"^accelerate launch: You need to use at least 2 processes"):
-        launch(SCRIPT, GROUPS, ["--multi_gpu", "--num_processes", "1"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--multi_gpu", "--num_processes", "1"], "You need to use at least 2 processes"),
+        (["--use_deepspeed"], "DeepSpeed is not installed"),
+        (["--use_fsdp"], "there is no process to start; give --num_processes"),
+    ],
+)
+def test_a_refusal_of_accelerate_is_one_line(started, monkeypatch, options, message):
+    def none(parsed):
+        raise AssertionError
+
+    monkeypatch.setattr("accelerate.commands.launch.multi_gpu_launcher", none)  # as torchrun does with 0 processes
+    monkeypatch.setattr("accelerate.commands.launch.is_deepspeed_available", lambda: False)
+    with pytest.raises(InputError, match=f"^accelerate launch: {message}"):
+        launch(SCRIPT, GROUPS, options)
+
+
+def test_a_wrong_value_does_not_print_all_options_of_accelerate(started, capsys):
+    with pytest.raises(SystemExit):
+        launch(SCRIPT, GROUPS, ["--num_processes", "x"])
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 @pytest.mark.slow

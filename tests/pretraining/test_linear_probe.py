@@ -4,6 +4,7 @@ import json
 import random
 import re
 
+import datasets
 import pytest
 import torch
 from torch import nn
@@ -152,6 +153,15 @@ REFUSED = {
 def test_a_file_that_cannot_be_probed_is_refused(tokenizer, tmp_path, rows, message):
     with pytest.raises(InputError, match=message):
         probes(tokenizer, tmp_path, bad=rows)
+
+
+def test_a_numbered_label_without_a_name_is_refused(tokenizer, tmp_path):
+    names = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])})
+    rows = {"text": ["w1 w2"] * 20, "label": [0, 1, -1, 1] * 5}  # as in a test split without labels
+    datasets.Dataset.from_dict(rows, features=names).to_parquet(tmp_path / "test.parquet")
+    data = DataArguments(probe_file=[str(tmp_path / "test.parquet")], max_seq_length=16)
+    with pytest.raises(InputError, match=r"test\.parquet, row 3: the label is -1; accepted are 0 to 1 \(bad, good\)"):
+        build_probes(data, tokenizer)
 
 
 def test_files_are_called_by_as_much_of_their_path_as_tells_them_apart():

@@ -31,7 +31,8 @@ SIZES |= {"intermediate_size": 64, "max_position_embeddings": 64}
 def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     lines = [" ".join(f"word{i * j % 97}" for j in range(5 + i % 9)) for i in range(400)]
-    (home / "text.txt").write_text("\n".join(lines))
+    for name in ("text.txt", "more.txt"):
+        (home / name).write_text("\n".join(lines))
     train_tokenizer([home / "text.txt"], home / "tokenizer", vocab_size=280)
     (home / "tiny.json").write_text(json.dumps(SIZES))
     return home
@@ -43,7 +44,8 @@ def arguments(home, folder, **changes):
     options |= {"max_seq_length": 32, "per_device_train_batch_size": 8, "validation_split_percentage": 10}
     options |= {"max_steps": 100, "eval_steps": 30, "save_steps": 40, "warmup_steps": 5}
     options |= {"report_to": "none", "use_cpu": True, "disable_tqdm": True}
-    return [str(part) for name, value in (options | changes).items() for part in (f"--{name}", value)]
+    values = {name: value if isinstance(value, list) else [value] for name, value in (options | changes).items()}
+    return [str(part) for name, listed in values.items() for part in (f"--{name}", *listed)]
 
 
 @pytest.mark.parametrize(
@@ -51,8 +53,9 @@ def arguments(home, folder, **changes):
     [
         ({}, r"text +[\d.]+ million tokens in 457 rows of [\d.]+\n"),
         ({"streaming": True, "validation_file": "text.txt"}, "a stream, of unknown length"),
+        ({"train_file": ["text.txt", "more.txt"], "mixture": [1, 3]}, r"tokens in 914 rows of [\d.]+\n"),
     ],
-    ids=["rows", "stream"],
+    ids=["rows", "stream", "mixture"],
 )
 def test_a_plan_shows_the_costs_and_writes_nothing(home, tmp_path, monkeypatch, capsys, changes, text):
     monkeypatch.chdir(home)

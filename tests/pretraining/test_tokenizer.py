@@ -9,6 +9,7 @@ from refusals import assert_refused
 from trainer_examples import tiny_model
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
+from span_electra.common.errors import InputError
 from span_electra.common.vocabulary import NEW_PIECES, new_rows
 from span_electra.pretraining.arguments import DataArguments, ModelArguments
 from span_electra.pretraining.model import build_model
@@ -141,6 +142,12 @@ def test_a_run_with_new_pieces_resumes_exactly_and_finds_none_again(home, tmp_pa
     saved = json.loads((tmp_path / "whole" / "tokenizer_config.json").read_text())
     assert len(saved[NEW_PIECES]) == 8 and {*saved[NEW_PIECES]} <= tokenizer.get_vocab().keys()
     assert AutoModel.from_pretrained(tmp_path / "whole").config.vocab_size == len(tokenizer)
+
+
+def test_a_run_without_new_pieces_is_not_resumed_with_words(home):
+    asked = ModelArguments(model_name_or_path=str(home / "electra"), extend_vocabulary_file=str(home / "words.txt"))
+    with pytest.raises(InputError, match=r"^--extend_vocabulary: the run in .*electra began with 0 new pieces"):
+        build_tokenizer(asked, DataArguments(), checkpoint=home / "electra")
 
 
 @pytest.mark.slow

@@ -461,3 +461,14 @@ def test_alarms_come_late_once_and_again_after_a_recovery(tmp_path, caplog):
             monitor.on_log(args, state, None, logs=logs)
         counts.append(len(caplog.records))
     assert counts == [0, 1, 0, 0, 1, 0]
+
+
+def test_an_upload_finds_no_checkpoint_that_is_being_removed(tokenizer, tmp_path, monkeypatch):
+    trainer = make_trainer(tokenizer, tmp_path, max_steps=4, save_strategy="steps", save_steps=2, save_total_limit=1)
+    found = []
+    monkeypatch.setattr(trainer.args, "push_to_hub", True)
+    monkeypatch.setattr(
+        trainer, "send_checkpoint", lambda _: found.append([path.name for path in tmp_path.glob("checkpoint-*")])
+    )
+    trainer.train()
+    assert found == [["checkpoint-2"], ["checkpoint-4"]]

@@ -164,6 +164,7 @@ REFUSED = {
     "words that are cut": (["--words", "{home}/cut.txt"], r"cut\.txt, line 2: .* always cuts 'old-man' \(old - man\)"),
     "words that are pieces": (["--words", "{home}/old.txt"], r"old\.txt: holds no word that the tokenizer cuts"),
     "unknown words": (["--words", "{home}/snow.txt"], r"line 1: 'snow☃' holds characters that the tokenizer does not"),
+    "an invisible word": (["--words", "{home}/nothing.txt"], r"nothing\.txt, line 2: '\\u200b' holds characters"),
     "a tokenizer of words": (["--size", "3", "--tokenizer", "{home}/words"], r"a WordLevel tokenizer.*BPE, WordPiece"),
     "a model's folder": (["--size", "3", "--output_dir", "{home}/model"], r"model: already holds something else"),
 }
@@ -172,6 +173,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_added_is_refused_and_nothing_is_written(home, tmp_path, case):
     files = {"cut.txt": "cardio\nold-man\n", "old.txt": "old\n", "snow.txt": "snow☃\n", "domain.txt": DOMAIN}
+    files["nothing.txt"] = "cardio\n\u200b\n"  # the tokenizer drops this space without a width
     for name, content in files.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
     word_tokenizer().save_pretrained(tmp_path / "words")
