@@ -21,7 +21,7 @@ PYTEST := -m pytest tests --numprocesses $(JOBS) --dist worksteal
 
 .PHONY: help demo test test-clients test-versions test-lowest test-newest fuzz check contract format lint types docs clean
 help:
-	@echo "make demo           train a tokenizer and a tiny model on 12 MB of speeches, then use them (about 8 minutes)"
+	@echo "make demo           train a tokenizer and a tiny model on 12 MB of speeches, then use them (about 10 minutes)"
 	@echo "make check          check format, lint and types, then run the fast tests (about 2 minutes)"
 	@echo "make test           run every test (about 12 minutes)"
 	@echo "make test-versions  run the fast tests on the lowest supported and on the newest versions of the libraries"
