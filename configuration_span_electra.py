@@ -12,7 +12,7 @@ from transformers import ElectraConfig, PreTrainedConfig
 from transformers.utils.versions import require_version
 
 require_version(
-    "transformers>=5.15",
+    "transformers>=5.17",
     "SpanElectra's code needs it. Older versions load SpanElectra checkpoints without this code: ElectraModel and the "
     "other ELECTRA classes, without trust_remote_code.",
 )

@@ -53,8 +53,8 @@ setup(
     entry_points={"console_scripts": ["span-electra = span_electra.cli.main:main"]},
     install_requires=[
         "torch>=2.6",
-        "transformers>=5.15",
-        "tokenizers>=0.22.1",
+        "transformers>=5.17",
+        "tokenizers>=0.23.1",
         "datasets>=4.0",
         "accelerate>=1.8.1",
         "evaluate>=0.4.3",

@@ -20,14 +20,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kinds = ", ".join(f"{name} ({kind})" for name, kind in CONFIGS.items())
     parser.add_argument("--config", default="tiny", choices=CONFIGS, help=f"{kinds}; default: %(default)s")
     options = parser.parse_args(arguments)
-    text, folder = find_speeches(), Path(options.output_dir)
+    folder = Path(options.output_dir)
     if folder.exists():
         raise InputError(
             f"--output_dir {folder}: exists already; remove it, or give another folder. To resume a demo that "
             "stopped while it trained, repeat the `span-electra pretrain` command that it printed, with "
             "--resume_from_checkpoint true."
         )
-    demo(text, folder, options.config)
+    demo(find_speeches(), folder, options.config)
 
 
 def find_speeches() -> Path:
