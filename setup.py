@@ -54,7 +54,7 @@ setup(
     install_requires=[
         "torch>=2.6",
         "transformers>=5.17",
-        "tokenizers>=0.23.1",
+        "tokenizers>=0.23.3",
         "datasets>=4.0",
         "accelerate>=1.8.1",
         "evaluate>=0.4.3",
