@@ -104,13 +104,18 @@ def run(arguments: Sequence[str]) -> None:
     with started(training_arguments, ARGUMENTS, seen, start):
         trainer = make_trainer(training_arguments, settings=settings)
         describe(trainer, data_arguments.max_seq_length)
-        trainer.args.eval_on_start &= checkpoint is None  # a resumed run's history already has that evaluation
-        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-        if eval_rows is not None and not is_evaluated(trainer.state.log_history, trainer.kept_step()):
-            trainer.evaluate()
-        trainer.save_model()  # with --push_to_hub this publishes the model and its report
+        train(trainer, checkpoint)
         if trainer.is_world_process_zero():
             print(write_report(output_dir, settings, trainer.state.log_history, trainer.kept_step()))
+
+
+def train(trainer: SpanElectraTrainer, checkpoint: Path | None) -> None:
+    """Train, evaluate the weights that are kept, and save them. With --push_to_hub this publishes them too."""
+    trainer.args.eval_on_start &= checkpoint is None  # a resumed run's history already has that evaluation
+    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    if trainer.eval_dataset is not None and not is_evaluated(trainer.state.log_history, trainer.kept_step()):
+        trainer.evaluate()
+    trainer.save_model()
 
 
 def run_settings(

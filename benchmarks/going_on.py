@@ -43,7 +43,7 @@ MEASURED = {
 
 @dataclass
 class Variant:
-    """One way to go on from an encoder.
+    """One way to continue from an encoder.
 
     Args:
         ratio: learning rate of the loaded weights, as a ratio of that of the new ones.

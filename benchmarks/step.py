@@ -419,7 +419,7 @@ def largest_batch(name: str, setting: Setting) -> int:
 # --- command -----------------------------------------------------------------------------------------------------
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="small")
@@ -440,7 +440,32 @@ def main() -> None:
     parser.add_argument("--packing", action="store_true", help="also time our step on rows of all lengths")
     parser.add_argument("--largest_batch", action="store_true", help="also find the largest batch (GPU)")
     parser.add_argument("--output", type=Path, help="a JSON file for all figures")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def measure_setting(setting: Setting, arguments: argparse.Namespace) -> list[dict]:
+    """The figures of every contestant, and whatever else was asked for."""
+    if arguments.device != "cpu":
+        check_no_synchronisation(setting)
+    rows = measure(setting, arguments.rounds, arguments.compile, arguments.memory)
+    show(setting, rows)
+    if arguments.profile:
+        shares = profile_step(setting)
+        print("our step: " + ", ".join(f"{kind} {share:.1%}" for kind, share in shares.items()))
+        rows[-1]["profile"] = shares
+    if arguments.packing:
+        speeds = measure_packing(setting, arguments.rounds)
+        print("rows of all lengths: " + ", ".join(f"{name} {speed:,.0f} tokens/s" for name, speed in speeds.items()))
+        rows[-1]["packing"] = speeds
+    if arguments.largest_batch and arguments.device != "cpu":
+        for row in rows:
+            row["largest_batch"] = largest_batch(row["contestant"], setting)
+            print(f"largest batch of {row['contestant']}: {row['largest_batch']}")
+    return rows
+
+
+def main() -> None:
+    arguments = parse_arguments()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.device}")
     cells = itertools.product(
         arguments.families,
@@ -459,25 +484,7 @@ def main() -> None:
             *(arguments.size, length, vocab_size, arguments.batch, precision, dropout, arguments.device, attention),
             family=family,
         )
-        if arguments.device != "cpu":
-            check_no_synchronisation(setting)
-        rows = measure(setting, arguments.rounds, arguments.compile, arguments.memory)
-        show(setting, rows)
-        if arguments.profile:
-            shares = profile_step(setting)
-            print("our step: " + ", ".join(f"{kind} {share:.1%}" for kind, share in shares.items()))
-            rows[-1]["profile"] = shares
-        if arguments.packing:
-            speeds = measure_packing(setting, arguments.rounds)
-            print(
-                "rows of all lengths: " + ", ".join(f"{name} {speed:,.0f} tokens/s" for name, speed in speeds.items())
-            )
-            rows[-1]["packing"] = speeds
-        if arguments.largest_batch and arguments.device != "cpu":
-            for row in rows:
-                row["largest_batch"] = largest_batch(row["contestant"], setting)
-                print(f"largest batch of {row['contestant']}: {row['largest_batch']}")
-        results += rows
+        results += measure_setting(setting, arguments)
         if arguments.output:
             arguments.output.parent.mkdir(parents=True, exist_ok=True)
             arguments.output.write_text(json.dumps(results, indent=1) + "\n")

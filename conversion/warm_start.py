@@ -131,8 +131,8 @@ def from_stock_encoder(
     """Start from an encoder of any family, which becomes the discriminator as it is.
 
     Without a `generator`, the generator begins with the encoder's embeddings and first layers, and with the masked-LM
-    head of the same checkpoint if it has one. The log names what came from where; `new_parameters` of the model holds
-    the names of the parameters that begin with random weights.
+    head of the same checkpoint if it has one. The log says where each part comes from. The model's
+    `new_parameters` names the parameters that start with random weights.
 
     Args:
         encoder: folder or Hub name of an encoder.

@@ -84,8 +84,8 @@ def set_dropout(config: PretrainedConfig, asked: float | None) -> float | None:
     if not all(hasattr(config, name) for name in DROPOUTS):
         if asked is not None:
             raise InputError(
-                f"--dropout is {asked}, but a {config.model_type} has no {' and '.join(DROPOUTS)}. Leave it out, and "
-                "edit config.json instead."
+                f"--dropout is {asked}, but the configuration of a {config.model_type} lacks "
+                f"{' and '.join(DROPOUTS)}. Leave the option out, or set the dropout in config.json."
             )
         logger.warning(f"A {config.model_type} has no {' and '.join(DROPOUTS)}, so it keeps its own dropout.")
         return None

@@ -2,8 +2,8 @@
 
     python -m span_electra.inspection.page my_model --text "The old house by the river." --output page.html
 
-`--text` is a sentence or a file. The page shows which spans are masked, what the generator puts there and what else it
-considered, and how likely the discriminator finds each token replaced. If the folder is a run's and keeps several
+`--text` is a sentence or a file. The page shows which spans are masked, what the generator puts there, its other
+guesses, and how likely the discriminator finds each token replaced. If the folder is a run's and keeps several
 checkpoints, a slider on the page goes through them.
 """
 

@@ -224,8 +224,8 @@ def check_values(model: ModelArguments, data: DataArguments, training: Pretraini
         )
     if not training.accelerator_config.use_seedable_sampler:
         raise InputError(
-            "--accelerator_config: use_seedable_sampler is false; a resumed run could not repeat the order of the "
-            "rows: leave it out."
+            "--accelerator_config: use_seedable_sampler is false, so a resumed run could not repeat the order of "
+            "the rows. Leave it out."
         )
     check_devices(training)
     if not (data.probe_file and metric_of(training).startswith("probe_")):  # the files say which these are

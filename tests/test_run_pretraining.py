@@ -387,7 +387,7 @@ REFUSED = {
     ),
     "an order of another library": (
         {"accelerator_config": '{"use_seedable_sampler": false}'},
-        r"--accelerator_config: use_seedable_sampler is false; .*: leave it out",
+        r"--accelerator_config: use_seedable_sampler is false, .*Leave it out",
     ),
     "a way to start no workers": (
         {"dataloader_multiprocessing_context": "spawn"},

@@ -182,7 +182,9 @@ def test_dropout_under_other_names_is_left_alone_and_not_asked_for(caplog):
     config = DistilBertConfig(dropout=0.2)
     assert set_dropout(config, None) is None
     assert config.dropout == 0.2 and "keeps its own dropout" in caplog.text
-    with pytest.raises(InputError, match=r"--dropout is 0\.3, but a distilbert has no hidden_dropout_prob and"):
+    with pytest.raises(
+        InputError, match=r"--dropout is 0\.3, but the configuration of a distilbert lacks hidden_dropout_prob and"
+    ):
         set_dropout(config, 0.3)
 
 
