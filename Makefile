@@ -23,7 +23,7 @@ PYTEST := -m pytest tests --numprocesses $(JOBS) --dist worksteal
 help:
 	@echo "make demo           train a tokenizer and a tiny model on 12 MB of speeches, then use them (about 10 minutes)"
 	@echo "make check          check format, lint and types, then run the fast tests (about 2 minutes)"
-	@echo "make test           run every test (about 12 minutes)"
+	@echo "make test           run every test (about 16 minutes)"
 	@echo "make test-versions  run the fast tests on the lowest supported and on the newest versions of the libraries"
 	@echo "make test-clients   run the code in docs/clients.md, in an environment of its own"
 	@echo "make contract       run Transformers' own model tests on every class"
