@@ -298,9 +298,10 @@ class SpanElectraTrainer(StreamingTrainer):
             norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         if isinstance(norm, DTensor):  # under FSDP each process has a part of it
             norm = norm.full_tensor()
+        norm = torch.as_tensor(norm)  # DeepSpeed's is a float
         self.found_nonfinite.clamp_(min=(~norm.isfinite()).float().to(self.found_nonfinite.device))
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
-        if optimizer.defaults.get("fused"):
+        if getattr(optimizer, "defaults", {}).get("fused"):
             optimizer.found_inf = self.found_nonfinite
         else:
             self.check_finite()

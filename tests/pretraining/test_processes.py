@@ -49,14 +49,14 @@ def runs(tmp_path_factory):
     return home, {name: history(home, name, *division) for name, division in (DIVISIONS | PAIR_DIVISIONS).items()}
 
 
-def history(home, name, processes, rows, accumulated):
+def history(home, name, processes, rows, accumulated, **more):
     config = home / ("pair.json" if name in PAIR_DIVISIONS else "electra.json")
     options = {"config": config, "tokenizer": home / "tokenizer", "train_file": home / "train.txt"}
     options |= {"validation_file": home / "validation.txt", "documents": "line", "max_seq_length": 64}
     options |= {"features_cache_dir": home / "cache", "output_dir": home / name.replace(" ", "_"), "max_steps": 12}
     options |= {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulated}
     options |= {"per_device_eval_batch_size": 4, "logging_steps": 1, "eval_steps": 6, "save_steps": 12}
-    options |= {"learning_rate": 1e-3, "warmup_steps": 2, "report_to": "none", "use_cpu": True}
+    options |= {"learning_rate": 1e-3, "warmup_steps": 2, "report_to": "none", "use_cpu": True, **more}
     # On a CPU `accelerate launch` starts several processes only through MPI.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
     command += [HERE / "sharded_run.py"] if name == SHARDED else ["--module", "span_electra.run_pretraining"]
@@ -70,6 +70,27 @@ def history(home, name, processes, rows, accumulated):
 
 def trace(history, name):
     return [entry[name] for entry in history if name in entry]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 2])
+def test_deepspeed_divides_the_optimizer_and_resumes_exactly(runs, stage):
+    pytest.importorskip("deepspeed", reason="DeepSpeed compiles an extension, so no extra installs it")
+    home, histories = runs
+    config, name = home / f"zero{stage}.json", f"ZeRO {stage}"
+    sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+    settings = {"zero_optimization": {"stage": stage}, "zero_allow_untested_optimizer": True}
+    config.write_text(json.dumps(settings | dict.fromkeys(sizes, "auto")))
+    options = {"deepspeed": config, "save_steps": 6}
+    divided = history(home, name, 2, 4, 1, **options)
+    for metric in ("loss", "eval_loss", "grad_norm"):
+        assert trace(divided, metric) == pytest.approx(trace(histories["2 x 4"], metric), rel=1e-5)
+    run = home / name.replace(" ", "_")
+    whole = (run / "checkpoint-12").rename(home / f"{name}-whole")
+    resumed = history(home, name, 2, 4, 1, resume_from_checkpoint=run / "checkpoint-6", **options)
+    assert trace(resumed, "loss") == trace(divided, "loss")
+    weights = "model.safetensors"
+    assert (run / "checkpoint-12" / weights).read_bytes() == (whole / weights).read_bytes()
 
 
 @pytest.mark.slow

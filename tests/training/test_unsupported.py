@@ -1,5 +1,7 @@
 """Options under which a checkpoint would not hold what is trained."""
 
+from types import SimpleNamespace
+
 import pytest
 from trainer_examples import make_trainer, tiny_model
 from transformers import TrainingArguments
@@ -25,11 +27,22 @@ def test_others_are_not(tmp_path, optim):
     check_weights_are_kept(arguments(tmp_path, optim=optim))
 
 
-def test_deepspeed_is_refused_with_its_reason_from_python_too(tokenizer, tmp_path, monkeypatch):
+ZERO_2 = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "none"}}}
+
+
+@pytest.mark.parametrize(
+    "changes, fp16, message",
+    [
+        ({"optimizer": {"type": "AdamW"}}, False, "optimizer or scheduler"),
+        ({"zero_optimization": {"stage": 3}}, False, r"zero_optimization.stage is 3.*--fsdp"),
+        ({"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu"}}}, False, "offload_optimizer"),
+        ({}, True, "fp16.*--bf16"),
+    ],
+)
+def test_deepspeed_is_accepted_for_zero_1_and_2_only(tokenizer, tmp_path, changes, fp16, message):
     args = make_trainer(tokenizer, tmp_path).args
-    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"--deepspeed: .*--fsdp"):
-        patch.setenv("ACCELERATE_USE_DEEPSPEED", "true")  # as `accelerate launch` does
+    args.deepspeed_plugin, args.fp16 = SimpleNamespace(deepspeed_config=ZERO_2), False
+    check_weights_are_kept(args)
+    args.deepspeed_plugin, args.fp16 = SimpleNamespace(deepspeed_config=ZERO_2 | changes), fp16
+    with pytest.raises(InputError, match=f"DeepSpeed's configuration: {message}"):
         SpanElectraTrainer(model=tiny_model(), args=args, data_collator=DataCollatorForSpanMasking(tokenizer))
-    args.deepspeed = "zero1.json"
-    with pytest.raises(InputError, match=r"--deepspeed: .*--fsdp"):
-        check_weights_are_kept(args)
