@@ -73,6 +73,8 @@ def under_accelerate(arguments: list[str]) -> None:
     parser = launch_command_parser()
     parser.usage = argparse.SUPPRESS  # of an error, it would fill the screen
     parsed = parser.parse_args(arguments)
+    if parsed.num_processes is not None and parsed.num_processes < 1:
+        raise InputError(f"--num_processes is {parsed.num_processes}; it must be at least 1.")
     if parsed.cpu or not torch.accelerator.is_available():  # accelerate would give each process one thread
         threads = max(1, torch.get_num_threads() // (parsed.num_processes or 1))
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -298,8 +299,9 @@ def check_mixture(data: DataArguments) -> None:
                 f"--mixture: {share:g} is not a share. Each must be above 0, such as 0.6 0.3 0.1. To leave a corpus "
                 "out, remove it from --train_file."
             )
-    for path in paths:
-        if paths.count(path) > 1:
+    corpora = [os.path.realpath(path) for path in paths]
+    for path, corpus in zip(paths, corpora, strict=True):
+        if corpora.count(corpus) > 1:
             raise InputError(f"--mixture: --train_file names {path} twice; give it once, with a larger share.")
     if data.max_train_samples is not None:
         raise InputError("--max_train_samples: does not work with --mixture; give fewer --max_steps.")

@@ -124,8 +124,8 @@ class SentenceProbe(LinearProbe):
         counts = np.bincount(self.labels)
         if len(counts) < 2 or counts.min() < FOLDS:
             raise InputError(
-                f"{self.where}: has {len(counts)} classes, the smallest with {counts.min()} texts; give at least 2 "
-                f"classes of {FOLDS} texts."
+                f"{self.where}: classes {len(counts)}, texts in the smallest {counts.min()}. Give at least 2 classes "
+                f"with {FOLDS} texts in each."
             )
         self.folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(self.labels, self.labels))
         self.rows = self.encode(*(list(used[column]) for column in columns))
@@ -175,8 +175,8 @@ class TokenProbe(LinearProbe):
         folds = list(GroupKFold(FOLDS).split(rows, groups=rows)) if len(self.tags) >= FOLDS else []
         if not folds or any(len(set(self.labels[fitted])) < 2 for fitted, _ in folds):
             raise InputError(
-                f"{self.where}: has {len(self.names)} tags ({', '.join(self.names[:9])}) in {len(self.tags)} rows; "
-                f"give at least 2 tags, each in several of at least {FOLDS} rows."
+                f"{self.where}: tags {len(self.names)} ({', '.join(self.names[:9])}), rows {len(self.tags)}. Give at "
+                f"least 2 tags, each in several of at least {FOLDS} rows."
             )
         return folds
 

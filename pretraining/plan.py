@@ -156,7 +156,7 @@ def plan(
         flops = flops_per_token(trainer)
     lines = [f"{name:<16}{value}" for name, value in table(trainer, text, costs, flops).items()]
     vocabulary = len(tokenizer) if is_new_model else None
-    warnings = mismatches(text, costs, arguments.get_warmup_steps(costs.steps), data.max_seq_length, vocabulary)
+    warnings = mismatches(text, costs, arguments.get_warmup_steps(costs.steps), vocabulary)
     return "\n".join([*lines, *(f"warning: {warning}" for warning in warnings)])
 
 
@@ -315,7 +315,10 @@ def table(trainer: SpanElectraTrainer, text: Text, costs: Costs, flops: float | 
     }
     if text.rows is not None:
         epochs = costs.steps * costs.rows_per_step / text.rows
-        rows["text"] = f"{text.tokens / 1e6:,.1f} million tokens in {text.rows:,} rows of {text.row_length:.1f}"
+        rows["text"] = (
+            f"{text.tokens / 1e6:,.1f} million tokens in {text.rows:,} rows of {text.row_length:.1f}; "
+            f"{text.long_documents:.0%} of the documents are longer than a row"
+        )
         rows["run"] += f", {epochs:,.1f} epochs"
     return rows
 
@@ -324,7 +327,7 @@ def duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def mismatches(text: Text, costs: Costs, warmup_steps: int, max_seq_length: int, vocabulary: int | None) -> list[str]:
+def mismatches(text: Text, costs: Costs, warmup_steps: int, vocabulary: int | None) -> list[str]:
     """Say which numbers do not fit together. `vocabulary` is its size, or None if it cannot be chosen any more."""
     found = []
     if warmup_steps >= costs.steps:
@@ -339,11 +342,6 @@ def mismatches(text: Text, costs: Costs, warmup_steps: int, max_seq_length: int,
         found.append(
             f"the steps are {epochs:,.0f} epochs of a small text ({text.tokens:,.0f} tokens), and more than "
             f"{MOST_EPOCHS} teach little. Give more text, or --num_train_epochs {MOST_EPOCHS} without --max_steps."
-        )
-    if text.long_documents > 0.5:
-        found.append(
-            f"{text.long_documents:.0%} of the documents are longer than a row of {max_seq_length} tokens, and the "
-            "model sees no further than a row. Raise --max_seq_length, unless you begin with short rows on purpose."
         )
     fitting = min(MOST_FITTING, FITTING * math.sqrt(text.tokens))
     if vocabulary is not None and not fitting / FAR <= vocabulary <= fitting * FAR:

@@ -326,7 +326,6 @@ def _hash(value: Any) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = corpus_parser("Turn raw text into training rows of token ids, once.", FeatureSettings)
-    parser.add_argument("--tokenizer", required=True, help="A tokenizer's folder, or its name on the Hub.")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="The number of processes.")
     options = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -64,7 +64,7 @@ def extend_tokenizer(
             the folder already holds something.
     """
     if size < 0 or (size == 0 and words is None):
-        raise InputError(f"size={size} must be at least 1. Give a number of pieces, a file of words, or both.")
+        raise InputError(f"size is {size}. Give the number of new pieces (1 or more), a file of words, or both.")
     tokenizer = load_tokenizer(tokenizer)
     vocabulary = Vocabulary(tokenizer)
     output_dir = Path(output_dir)
@@ -214,8 +214,8 @@ def add_words(vocabulary: Vocabulary, path: Path) -> None:
         ids, parts = encoding.ids[first:], encoding.tokens[first:]
         if not ids or not cutter.ordinary[ids].all():
             raise InputError(
-                f"{path}, line {number}: {word!r} holds characters that the tokenizer does not know, so there are no "
-                "pieces that it could be made of. Leave it out."
+                f"{path}, line {number}: {word!r} is a special token, or holds characters that the tokenizer does not "
+                "know, so it is not made of ordinary pieces. Leave it out."
             )
         starts = cutter.word_starts(encoding)
         if starts[starts > first].size:
@@ -293,7 +293,6 @@ def cached_extension(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = corpus_parser("Add the pieces that a text needs most to a model's tokenizer.", needs_input=False)
-    parser.add_argument("--tokenizer", required=True, help="The model's folder, or its name on the Hub.")
     parser.add_argument("--size", type=int, default=0, help="The number of pieces to take from the text.")
     parser.add_argument("--words", help="A file of words, one a line, that become pieces in any case.")
     options = vars(parser.parse_args(arguments))

@@ -304,10 +304,15 @@ def _group(documents: Iterable[Document]) -> Iterator[Block]:
         yield Block("\n".join(lines), document_lines, ended)
 
 
-def corpus_parser(description: str, settings: type = TableSettings, needs_input: bool = True) -> HfArgumentParser:
+def corpus_parser(
+    description: str, settings: type = TableSettings, needs_input: bool = True, needs_tokenizer: bool = True
+) -> HfArgumentParser:
     """Make the parser of a command that reads a corpus and writes a folder. `settings` is a dataclass of options."""
-    usage = "%(prog)s --input TEXT [TEXT ...] --output_dir FOLDER [--option value ...]"
+    tokenizer = "--tokenizer TOKENIZER " if needs_tokenizer else ""
+    usage = f"%(prog)s {tokenizer}--input TEXT [TEXT ...] --output_dir FOLDER [--option value ...]"
     parser = HfArgumentParser(settings, usage=usage, description=description)  # type: ignore[arg-type]
+    if needs_tokenizer:
+        parser.add_argument("--tokenizer", required=True, help="A tokenizer's or model's folder, or its Hub name.")
     names = "Files, folders, globs or `datasets` names (name or name:configuration)."
     parser.add_argument("--input", nargs="+", required=needs_input, help=names)
     parser.add_argument("--output_dir", required=True, help="A new or empty folder.")

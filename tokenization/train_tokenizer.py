@@ -221,7 +221,8 @@ def _as_pretrained(backend: Tokenizer, model_max_length: int) -> PreTrainedToken
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = corpus_parser("Train a tokenizer and save it for AutoTokenizer.", TokenizerSettings)
+    description = "Train a tokenizer and save it for AutoTokenizer."
+    parser = corpus_parser(description, TokenizerSettings, needs_tokenizer=False)
     options = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     train_tokenizer(options.pop("input"), options.pop("output_dir"), **options)

@@ -116,6 +116,12 @@ def test_a_refusal_of_accelerate_is_one_line(started, monkeypatch, options, mess
         launch(SCRIPT, GROUPS, options)
 
 
+def test_no_processes_are_refused(started):
+    with pytest.raises(InputError, match="--num_processes is 0; it must be at least 1"):
+        launch(SCRIPT, GROUPS, ["--num_processes", "0"])
+    assert started == []
+
+
 def test_a_wrong_value_does_not_print_all_options_of_accelerate(started, capsys):
     with pytest.raises(SystemExit):
         launch(SCRIPT, GROUPS, ["--num_processes", "x"])

@@ -138,13 +138,13 @@ REFUSED = {
         [{"tokens": ["w1", "w2"], "labels": ["O", None]}],
         r"bad\.jsonl, row 1, tag 2: is None; give text or a whole number",
     ),
-    "one tag": (tagged(lambda i: "O"), r"bad\.jsonl: has 1 tags \(O\) in 7\d rows; give at least 2 tags"),
+    "one tag": (tagged(lambda i: "O"), r"bad\.jsonl: tags 1 \(O\), rows 7\d\. Give at least 2 tags"),
     "a second tag in one row": (
         [*tagged(lambda i: "O", 20), {"tokens": ["w1"], "ner_tags": ["B-x"]}],
-        r"bad\.jsonl: has 2 tags \(B-x, O\) in 20 rows; give at least 2 tags, each in several of at least 5 rows",
+        r"bad\.jsonl: tags 2 \(B-x, O\), rows 20\. Give at least 2 tags, each in several of at least 5 rows",
     ),
-    "few rows": (tagged(lambda i: ENTITIES[i % 4], 4), r"bad\.jsonl: has 3 tags .* in \d rows; give"),
-    "no word": ([{"tokens": [], "ner_tags": []}] * 9, r"bad\.jsonl: has 0 tags \(\) in 0 rows"),
+    "few rows": (tagged(lambda i: ENTITIES[i % 4], 4), r"bad\.jsonl: tags 3 .*, rows \d\. Give"),
+    "no word": ([{"tokens": [], "ner_tags": []}] * 9, r"bad\.jsonl: tags 0 \(\), rows 0"),
     "words without tags": ([{"tokens": ["w1"], "tag": ["O"]}], r"no column 'ner_tags' or 'tags' or 'labels'\."),
 }
 

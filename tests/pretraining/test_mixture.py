@@ -272,7 +272,7 @@ REFUSED = {
     "without end": ({"mixture": [0.6, "inf", 0.1]}, r"--mixture: inf is not a share"),
     "nothing at all": ({"mixture": [0, 0, 0]}, r"--mixture: 0 is not a share.*remove it from --train_file"),
     "one corpus twice": (
-        {"train_file": ["{home}/wiki", "{home}/wiki"], "mixture": [1, 1]},
+        {"train_file": ["{home}/wiki", "{home}/./wiki"], "mixture": [1, 1]},
         r"--train_file names \S+wiki twice",
     ),
     "a number of rows": ({"max_train_samples": 9}, r"--max_train_samples: does not work with --mixture"),

@@ -51,9 +51,9 @@ def arguments(home, folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({}, r"text +[\d.]+ million tokens in 457 rows of [\d.]+\n"),
+        ({}, r"text +[\d.]+ million tokens in 457 rows of [\d.]+; \d+% of the documents are longer"),
         ({"streaming": True, "validation_file": "text.txt"}, "a stream, of unknown length"),
-        ({"train_file": ["text.txt", "more.txt"], "mixture": [1, 3]}, r"tokens in 914 rows of [\d.]+\n"),
+        ({"train_file": ["text.txt", "more.txt"], "mixture": [1, 3]}, r"tokens in 914 rows of [\d.]+;"),
     ],
     ids=["rows", "stream", "mixture"],
 )
@@ -126,7 +126,6 @@ MISMATCHES = {
     "nothing": ({}, {}, None),
     "warm-up": ({}, {"warmup_steps": 1000}, r"warm-up takes 1,000 steps, and the run has 1,000"),
     "epochs": ({"rows": 300}, {"vocabulary": 346}, r"53 epochs of a small text \(30,000 tokens\)"),
-    "long documents": ({"long_documents": 0.75}, {}, r"75% of the documents are longer than a row of 128"),
     "large vocabulary": ({}, {"vocabulary": 8001}, r"has 8,001 tokens, and about 2,000 fit"),
     "small vocabulary": ({}, {"vocabulary": 499}, r"has 499 tokens"),
     "much text": ({"rows": 10**9}, {"vocabulary": 50_000}, None),
@@ -138,7 +137,7 @@ MISMATCHES = {
 @pytest.mark.parametrize(("text", "changes", "warning"), MISMATCHES.values(), ids=MISMATCHES)
 def test_numbers_that_do_not_fit_together_are_named(text, changes, warning):
     costs = Costs(1000, 16, *[0] * 8)
-    given = {"warmup_steps": 100, "max_seq_length": 128, "vocabulary": 2000} | changes
+    given = {"warmup_steps": 100, "vocabulary": 2000} | changes
     found = mismatches(Text(**FITTING | text), costs, **given)
     assert found == [] if warning is None else len(found) == 1 and re.search(warning, found[0])
 

@@ -152,8 +152,8 @@ def test_tokens_beside_the_pieces_of_byte_pair_encoding_keep_their_ids(home, tmp
 
 
 REFUSED = {
-    "no pieces": (["--size", "0"], r"size=0 must be at least 1"),
-    "fewer pieces": (["--size", "-3"], r"size=-3 must be at least 1"),
+    "no pieces": (["--size", "0"], r"size is 0\. .*1 or more"),
+    "fewer pieces": (["--size", "-3"], r"size is -3\. .*1 or more"),
     "no text": (["--size", "3", "--input", "{home}/missing.txt"], r"missing\.txt: no such file"),
     "nothing to read": (["--size", "3"], r"no input: give at least one file"),
     "a text that needs fewer": (
@@ -163,8 +163,8 @@ REFUSED = {
     "no such words": (["--words", "{home}/missing.txt"], r"missing\.txt"),
     "words that are cut": (["--words", "{home}/cut.txt"], r"cut\.txt, line 2: .* always cuts 'old-man' \(old - man\)"),
     "words that are pieces": (["--words", "{home}/old.txt"], r"old\.txt: holds no word that the tokenizer cuts"),
-    "unknown words": (["--words", "{home}/snow.txt"], r"line 1: 'snow☃' holds characters that the tokenizer does not"),
-    "an invisible word": (["--words", "{home}/nothing.txt"], r"nothing\.txt, line 2: '\\u200b' holds characters"),
+    "unknown words": (["--words", "{home}/snow.txt"], r"line 1: 'snow☃' .*characters that the tokenizer does not"),
+    "an invisible word": (["--words", "{home}/nothing.txt"], r"nothing\.txt, line 2: '\\u200b' .*characters"),
     "a tokenizer of words": (["--size", "3", "--tokenizer", "{home}/words"], r"a WordLevel tokenizer.*BPE, WordPiece"),
     "a model's folder": (["--size", "3", "--output_dir", "{home}/model"], r"model: already holds something else"),
 }
