@@ -10,7 +10,8 @@ Every variant in `VARIANTS` is trained on the same rows, by the default schedule
 - on rows held out of training, the AUC of the discriminator on a fixed corruption and on the generator's samples, and
   the generator's perplexity.
 
-The table is printed at the end. If the script stops, give the same command again: what is complete is kept.
+Each model is saved, so that it can be fine-tuned beside the encoder it began with. A table is printed at the end. If the
+script stops, give the same command again: what is complete is kept.
 """
 
 import argparse
@@ -127,8 +128,9 @@ def batches_of(rows: list[dict], collator: DataCollatorForSpanMasking, size: int
         epoch += 1
 
 
-def train(variant: Variant, options: argparse.Namespace, tokenizer, rows: list[dict], pairs: list[dict]) -> Iterator:
-    """Train a variant; yield a step's number and what was measured there."""
+def train(name: str, options: argparse.Namespace, tokenizer, rows: list[dict], pairs: list[dict]) -> Iterator:
+    """Train a variant and save it; yield a step's number and what was measured there."""
+    variant = VARIANTS[name]
     set_seed(options.seed)
     collator = DataCollatorForSpanMasking(tokenizer, seed=0)
     held_out = [collator(rows[start : start + 32]) for start in range(0, HELD_OUT_ROWS, 32)]
@@ -140,6 +142,8 @@ def train(variant: Variant, options: argparse.Namespace, tokenizer, rows: list[d
         if step in options.measure_at:
             yield step, measure(model, tokenizer, pairs, held_out)
         if step == last:
+            model.save_pretrained(options.output_dir / name)
+            tokenizer.save_pretrained(options.output_dir / name)
             break
         model(**batch).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -186,7 +190,7 @@ def main() -> None:
         if str(max(options.measure_at)) in results[name]:
             continue
         steps = {}
-        for step, values in train(VARIANTS[name], options, tokenizer, rows, pairs[:: options.every_nth_pair]):
+        for step, values in train(name, options, tokenizer, rows, pairs[:: options.every_nth_pair]):
             steps[str(step)] = values
             print(name, step, {key: round(value, 3) for key, value in values.items()}, flush=True)
         results[name] = steps
