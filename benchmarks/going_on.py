@@ -10,8 +10,8 @@ Every variant in `VARIANTS` is trained on the same rows, by the default schedule
 - on rows held out of training, the AUC of the discriminator on a fixed corruption and on the generator's samples, and
   the generator's perplexity.
 
-Each model is saved, so that it can be fine-tuned beside the encoder it began with. A table is printed at the end. If the
-script stops, give the same command again: what is complete is kept.
+Each model is saved, so that it can be fine-tuned beside the encoder it began with. At the end a table is printed.
+If the script stops, give the same command again: what is complete is kept.
 """
 
 import argparse

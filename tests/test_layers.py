@@ -113,6 +113,7 @@ def test_masking_needs_no_torch():
         assert not {name for name in imports(path) if name.split(".")[0] == "torch"}
 
 
+@pytest.mark.slow
 def test_the_first_look_loads_neither_plots_nor_classifiers():
     # `--help` imports the package first, so that one process shows both.
     code = (

@@ -133,6 +133,7 @@ def test_data_workers_change_no_row(whole, tmp_path, persistent):
     assert seen == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [5, 10])  # at the end of an epoch, within one
 def test_a_mixture_resumes_with_the_very_next_row(whole, tmp_path, step):
     folder, expected, trainer = whole

@@ -104,6 +104,7 @@ def out_of_memory_above(tokenizer, folder, most):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "most", "text"),
     [

@@ -323,6 +323,7 @@ def test_blank_text_among_the_shards_has_no_rows(home, tmp_path):
     assert sorted(read) == prepared(home, tmp_path / "features", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(
     ("folder", "message"),
