@@ -1,5 +1,7 @@
 """A tiny model, rows without meaning and a Trainer that keeps what it saw, for the tests of training."""
 
+from collections.abc import Sequence
+
 import datasets
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -14,22 +16,22 @@ torch.set_num_threads(1)  # more cost time on models as small as these
 SPECIAL = ["[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]"]
 
 
-def word_tokenizer() -> PreTrainedTokenizerFast:
-    """A token for each of 94 words."""
-    vocabulary = {token: i for i, token in enumerate(SPECIAL + [f"w{i}" for i in range(94)])}
+def word_tokenizer(special: Sequence[str] = SPECIAL) -> PreTrainedTokenizerFast:
+    """A token for each of 94 words, after the special ones."""
+    vocabulary = {token: i for i, token in enumerate([*special, *(f"w{i}" for i in range(94))])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)]
+        single="[CLS] $A [SEP]", special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
     )
     names = {f"{token.strip('[]').lower()}_token": token for token in SPECIAL}
     return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
 
 
-def rows(count, length=22):  # 20 ordinary tokens, of which always 3 are masked
+def rows(count, length=22, end=1):  # 20 ordinary tokens, of which always 3 are masked
     generator = torch.Generator().manual_seed(0)
     content = torch.randint(5, 99, (count, length), generator=generator)
-    content[:, 0], content[:, -1] = 0, 1
+    content[:, 0], content[:, -1] = 0, end
     return datasets.Dataset.from_dict({"input_ids": content.tolist()})
 
 
@@ -87,8 +89,8 @@ def make_trainer(tokenizer, output_dir, model=None, count=24, **arguments):
     return RecordingTrainer(
         model=model or tiny_model(),
         args=PretrainingArguments(output_dir=str(output_dir), **defaults | arguments),
-        train_dataset=rows(count),
-        eval_dataset=rows(10),
+        train_dataset=rows(count, end=tokenizer.sep_token_id),
+        eval_dataset=rows(10, end=tokenizer.sep_token_id),
         processing_class=tokenizer,
         data_collator=DataCollatorForSpanMasking(tokenizer, seed=0),
         eval_data_collator=DataCollatorForSpanMasking(tokenizer, seed=0),

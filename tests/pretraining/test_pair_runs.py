@@ -43,8 +43,10 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(tokenizer, tmp_path, caplog
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", sorted(FAMILIES.keys() - {"mpnet"}))  # an mpnet pads with token 1
+@pytest.mark.parametrize("kind", sorted(FAMILIES))
 def test_twenty_steps_of_every_family_resume_bit_for_bit(tokenizer, tmp_path, kind):
+    if kind == "mpnet":  # which always pads with token 1
+        tokenizer = word_tokenizer(["[CLS]", "[PAD]", "[SEP]", "[MASK]", "[UNK]"])
     settings = {"max_steps": 20, "save_strategy": "steps", "save_steps": 10}
     trainers = []
     for resume in (None, str(tmp_path / "checkpoint-10")):
