@@ -8,7 +8,9 @@ Rungs are in benchmarks/ladder/rungs, or in the size file itself. A size says wh
     cpu.yaml       two layers of ELECTRA, rows of 32, some two hours on two cores
     cpu_long.yaml  two layers of ModernBERT, 65 million tokens a rung, days on two cores
     sweeps.yaml    single settings that may shorten the way, 18 million tokens each
-    gpu.yaml, gpu_sweeps.yaml, hour.yaml: ELECTRA-Small on a GPU
+    families.yaml  ELECTRA beside ModernBERT, 18 million tokens each
+    cpu_hour.yaml  the recipe of that name, an hour on two cores
+    gpu.yaml, gpu_sweeps.yaml: ELECTRA-Small on a GPU; gpu_hour.yaml: ModernBERT beside it, a billion tokens each
 
 `tasks/` holds a folder for each task, with train.jsonl and dev.jsonl (SQuAD: train.json and dev.json).
 
