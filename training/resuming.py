@@ -132,7 +132,7 @@ def run_facts(args: TrainingArguments, dataset) -> dict:
     rows = getattr(dataset, "rows", dataset)  # of a mixture those on disk, because its own change with the epoch
     return {
         "rows": len(dataset) if has_length(dataset) else None,
-        "text": sample_digest(rows) if has_length(rows) else None,
+        "content": sample_digest(rows) if has_length(rows) else None,
         "mixture": getattr(dataset, "mixture", None),
         "rows_per_update": rows_per_process * args.world_size,
         "train_sampling_strategy": args.train_sampling_strategy,
@@ -144,7 +144,7 @@ def run_facts(args: TrainingArguments, dataset) -> dict:
     }
 
 
-def sample_digest(dataset, count: int = 16) -> str:
+def sample_digest(dataset, count: int = 256) -> str:
     """A digest of the ids in some rows, which tells another text of as many rows apart."""
     sha256 = hashlib.sha256()
     for index in np.linspace(0, len(dataset) - 1, count).astype(int).tolist():

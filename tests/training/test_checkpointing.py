@@ -397,7 +397,7 @@ def test_a_run_of_other_rows_may_not_resume(tokenizer, tmp_path):
     same = make_trainer(tokenizer, tmp_path / "b", per_device_train_batch_size=2, gradient_accumulation_steps=2)
     check_same_run(tmp_path, run_facts(same.args, rows(24)))
     mirrored = rows(24).map(lambda row: {"input_ids": row["input_ids"][::-1]})
-    with pytest.raises(InputError, match="its run had text "):
+    with pytest.raises(InputError, match="its run had content "):
         check_same_run(tmp_path, run_facts(same.args, mirrored))
     for count, settings, text in (
         (24, {"per_device_train_batch_size": 8}, "rows_per_update 4, this one 8"),
