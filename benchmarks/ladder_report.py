@@ -27,12 +27,12 @@ TASKS = {
 }
 PROBES = ("eval_generator_perplexity", "eval_discriminator_auc", "eval_fixed_discriminator_auc")
 HEADINGS = ("tokens", "FLOPs", "seconds", "perplexity", "AUC", "fixed AUC")
-CURVE = "eval_fixed_discriminator_auc"
+CURVES = {"eval_generator_perplexity": "perplexity", "eval_fixed_discriminator_auc": "AUC, fixed corruption"}
 NORMAL_95 = 1.96
 
 
 def pretraining_result(runs: list[Path], seconds: list[float]) -> dict:
-    """What pretraining took and came to over the seeds, with the first one's curve. `seconds` are each run's."""
+    """What pretraining took and came to over the seeds, with their curves. `seconds` are each run's."""
     reports = [json.loads((run / "history.json").read_text()) for run in runs]
     evaluations = [[entry for entry in report["history"] if "eval_loss" in entry] for report in reports]
     arguments = reports[0]["arguments"]
@@ -49,7 +49,10 @@ def pretraining_result(runs: list[Path], seconds: list[float]) -> dict:
             for name in (*PROBES, *linear_probes(evaluations[0][-1]))
             if all(name in entries[-1] for entries in evaluations)
         },
-        "curve": [(entry["step"], entry[CURVE]) for entry in evaluations[0] if CURVE in entry],
+        "curves": {
+            name: [[(entry["step"], entry[name]) for entry in entries if name in entry] for entries in evaluations]
+            for name in CURVES
+        },
     }
 
 
@@ -196,16 +199,22 @@ def from_to(counts: list[int]) -> str:
 
 
 def picture(results: list[dict], path: Path) -> None:
-    """The discriminator on the fixed corruption during training, and the scores on every task."""
+    """Both networks during training, a line for each seed, and the scores on every task."""
     tasks = tasks_of(results)
-    figure = Figure(figsize=(3.2 * (len(tasks) + 1), 4), layout="constrained")
-    curves, *panels = figure.subplots(1, len(tasks) + 1, squeeze=False)[0]
-    for index, entry in enumerate(results):
-        if entry.get("curve"):
-            curves.plot(*zip(*entry["curve"], strict=True), color=f"C{index}", label=entry["rung"])
-    curves.set(title="AUC, fixed corruption", xlabel="step")
-    if curves.get_legend_handles_labels()[0]:
-        curves.legend(fontsize=7)
+    count = len(CURVES) + len(tasks)
+    figure = Figure(figsize=(3.2 * count, 4), layout="constrained")
+    panels = figure.subplots(1, count, squeeze=False)[0]
+    for axes, (name, title) in zip(panels, CURVES.items(), strict=False):
+        for index, entry in enumerate(results):
+            curves = entry.get("curves", {}).get(name, [])
+            for seed, curve in enumerate(filter(None, curves)):  # a generator alone has no AUC
+                label = entry["rung"] if seed == 0 else None
+                axes.plot(*zip(*curve, strict=True), color=f"C{index}", label=label)
+        axes.set(title=title, xlabel="step")
+        axes.grid(alpha=0.3)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=7)
+    panels = panels[len(CURVES) :]
     names = [entry["rung"] for entry in results]
     for axes, task in zip(panels, tasks, strict=True):
         for index, entry in enumerate(results):
