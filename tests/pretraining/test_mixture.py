@@ -326,7 +326,7 @@ def stopped(home, tmp_path_factory):
     [
         ("rows", {"mixture": [5, 4, 1]}, r"its run had mixture \['[\d,]+ of [\d,]+ rows in an epoch.*, this one \['"),
         ("rows", {"mixture": None}, r"its run had (rows|text|mixture)"),
-        ("rows", {"train_file": ["{home}/books", "{home}/wiki", "{home}/forum"]}, r"its run had (text|mixture)"),
+        ("rows", {"train_file": ["{home}/books", "{home}/wiki", "{home}/forum"]}, r"its run had (content|mixture)"),
         ("stream", {"mixture": [5, 4, 1]}, r"its stream has mixture \[6\.0, 3\.0, 1\.0\], this run's has \[5\.0,"),
         ("stream", {"mixture": None}, r"its stream has shards \['4 \(\w+\)', .*, this run's has 12 \("),
     ],
