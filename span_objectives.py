@@ -523,22 +523,28 @@ def token_keys(row_keys: torch.Tensor, positions: torch.Tensor, tokens: int) -> 
 
 
 def sample_tokens(logits: torch.Tensor, keys: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """Draw one token from each row's softmax (ELECTRA, section 2), by inverting its cumulative distribution.
+    """Draw one token from each row's softmax (ELECTRA, section 2), with the Gumbel-max trick in float32.
 
     Args:
         logits: scores over the vocabulary, (N, vocabulary).
-        keys: random bits, int32, (N,). A key always draws the same token, whatever else is in the batch.
+        keys: seeds of the randomness, int32, (N,). A key always draws the same token, whatever else is in the batch.
         temperature: divides the logits; above 0.
 
     Returns:
         Token ids, (N,), without a gradient.
     """
-    probabilities = (logits.detach().float() / temperature).softmax(dim=-1)
-    # In units of 2**-30: whole numbers add up to the same sum in any order, on any device.
-    cumulative = (probabilities * 2**30).int().cumsum(dim=-1, dtype=torch.int32)  # (N, V)
-    drawn = (keys.long() & 0x7FFFFFFF) * cumulative[:, -1] >> 31  # (N,), below the sum
-    tokens = torch.searchsorted(cumulative, drawn.int().unsqueeze(-1), right=True).squeeze(-1)
-    return tokens.clamp(max=logits.shape[-1] - 1)  # scores that are not finite would lead past the end
+    scores = logits.detach().float()
+    if temperature != 1.0:
+        scores = scores / temperature
+    column = torch.arange(logits.shape[1], dtype=torch.int32, device=logits.device)
+    return (scores + gumbel_noise_(mix32_(keys[:, None] + column * GOLDEN_RATIO))).argmax(dim=-1)  # over (N, V)
+
+
+def gumbel_noise_(bits: torch.Tensor) -> torch.Tensor:
+    """Gumbel variates -log(-log u), float32, from random int32 `bits`, which are overwritten."""
+    # With 24 bits and a half, u could round up to 1, whose noise beats any score; with 23 bits u is exact.
+    uniform = bits.bitwise_right_shift_(9).bitwise_and_(0x7FFFFF).float().add_(0.5).mul_(2.0**-23)
+    return uniform.log_().neg_().log_().neg_()
 
 
 def replace_tokens(input_ids: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
