@@ -533,6 +533,8 @@ def sample_tokens(logits: torch.Tensor, keys: torch.Tensor, temperature: float =
     Returns:
         Token ids, (N,), without a gradient.
     """
+    # Inverting the cumulative distribution is faster, but there a rounding error shifts every token's boundary, and
+    # runs that are divided otherwise soon draw other tokens. Here, an error only decides a tie of the best two.
     scores = logits.detach().float()
     if temperature != 1.0:
         scores = scores / temperature

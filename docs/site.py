@@ -23,6 +23,7 @@ FROM_ELSEWHERE = {
     "benchmarks/results/going_on.md": "going_on.md",
     "benchmarks/results/history.md": "history.md",
     "benchmarks/results/cpu.png": "cpu.png",
+    "benchmarks/results/families.png": "families.png",
 }
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)(?=[)#\s])")
 
